@@ -1,0 +1,177 @@
+"""Augmentation of whole batches on the device, random for each image.
+
+An augmentation is a plain function of images and of ``num_draws`` uniform random numbers an image, which the loader
+hands out. So it is the same on every device and for every number of processes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from capsule_lightning.errors import InputError
+
+
+class Augmentation(ABC):
+    """Changes training images at random, and brings evaluation images to the same shape.
+
+    Attributes:
+        num_draws: uniform random numbers it needs for each image, K.
+    """
+
+    num_draws: int = 0
+
+    def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The shape that images of ``shape`` (C, H, W) come out with; refuses images it cannot work on."""
+        return shape
+
+    @abstractmethod
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` float in [0, 1] and draws ``(B, K)`` in [0, 1) to changed images."""
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` without chance."""
+        return images
+
+
+class NoAugmentation(Augmentation):
+    """Images as they are."""
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See `Augmentation.train`."""
+        return images
+
+
+class Shift(Augmentation):
+    """Shift by a whole number of pixels in each direction, zeros moving in.
+
+    Args:
+        pixels: the largest shift, 2 in the paper.
+
+    Source: Sabour et al. 2017, section 5, for MNIST.
+    """
+
+    num_draws = 2
+
+    def __init__(self, pixels: int = 2) -> None:
+        if pixels < 0:
+            raise InputError(f"Shift: pixels={pixels}: expected 0 or more")
+        self.pixels = pixels
+
+    def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """See `Augmentation.out_shape`."""
+        if self.pixels >= min(shape[1:]):
+            raise InputError(f"Shift: pixels={self.pixels} moves images of {shape[1]}x{shape[2]} out of sight")
+        return shape
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See `Augmentation.train`; the draws are the rows and columns of the shift."""
+        padded = F.pad(images, (self.pixels,) * 4)
+        return crop(padded, images.shape[-2:], draws[:, 0], draws[:, 1])
+
+
+class PaddedCrop(Augmentation):
+    """A crop of the image's own size at a random place of the zero-padded image, mirrored half of the time.
+
+    The usual augmentation of CIFAR-10 since He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2.
+
+    Args:
+        padding: zeros on each side.
+        flip: mirror left and right, half of the time.
+    """
+
+    num_draws = 3
+
+    def __init__(self, padding: int = 4, flip: bool = True) -> None:
+        self.shift, self.flip = Shift(padding), flip
+
+    def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """See `Augmentation.out_shape`."""
+        return self.shift.out_shape(shape)
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See `Augmentation.train`; the third draw decides on the mirror."""
+        images = self.shift.train(images, draws)
+        return mirror(images, draws[:, 2]) if self.flip else images
+
+
+class RandomPatch(Augmentation):
+    """A random patch, mirrored half of the time, of random brightness and contrast; the central patch in evaluation.
+
+    The CIFAR-10 augmentation of the paper (24x24 patches, section 7) with the figures of its released code: brightness
+    shifted by up to 63 of 255, then contrast multiplied by 0.2 to 1.8 about each channel's mean.
+
+    Args:
+        size: rows and columns of the patch.
+        flip: mirror left and right, half of the time.
+        brightness: the largest shift, in [0, 1].
+        contrast: the largest change of contrast, in [0, 1].
+    """
+
+    num_draws = 5
+
+    def __init__(self, size: int = 24, flip: bool = True, brightness: float = 63 / 255, contrast: float = 0.8) -> None:
+        if size < 1:
+            raise InputError(f"RandomPatch: size={size}: expected at least 1")
+        for name, value in (("brightness", brightness), ("contrast", contrast)):
+            if not 0 <= value <= 1:
+                raise InputError(f"RandomPatch: {name}={value}: expected a number in [0, 1]")
+        self.size, self.flip, self.brightness, self.contrast = size, flip, brightness, contrast
+
+    def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """See `Augmentation.out_shape`."""
+        if self.size > min(shape[1:]):
+            raise InputError(f"RandomPatch: size={self.size} is larger than the images of {shape[1]}x{shape[2]}")
+        return shape[0], self.size, self.size
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See `Augmentation.train`; brightness and contrast may lead out of [0, 1]."""
+        images = crop(images, (self.size, self.size), draws[:, 0], draws[:, 1])
+        if self.flip:
+            images = mirror(images, draws[:, 2])
+        change = (2 * draws[:, 3:, None, None] - 1).unsqueeze(2)  # (B, 2, 1, 1, 1) in [-1, 1)
+        images = images + self.brightness * change[:, 0]
+        mean = images.mean(dim=(-2, -1), keepdim=True)
+        return (images - mean) * (1 + self.contrast * change[:, 1]) + mean
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """See `Augmentation.evaluate`."""
+        top, left = ((n - self.size) // 2 for n in images.shape[-2:])
+        return images[..., top : top + self.size, left : left + self.size]
+
+
+def crop(images: Tensor, size: tuple[int, int] | torch.Size, row: Tensor, column: Tensor) -> Tensor:
+    """Cut a window of ``size`` from each image, at places drawn uniformly from all that fit.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        size: rows and columns of the window.
+        row: ``(B)`` in [0, 1).
+        column: ``(B)`` in [0, 1).
+
+    Returns:
+        ``(B, C, *size)``.
+    """
+    windows = images.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (B, C, rows, columns, *size), a view
+    top, left = ((u * n).long() for u, n in zip((row, column), windows.shape[2:4], strict=True))
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+def mirror(images: Tensor, draws: Tensor) -> Tensor:
+    """Mirror left and right where ``draws (B)`` are below one half."""
+    return torch.where((draws < 0.5)[:, None, None, None], images.flip(-1), images)
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 for each image ``(B, C, H, W)`` in [0, 1], over all its values.
+
+    The deviation is taken to be at least that of rounding noise on a 0 to 255 scale, ``1 / sqrt(C H W)``, which is the
+    rule of TensorFlow's ``per_image_standardization`` that the paper's code calls.
+    """
+    floor = 1 / (255 * images[0].numel() ** 0.5)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    deviation = images.std(dim=(1, 2, 3), keepdim=True, correction=0)
+    return (images - mean) / deviation.clamp_min(floor)

@@ -1,0 +1,40 @@
+"""1,797 real handwritten digits that come with scikit-learn: the data set that needs no download.
+
+Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from capsule_lightning.data.augmentation import Shift
+from capsule_lightning.data.base import ImageDataModule, Split, split_off
+from capsule_lightning.data.prepared import Images
+
+TEST_SIZE = 360
+
+
+class DigitsDataModule(ImageDataModule):
+    """8x8 grey images in 10 classes; see `ImageDataModule`.
+
+    The collection has no test set of its own: 360 images, 36 a class give or take one, are the test set of everyone,
+    whatever the seed. The remaining 1,437 are the training set.
+    """
+
+    name = "digits"
+    stored_shape = (1, 8, 8)
+    class_names = tuple("0123456789")
+    usual_augmentation = staticmethod(partial(Shift, pixels=1))
+
+    def load(self, split: Split) -> Images:
+        """See `ImageDataModule.load`."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        labels = torch.from_numpy(digits.target).long()
+        images = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8).unsqueeze(1)
+        train, test = split_off(labels, TEST_SIZE, seed=0)
+        chosen = train if split == "train" else test
+        return Images(images[chosen], labels[chosen])

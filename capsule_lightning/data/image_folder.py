@@ -1,0 +1,98 @@
+"""Any images in a tree of class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from capsule_lightning.data import prepared
+from capsule_lightning.data.augmentation import Augmentation, PaddedCrop
+from capsule_lightning.data.base import ImageDataModule, Normalisation, Split, split_off
+from capsule_lightning.data.image_files import (
+    ClassTree,
+    class_folders,
+    class_tree,
+    fingerprint,
+    image_paths,
+    image_size,
+    read_images,
+)
+from capsule_lightning.data.prepared import Images
+from capsule_lightning.errors import InputError
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Images of ``<root>/{train,test}/<class>/*``, or of ``<root>/<class>/*`` with a test set split off.
+
+    Files are decoded once; the result is kept under ``<root>/.prepared`` where that can be written. See
+    `ImageDataModule` for the arguments not listed.
+
+    Args:
+        image_size: rows and columns to scale every image to; null to take them as they are, all of one size.
+        channels: 3 for colour, 1 for grey.
+        test_size: number or fraction of the images that are the test set, where the tree has no ``test`` folder. Chosen
+            stratified, the same for every seed.
+
+    Raises:
+        InputError: no tree at ``root``, an empty class folder, an unreadable image, images of several sizes.
+    """
+
+    name = "image_folder"
+    usual_augmentation = PaddedCrop
+    usual_normalisation = "channel"
+
+    def __init__(
+        self,
+        root: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        channels: int = 3,
+        test_size: float | int = 0.2,
+        batch_size: int = 128,
+        val_size: float | int = 0.1,
+        seed: int = 0,
+        augmentation: Callable[[], Augmentation] | None = None,
+        normalisation: Normalisation | None = None,
+        images: str | None = None,
+    ) -> None:
+        super().__init__(root, batch_size, val_size, seed, augmentation, normalisation, images=images)
+        if channels not in (1, 3):
+            raise InputError(f"channels={channels}: expected 1 (grey) or 3 (colour)")
+        if not self.root.is_dir():
+            raise InputError(f"{self.root}: no such folder; set --data.root to a folder of class folders")
+        self.has_splits = (self.root / "train").is_dir()
+        if self.has_splits and not (self.root / "test").is_dir():
+            raise InputError(f"{self.root / 'test'}: no such folder; expected it beside {self.root / 'train'}")
+        first = self.root / "train" if self.has_splits else self.root
+        self.class_names = class_folders(first)
+        self.resize, self.test_size = image_size is not None, test_size
+        rows, columns = image_size or self._size_of_first(first)
+        self.stored_shape = (channels, rows, columns)
+
+    def prepare_data(self) -> None:
+        """Decode the files once; called by one process of each machine."""
+        for split in ("train", "test"):
+            self.load(split)
+
+    def load(self, split: Split) -> Images:
+        """See `ImageDataModule.load`."""
+        tree = class_tree(self.root / split if self.has_splits else self.root, self.class_names)
+        if not self.has_splits:
+            train, test = split_off(torch.tensor(tree.labels), self.test_size, seed=0)
+            chosen = (train if split == "train" else test).tolist()
+            tree = ClassTree([tree.paths[i] for i in chosen], [tree.labels[i] for i in chosen], tree.class_names)
+        made_from = fingerprint(tree.paths)
+        folder = self.root / ".prepared" / "x".join(map(str, self.stored_shape)) / split
+        found = prepared.load(folder, made_from)
+        if found is None:
+            images = read_images(tree.paths, self.stored_shape, resize=self.resize)
+            found = Images(images, torch.tensor(tree.labels))
+            prepared.save(folder, found, made_from)
+        return found
+
+    def _size_of_first(self, tree: Path) -> tuple[int, int]:
+        paths = image_paths(tree)
+        if not paths:
+            raise InputError(f"{tree}: no images; expected {tree}/<class>/<image>")
+        return image_size(paths[0])

@@ -1,0 +1,113 @@
+"""Batches from memory, the same on any number of processes, resumable in mid-epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class StoredBatch(NamedTuple):
+    """What the loader yields; `ImageDataModule` makes an `ImageBatch` of it on the device.
+
+    Attributes:
+        images: ``(B, C, H, W)`` uint8, as stored.
+        labels: ``(B)`` int64.
+        indices: ``(B)`` int64, positions in the stored set.
+        draws: ``(B, K)`` float32 in [0, 1), the random numbers of each image's augmentation; None in evaluation.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    draws: Tensor | None
+
+
+class InMemoryLoader:
+    """Yields `StoredBatch`es of a subset of stored images.
+
+    ``batch_size`` is the global one: each process takes its share of each batch. The order of an epoch and the random
+    numbers of each image are functions of seed and epoch alone, so that neither the number of processes nor an
+    interruption changes what is trained on. Training drops an incomplete last batch; evaluation counts each image
+    exactly once, with shares of unequal size where the processes do not divide the images.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8, may be memory-mapped.
+        labels: ``(N)`` int64.
+        subset: ``(M)`` int64, which of the N to go through.
+        batch_size: of all processes together.
+        training: shuffled, augmented, without an incomplete last batch.
+        num_draws: K, random numbers an image.
+        seed: of order and draws.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        subset: Tensor,
+        batch_size: int,
+        *,
+        training: bool = False,
+        num_draws: int = 0,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images, self.labels, self.subset = images, labels, subset
+        self.batch_size, self.training, self.num_draws, self.seed = batch_size, training, num_draws, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.position = 0  # batches of the running epoch already yielded
+
+    @property
+    def sampler(self) -> InMemoryLoader:
+        """Itself: the trainer calls ``sampler.set_epoch`` at the start of every epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and the draws of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches an epoch, of this process."""
+        if self.training:
+            return len(self.subset) // self.batch_size
+        mine = len(range(self.rank, len(self.subset), self.world_size))
+        return -(-mine // -(-self.batch_size // self.world_size))
+
+    def __iter__(self) -> Iterator[StoredBatch]:
+        """The batches of the epoch from ``position`` on."""
+        start, self.position = self.position, 0
+        if self.training:
+            random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = self.subset[torch.randperm(len(self.subset), generator=random)]
+            draws = torch.rand(len(order), self.num_draws, generator=random)
+            size = self.batch_size // self.world_size
+            complete = len(self) * self.batch_size
+            order, draws = (
+                order[:complete][self.rank :: self.world_size],
+                draws[:complete][self.rank :: self.world_size],
+            )
+        else:
+            order, draws = self.subset[self.rank :: self.world_size], None
+            size = -(-self.batch_size // self.world_size)
+        for number in range(start, len(self)):
+            here = slice(number * size, (number + 1) * size)
+            indices = order[here]
+            self.position = (number + 1) % len(self)  # before the yield: a checkpoint is taken while this batch is out
+            yield StoredBatch(
+                self.images[indices], self.labels[indices], indices, None if draws is None else draws[here]
+            )
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and position, for the checkpoint."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where the checkpoint was taken."""
+        self.epoch, self.position = state["epoch"], state["position"]

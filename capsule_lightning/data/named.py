@@ -1,0 +1,115 @@
+"""Data sets of the literature, looked for in four places."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capsule_lightning.data import prepared
+from capsule_lightning.data.base import ImageDataModule, Split
+from capsule_lightning.data.image_files import class_tree, fingerprint, read_images
+from capsule_lightning.data.prepared import Images
+from capsule_lightning.errors import InputError
+
+ArrayLike = Tensor | np.ndarray | Sequence[int]
+
+
+class NamedDataModule(ImageDataModule):
+    """A data set known by name. Under ``root`` it is looked for, in this order, as.
+
+    1. a prepared file, ``prepared/<name>/{train,test}`` (written by ``prepare``, or from 3 on first use),
+    2. the original files where torchvision keeps them,
+    3. a tree of class folders, ``<name>/{train,test}/<class>/*``,
+    4. a download.
+
+    A subclass states its name, shapes and classes and implements ``read_original``.
+    """
+
+    @abstractmethod
+    def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
+        """Torchvision's files under ``root``, fetched first if ``download``; RuntimeError or OSError without them.
+
+        Returns:
+            Images ``(N, H, W)`` or ``(N, H, W, C)`` uint8 and labels ``(N)``.
+        """
+
+    def prepare_data(self) -> None:
+        """Download, or decode a tree of class folders once; called by one process of each machine."""
+        if not self.fake:
+            for split in ("train", "test"):
+                if self._find(split, download=self.download) is None:
+                    raise InputError(self._missing(split))
+
+    def load(self, split: Split) -> Images:
+        """See `ImageDataModule.load`."""
+        found = self._find(split, download=False)
+        if found is None:
+            raise InputError(self._missing(split))
+        return found
+
+    def write_prepared(self) -> Path:
+        """Store the decoded images for memory-mapped use, and say where.
+
+        Raises:
+            InputError: a place that cannot be written.
+        """
+        self.prepare_data()
+        for split in ("train", "test"):
+            if not prepared.save(self._prepared(split), self.load(split), self._tree_fingerprint(split)):
+                raise InputError(f"{self._prepared(split)}: cannot be written; choose another --data.root")
+        return self._prepared("train").parent
+
+    def _prepared(self, split: Split) -> Path:
+        return self.root / "prepared" / self.name / split
+
+    def _tree(self, split: Split) -> Path:
+        return self.root / self.name / split
+
+    def _tree_fingerprint(self, split: Split) -> str | None:
+        folder = self._tree(split)
+        return fingerprint(class_tree(folder, self.class_names).paths) if folder.is_dir() else None
+
+    def _find(self, split: Split, download: bool) -> Images | None:
+        found = prepared.load(self._prepared(split), self._tree_fingerprint(split))
+        if found is not None:
+            return found
+        with suppress(RuntimeError, OSError):
+            return as_images(*self.read_original(split, download=False))
+        if self._tree(split).is_dir():
+            return self._read_tree(split)
+        if not download:
+            return None
+        try:
+            return as_images(*self.read_original(split, download=True))
+        except (RuntimeError, OSError) as error:
+            raise InputError(self._missing(split, f"failed: {error}")) from error
+
+    def _read_tree(self, split: Split) -> Images:
+        tree = class_tree(self._tree(split), self.class_names)
+        images = Images(read_images(tree.paths, self.stored_shape), torch.tensor(tree.labels))
+        prepared.save(self._prepared(split), images, fingerprint(tree.paths))
+        return images
+
+    def _missing(self, split: Split, download: str = "is off: set --data.download true") -> str:
+        return (
+            f"the {split} images of {self.name} were not found. Looked for:\n"
+            f"  1. a prepared file    {self._prepared(split)}\n"
+            f"  2. the original files {self.root.absolute()}\n"
+            f"  3. class folders      {self._tree(split)}/<class>/*\n"
+            f"  4. a download         {download}\n"
+            "Set --data.root (or the environment variable CAPSULE_LIGHTNING_DATA) to where the data are, or train on "
+            "the embedded digits: --config digits.yaml"
+        )
+
+
+def as_images(images: ArrayLike, labels: ArrayLike) -> Images:
+    """Channels first, whatever torchvision keeps them as."""
+    pixels = torch.as_tensor(images)
+    pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.movedim(-1, 1).contiguous()
+    return Images(pixels, torch.as_tensor(labels, dtype=torch.int64))

@@ -1,0 +1,1 @@
+"""Decoders: from class capsules back to the picture. The contract is `capsule_lightning.decoders.base.Decoder`."""

@@ -1,0 +1,44 @@
+"""The contract of every decoder, and the mask that the paper's decoders see the capsules through."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from capsule_lightning.layers.precision import full_precision
+
+
+class Decoder(nn.Module, ABC):
+    """Reconstructs the picture from the capsule of one class.
+
+    Built with ``(num_classes, dim, out_shape)``: J class capsules of E dimensions, and the shape ``(C, H, W)`` of a
+    picture.
+    """
+
+    @abstractmethod
+    def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
+        """Pictures ``(B, C, H, W)`` in [0, 1] from the capsule of ``labels (B)`` alone, of ``poses (B, J, E)``."""
+
+
+def mask(poses: Tensor, labels: Tensor) -> Tensor:
+    """Zero every capsule but that of the label.
+
+    Args:
+        poses: ``(B, J, E)``.
+        labels: ``(B)``, int64 in [0, J).
+
+    Returns:
+        ``(B, J, E)``.
+
+    Source: Sabour et al. 2017, section 4.1.
+    """
+    classes = torch.arange(poses.shape[-2], device=poses.device)
+    return poses * (labels.unsqueeze(-1) == classes).unsqueeze(-1)
+
+
+@full_precision
+def picture(logits: Tensor) -> Tensor:
+    """Pixels in [0, 1] from logits of any shape; bfloat16 would leave some hundred grey values."""
+    return torch.sigmoid(logits)

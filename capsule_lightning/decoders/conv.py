@@ -1,0 +1,51 @@
+"""Transposed convolutions, for pictures in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from capsule_lightning.decoders.base import Decoder, mask, picture
+from capsule_lightning.errors import InputError
+
+
+class ConvDecoder(Decoder):
+    """Masked class capsules, one dense layer to a small map, then transposed convolutions that double its size.
+
+    No single paper's: colour pictures need far fewer weights this way than with dense layers. A picture whose size is
+    no multiple of the enlargement is the centre of a larger one.
+
+    Args:
+        num_classes: class capsules, J.
+        dim: their dimensions, E.
+        out_shape: ``(C, H, W)`` of a picture.
+        channels: of the small map and after each doubling but the last; ``len(channels)`` doublings.
+
+    Raises:
+        InputError: no channels given.
+    """
+
+    def __init__(
+        self, num_classes: int, dim: int, out_shape: tuple[int, ...], *, channels: Sequence[int] = (128, 64, 32)
+    ) -> None:
+        super().__init__()
+        if not channels:
+            raise InputError("ConvDecoder: channels=[]: expected at least one width")
+        colours, self.rows, self.columns = out_shape
+        scale = 2 ** len(channels)
+        small = (channels[0], -(-self.rows // scale), -(-self.columns // scale))
+        self.dense = nn.Sequential(
+            nn.Linear(num_classes * dim, small[0] * small[1] * small[2]), nn.Unflatten(1, small), nn.ReLU()
+        )
+        layers: list[nn.Module] = []
+        for width, following in zip(channels, [*channels[1:], colours], strict=True):
+            layers += [nn.ConvTranspose2d(width, following, kernel_size=4, stride=2, padding=1), nn.ReLU()]
+        self.enlarge = nn.Sequential(*layers[:-1])
+
+    def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
+        """See `Decoder.forward`."""
+        logits: Tensor = self.enlarge(self.dense(mask(poses, labels).flatten(1)))
+        top, left = (logits.shape[-2] - self.rows) // 2, (logits.shape[-1] - self.columns) // 2
+        logits = logits[..., top : top + self.rows, left : left + self.columns]
+        return picture(logits)

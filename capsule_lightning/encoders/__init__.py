@@ -1,0 +1,1 @@
+"""Encoders: from an image to primary capsules. The contract is `capsule_lightning.encoders.base.Encoder`."""

@@ -1,0 +1,29 @@
+"""The contract of every encoder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from capsule_lightning.capsules import Capsules
+
+
+class Encoder(nn.Module, ABC):
+    """Turns images into primary capsules.
+
+    Built with ``in_shape``, the shape ``(C, H, W)`` of one image; states what comes out of it.
+
+    Attributes:
+        in_shape: the shape it was built for.
+        num_capsules: number of primary capsules, ``I``.
+        dim: dimensions of their poses, ``D``.
+    """
+
+    in_shape: tuple[int, ...]
+    num_capsules: int
+    dim: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Capsules:
+        """Images ``(B, C, H, W)`` to ``poses (B, I, D), activations (B, I)``."""

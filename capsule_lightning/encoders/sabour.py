@@ -1,0 +1,122 @@
+"""One convolution and primary capsules: the encoder of the original capsule network.
+
+Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), section 4 and Figure 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.encoders.base import Encoder
+from capsule_lightning.errors import InputError
+from capsule_lightning.layers.squash import squash
+
+Padding = Literal["valid", "same"]
+
+
+class SabourEncoder(Encoder):
+    """Convolution with ReLU, then a convolution whose channels are squashed in groups of ``dim``.
+
+    No ReLU and no routing at the primary capsules (paper, section 4). Defaults are the MNIST network: 28x28 images
+    give 32 x 6 x 6 = 1152 capsules of 8 dimensions.
+
+    Args:
+        in_shape: ``(C, H, W)`` of one image.
+        channels: filters of the first convolution.
+        kernel_size: of the first convolution.
+        stride: of the first convolution.
+        num_types: types of primary capsules, each type one map of capsules with shared weights.
+        dim: dimensions of a primary capsule.
+        primary_kernel_size: of the second convolution.
+        primary_stride: of the second convolution.
+        padding: ``valid``, or ``same`` for ``ceil(size / stride)`` outputs (the CIFAR-10 network).
+        mode: ``paper``, or ``official`` for what the released code does: every bias 0.1, truncated normal weights
+            (0.05 and 0.1), and the second convolution divided by ``num_types`` before bias and squash, because it goes
+            through one routing iteration of uniform coupling.
+        leaky: ``official`` only: divide by ``num_types + 1``, as the code's leaky routing does (its CIFAR-10 network).
+
+    Raises:
+        InputError: a size below 1, or images too small for the kernels.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        *,
+        channels: int = 256,
+        kernel_size: int = 9,
+        stride: int = 1,
+        num_types: int = 32,
+        dim: int = 8,
+        primary_kernel_size: int = 9,
+        primary_stride: int = 2,
+        padding: Padding = "valid",
+        mode: Literal["paper", "official"] = "paper",
+        leaky: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "channels": channels,
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "num_types": num_types,
+            "dim": dim,
+            "primary_kernel_size": primary_kernel_size,
+            "primary_stride": primary_stride,
+        }.items():
+            if value < 1:
+                raise InputError(f"SabourEncoder: {name}={value}: expected at least 1")
+        if leaky and mode == "paper":
+            raise InputError("SabourEncoder: leaky=true divides as the released code does: it needs mode: official")
+        self.in_shape, self.padding, self.dim, self.num_types = in_shape, padding, dim, num_types
+        rows, columns = in_shape[-2:]
+        for kernel, step in ((kernel_size, stride), (primary_kernel_size, primary_stride)):
+            rows, columns = (out_size(n, kernel, step, padding) for n in (rows, columns))
+        if rows < 1 or columns < 1:
+            need = kernel_size + (primary_kernel_size - 1) * stride
+            raise InputError(
+                f"images of {in_shape[-2]}x{in_shape[-1]} are too small for kernels {kernel_size} and "
+                f"{primary_kernel_size} with stride {stride}: expected at least {need}x{need}; "
+                "choose smaller kernels or padding: same"
+            )
+        self.num_capsules = num_types * rows * columns
+        self.conv = nn.Conv2d(in_shape[0], channels, kernel_size, stride)
+        self.primary = nn.Conv2d(channels, num_types * dim, primary_kernel_size, primary_stride)
+        self.coupling = 1.0 if mode == "paper" else 1 / (num_types + leaky)
+        if mode == "official":
+            for layer, std in ((self.conv, 0.05), (self.primary, 0.1)):
+                nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+                nn.init.constant_(layer.bias, 0.1)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Capsules:
+        """See `Encoder.forward`; capsules are ordered by type, row, column."""
+        features = torch.relu(self.conv(self._pad(images, self.conv)))
+        primary = self.primary
+        weight = primary.weight if self.coupling == 1 else primary.weight * self.coupling
+        maps = F.conv2d(self._pad(features, primary), weight, primary.bias, primary.stride)
+        poses = maps.unflatten(1, (self.num_types, self.dim)).movedim(2, -1).flatten(1, 3)  # (B, types * H * W, D)
+        return Capsules.from_vectors(squash(poses))
+
+    def _pad(self, maps: Tensor, layer: nn.Conv2d) -> Tensor:
+        if self.padding == "valid":
+            return maps
+        rows, columns = (
+            same_padding(n, k, s) for n, k, s in zip(maps.shape[-2:], layer.kernel_size, layer.stride, strict=True)
+        )
+        return F.pad(maps, (*columns, *rows))
+
+
+def out_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
+    """Outputs of a convolution along one axis; zero or less where the kernel does not fit."""
+    return -(-size // stride) if padding == "same" else (size - kernel) // stride + 1
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after one axis for ``ceil(size / stride)`` outputs, the odd one after, as TensorFlow has it."""
+    total = max((out_size(size, kernel, stride, "same") - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2

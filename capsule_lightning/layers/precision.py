@@ -1,0 +1,33 @@
+"""Full precision for the parts that do not survive half precision: exponentials, iterated softmax, lengths, sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a tensor function compute outside autocast, its half-precision tensor arguments widened to float32.
+
+    float32 and float64 arguments are left as they are, so that a float64 reference check stays in float64.
+    """
+
+    def widen(value: object) -> object:
+        return value.float() if isinstance(value, Tensor) and value.dtype in _HALF else value
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
+        with torch.autocast(device_type=device, enabled=False):
+            return function(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+
+    return wrapper

@@ -1,0 +1,32 @@
+"""Squash: shrink a vector to a length in [0, 1) without turning it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from capsule_lightning.layers.precision import full_precision
+
+
+@full_precision
+def squash(s: Tensor, dim: int = -1) -> Tensor:
+    """Squash each vector along ``dim``: ``v = |s|^2 / (1 + |s|^2) * s / |s|``.
+
+    Computed as ``s * |s| / (1 + |s|^2)``, which is the same number with nothing to divide by zero: a zero vector stays
+    zero and has gradient zero, which is also the limit of the formula.
+
+    Args:
+        s: ``(..., D, ...)``, any real vectors.
+        dim: the capsule dimension ``D``.
+
+    Returns:
+        Tensor of the shape of ``s``, float32 or wider, of length in [0, 1) along ``dim``.
+
+    Source: Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, 2017, Eq. 1 (arXiv 1710.09829).
+
+    Example:
+        >>> squash(torch.tensor([3.0, 4.0]))
+        tensor([0.5769, 0.7692])
+    """
+    length = torch.linalg.vector_norm(s, dim=dim, keepdim=True)
+    return s * (length / (1 + length.square()))

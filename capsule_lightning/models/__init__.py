@@ -1,0 +1,1 @@
+"""Networks, assembled from encoders, routing and decoders. The contract is `models.base.CapsuleNet`."""

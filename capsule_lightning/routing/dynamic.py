@@ -1,0 +1,126 @@
+"""Dynamic routing by agreement.
+
+Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), Procedure 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.errors import InputError
+from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.layers.squash import squash
+from capsule_lightning.layers.votes import vote, vote_weight
+from capsule_lightning.routing.base import Routing
+
+
+def require_passes(iterations: int) -> None:
+    """Refuse a number of routing passes below 1."""
+    if iterations < 1:
+        raise InputError(f"iterations={iterations}: expected at least 1 pass of routing (the paper uses 3)")
+
+
+def coupling_coefficients(logits: Tensor, leaky: bool = False) -> Tensor:
+    """Softmax over the parents, ``c[i, j] = exp(b[i, j]) / sum_k exp(b[i, k])``.
+
+    Args:
+        logits: ``(..., I, J)``, routing logits b.
+        leaky: add a "none of the above" parent of logit zero to each softmax, so that the couplings of a child to the
+            real parents sum to less than 1.
+
+    Returns:
+        ``(..., I, J)``.
+
+    Source: Sabour et al. 2017, Eq. 3; ``leaky`` is the form that their released code gives to section 7's
+    none-of-the-above category for CIFAR-10.
+    """
+    if not leaky:
+        return logits.softmax(dim=-1)
+    none_of_the_above = logits.new_zeros(*logits.shape[:-1], 1)
+    return torch.cat([logits, none_of_the_above], dim=-1).softmax(dim=-1)[..., :-1]
+
+
+@full_precision
+def dynamic_routing(
+    votes: Tensor, iterations: int = 3, bias: Tensor | None = None, leaky: bool = False, detach: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Procedure 1: couplings follow the agreement between a child's vote and the parent it voted for.
+
+    Args:
+        votes: ``(..., I, J, E)``.
+        iterations: number of passes r, at least 1; the first has uniform couplings.
+        bias: ``(J, E)``, added to every ``s[j]`` (released code; the paper has none).
+        leaky: see `coupling_coefficients`.
+        detach: let no gradient flow through the couplings, a cheaper and different estimator.
+
+    Returns:
+        Poses ``(..., J, E)`` of length in [0, 1), and the couplings ``(..., I, J)`` that made them.
+
+    Raises:
+        InputError: ``iterations`` below 1.
+    """
+    require_passes(iterations)
+
+    def parents(couplings: Tensor, votes: Tensor) -> Tensor:
+        s = torch.einsum("...ij,...ije->...je", couplings, votes)
+        return squash(s if bias is None else s + bias)  # (..., J, E)
+
+    logits = votes.new_zeros(votes.shape[:-1])  # (..., I, J), per example, never learnt
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
+        for _ in range(iterations - 1):
+            v = parents(coupling_coefficients(logits, leaky), votes)
+            logits = logits + torch.einsum("...ije,...je->...ij", votes, v)
+    couplings = coupling_coefficients(logits, leaky)
+    return parents(couplings, votes), couplings
+
+
+class DynamicRouting(Routing):
+    """Routing by agreement between votes and parents.
+
+    Args:
+        num_in, dim_in, num_out, dim_out: see `Routing`.
+        iterations: passes of routing, 3 in the paper; 1 gives uniform couplings.
+        leaky: a none-of-the-above parent, as the paper's CIFAR-10 network has.
+        bias: learn a bias ``(J, E)`` on the parents' inputs, initially 0.1, as the released code does.
+        detach: no gradient through the couplings. The paper's authors let it flow through all iterations.
+
+    Raises:
+        InputError: ``iterations`` below 1.
+
+    Example:
+        >>> routing = DynamicRouting(1152, 8, 10, 16)
+        >>> routing(Capsules.from_vectors(torch.rand(2, 1152, 8))).poses.shape
+        torch.Size([2, 10, 16])
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        dim_in: int,
+        num_out: int,
+        dim_out: int,
+        *,
+        iterations: int = 3,
+        leaky: bool = False,
+        bias: bool = False,
+        detach: bool = False,
+    ) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out)
+        require_passes(iterations)
+        self.iterations, self.leaky, self.detach = iterations, leaky, detach
+        self.weight = vote_weight(num_in, num_out, dim_out, dim_in)
+        self.bias = nn.Parameter(torch.full((num_out, dim_out), 0.1)) if bias else None
+
+    def forward(self, capsules: Capsules) -> Capsules:
+        """See `Routing.forward`."""
+        return Capsules.from_vectors(self._route(capsules)[0])
+
+    def couplings(self, capsules: Capsules) -> Tensor:
+        """Of the last iteration; they sum to 1 over the parents (to less with ``leaky``)."""
+        return self._route(capsules)[1]
+
+    def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor]:
+        votes = vote(capsules.poses, self.weight)
+        return dynamic_routing(votes, self.iterations, self.bias, self.leaky, self.detach)
