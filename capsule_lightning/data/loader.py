@@ -45,6 +45,8 @@ class InMemoryLoader:
         world_size: number of processes.
     """
 
+    batch_sampler = None  # the trainer looks for it beside `sampler`
+
     def __init__(
         self,
         images: Tensor,

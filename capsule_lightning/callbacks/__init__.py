@@ -1,0 +1,1 @@
+"""Callbacks: checkpoints, pictures and tables of a run."""

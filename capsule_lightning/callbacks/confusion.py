@@ -1,0 +1,32 @@
+"""The confusion matrix of a test."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import lightning as L
+
+from capsule_lightning.callbacks.figures import publish
+
+
+class ConfusionFigure(L.Callback):
+    """Draws the task's confusion matrix after a test and writes it to ``confusion.csv``, rows the true classes."""
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Every process takes part in summing the matrix; the first one draws it."""
+        confusion = getattr(pl_module, "confusion", None)
+        if confusion is None:
+            return
+        matrix = confusion.compute().cpu()
+        if not trainer.is_global_zero:
+            return
+        from capsule_lightning.figures.confusion import confusion_figure
+
+        names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        accuracy = float(matrix.diagonal().sum() / matrix.sum())
+        publish(trainer, "test/confusion", confusion_figure(matrix, names, f"Test accuracy {100 * accuracy:.2f} %"))
+        with (Path(trainer.default_root_dir) / "confusion.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("true", *names))
+            writer.writerows((name, *row) for name, row in zip(names, matrix.tolist(), strict=True))

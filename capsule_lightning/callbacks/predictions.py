@@ -1,0 +1,62 @@
+"""The table that ``predict`` writes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+from torch import distributed
+
+from capsule_lightning.data.base import ImageBatch, ImageDataModule
+from capsule_lightning.tasks.classification import Prediction
+
+Row = tuple[int, int, int, float, float | str, list[float]]
+
+
+class PredictionTable(L.Callback):
+    """Writes ``predictions.csv``: image, label, prediction, confidence, reconstruction error, every capsule's length."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Keep the numbers of a batch."""
+        prediction: Prediction = outputs
+        images: ImageBatch = batch
+        errors: list[Any] = [""] * len(images.labels) if prediction.errors is None else prediction.errors.tolist()
+        self._rows += zip(
+            images.indices.tolist(),
+            images.labels.tolist(),
+            prediction.classes.tolist(),
+            prediction.activations.amax(dim=-1).tolist(),
+            errors,
+            prediction.activations.tolist(),
+            strict=True,
+        )
+
+    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gather the rows of all processes and write them in the order of the images."""
+        rows, self._rows = self._rows, []
+        if trainer.world_size > 1:
+            parts: list[list[Row]] = [[] for _ in range(trainer.world_size)]
+            distributed.all_gather_object(parts, rows)
+            rows = [row for part in parts for row in part]
+        if not trainer.is_global_zero:
+            return
+        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        names = data.class_names
+        path = Path(trainer.default_root_dir) / "predictions.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            header = ("image", "label", "prediction", "confidence", "reconstruction_error")
+            writer.writerow((*header, *(f"length_{name}" for name in names)))
+            for index, label, predicted, confidence, error, lengths in sorted(rows):
+                true = names[label] if label >= 0 else ""
+                writer.writerow((data.name_of(index), true, names[predicted], confidence, error, *lengths))
+        rank_zero_info(f"{len(rows)} predictions: {path}")

@@ -1,0 +1,1 @@
+"""Loggers that cannot end or delay a training run."""

@@ -1,0 +1,65 @@
+"""Runs on disk: the id of a run, its folder, and the folder that a checkpoint belongs to."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from pathlib import Path
+
+from capsule_lightning.errors import InputError
+
+ID_VARIABLE = "CAPSULE_LIGHTNING_RUN_ID"
+CONFIG_NAME = "config.yaml"
+
+
+def new_run_id() -> str:
+    """The same id for all processes and all restarts of a run.
+
+    In this order: one set before (also by the parent process), a W&B sweep's, SLURM's job, torchrun's, a new one.
+    """
+    variables = os.environ
+    if ID_VARIABLE not in variables:
+        job = variables.get("SLURM_ARRAY_JOB_ID") or variables.get("SLURM_JOB_ID")
+        if "WANDB_RUN_ID" in variables:
+            run_id = variables["WANDB_RUN_ID"]
+        elif job and "SLURM_PROCID" in variables and variables.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+            task = variables.get("SLURM_ARRAY_TASK_ID")
+            run_id = f"slurm-{job}" if task is None else f"slurm-{job}-{task}"
+        elif variables.get("TORCHELASTIC_RUN_ID", "none") != "none":
+            run_id = f"torchrun-{variables['TORCHELASTIC_RUN_ID']}"
+        else:
+            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+        variables[ID_VARIABLE] = run_id
+    return variables[ID_VARIABLE]
+
+
+def forget_run_id() -> None:
+    """Let the next run of this process be another one."""
+    os.environ.pop(ID_VARIABLE, None)
+
+
+def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
+    """The nearest folder above a checkpoint that holds a run's configuration."""
+    for folder in Path(checkpoint).absolute().parents:
+        if (folder / CONFIG_NAME).is_file():
+            return folder
+    return None
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make a folder.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the run's folder cannot be written ({error.strerror}); choose another with --runs FOLDER"
+        ) from error
+    return folder

@@ -1,0 +1,123 @@
+"""Learning-rate schedules that know the length of the run, in closed form, so that a resumed run needs no history."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import cos, pi
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from capsule_lightning.errors import InputError
+
+
+class Schedule(LRScheduler, ABC):
+    """Multiplies the optimiser's learning rate by a function of the step; stepped once a training step.
+
+    Args:
+        optimizer: whose learning rates are set.
+        total_steps: training steps of the whole run.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        self.total_steps = total_steps
+        super().__init__(optimizer)
+
+    @abstractmethod
+    def factor(self, step: int, base_lr: float) -> float:
+        """The factor on ``base_lr`` at a step, 0 being the first."""
+
+    def get_lr(self) -> list[float]:
+        """Learning rates of the current step."""
+        return [lr * self.factor(self.last_epoch, lr) for lr in self.base_lrs]
+
+
+class ExponentialDecay(Schedule):
+    """``lr * decay ^ (step / steps)``, not below ``floor``: the paper's "exponentially decaying learning rate".
+
+    The paper gives no constants; the defaults are those of its released code.
+
+    Args:
+        optimizer, total_steps: see `Schedule`.
+        decay: factor for every ``steps`` steps, in (0, 1].
+        steps: number of steps of one ``decay``.
+        floor: smallest learning rate.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, *, decay: float = 0.96, steps: int = 2000, floor: float = 1e-6
+    ) -> None:
+        if not 0 < decay <= 1:
+            raise InputError(f"ExponentialDecay: decay={decay}: expected a number in (0, 1]")
+        if steps < 1:
+            raise InputError(f"ExponentialDecay: steps={steps}: expected at least 1")
+        self.decay, self.steps, self.floor = decay, steps, floor
+        super().__init__(optimizer, total_steps)
+
+    def factor(self, step: int, base_lr: float) -> float:
+        """See `Schedule.factor`."""
+        return max(self.decay ** (step / self.steps), self.floor / base_lr)
+
+
+class WarmupCosine(Schedule):
+    """Rises linearly from zero, then falls along half a cosine.
+
+    Loshchilov & Hutter, SGDR, 2017 (arXiv 1608.03983), without restarts; warm-up as Goyal et al., 2017.
+
+    Args:
+        optimizer, total_steps: see `Schedule`.
+        warmup: fraction of the run that the rise takes, in [0, 1).
+        final: fraction of the learning rate left at the end, in [0, 1].
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, *, warmup: float = 0.05, final: float = 0.0) -> None:
+        if not 0 <= warmup < 1:
+            raise InputError(f"{type(self).__name__}: warmup={warmup}: expected a fraction in [0, 1)")
+        if not 0 <= final <= 1:
+            raise InputError(f"{type(self).__name__}: final={final}: expected a fraction in [0, 1]")
+        self.warmup, self.final = warmup, final
+        super().__init__(optimizer, total_steps)
+
+    def factor(self, step: int, base_lr: float) -> float:
+        """See `Schedule.factor`."""
+        rise = self.warmup * self.total_steps
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        fallen = min((step - rise) / max(self.total_steps - rise, 1), 1.0)
+        return self.final + (1 - self.final) * (1 + cos(pi * fallen)) / 2
+
+
+class OneCycle(Schedule):
+    """Rises from a fraction of the learning rate to all of it and falls to nearly nothing, along half cosines.
+
+    Smith & Topin, Super-Convergence, 2018 (arXiv 1708.07120), with the constants of the fastai library.
+
+    Args:
+        optimizer, total_steps: see `Schedule`.
+        rise: fraction of the run that the rise takes, in (0, 1).
+        start: fraction of the learning rate at the first step.
+        final: fraction of the learning rate at the last step.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        *,
+        rise: float = 0.25,
+        start: float = 0.04,
+        final: float = 1e-5,
+    ) -> None:
+        if not 0 < rise < 1:
+            raise InputError(f"OneCycle: rise={rise}: expected a fraction in (0, 1)")
+        self.rise, self.start, self.final = rise, start, final
+        super().__init__(optimizer, total_steps)
+
+    def factor(self, step: int, base_lr: float) -> float:
+        """See `Schedule.factor`."""
+        peak = self.rise * self.total_steps
+        if step < peak:
+            low, fallen = self.start, 1 - step / peak
+        else:
+            low, fallen = self.final, min((step - peak) / max(self.total_steps - 1 - peak, 1), 1.0)
+        return low + (1 - low) * (1 + cos(pi * fallen)) / 2

@@ -1,0 +1,1 @@
+"""Tasks: LightningModules that hold the training protocol around a network. The contract is `tasks.base.Task`."""

@@ -1,0 +1,70 @@
+"""The contract of every task, and what they share: optimiser and schedule."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from math import ceil
+
+import lightning as L
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+
+from capsule_lightning.errors import InputError
+from capsule_lightning.schedules import Schedule
+
+ScheduleCallable = Callable[[Optimizer, int], Schedule]
+
+
+class Task(L.LightningModule, ABC):
+    """A network with a loss, metrics, an optimiser and a schedule.
+
+    ``in_shape`` and ``num_classes`` are stated by the data; everything else is a slot that a config fills.
+
+    Args:
+        in_shape: ``(C, H, W)`` of one image.
+        num_classes: number of classes.
+        optimizer: called with the parameters.
+        lr_scheduler: called with the optimiser and the number of training steps; null for a constant rate.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_classes: int,
+        optimizer: OptimizerCallable,
+        lr_scheduler: ScheduleCallable | None,
+    ) -> None:
+        super().__init__()
+        self.in_shape, self.num_classes = tuple(in_shape), num_classes
+        self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser, and its schedule stepped at every training step."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_lr_scheduler is None:
+            return optimizer
+        schedule = self.make_lr_scheduler(optimizer, self.total_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+
+    def total_steps(self) -> int:
+        """Training steps of the whole run.
+
+        Not the trainer's own estimate where the data module knows better: that one loads the data early, which loses
+        the position in the epoch when a run is resumed.
+
+        Raises:
+            InputError: a run without an end.
+        """
+        trainer = self.trainer
+        if trainer.max_steps > 0:
+            return trainer.max_steps
+        if trainer.max_epochs is None or trainer.max_epochs < 0:
+            raise InputError("max_epochs=-1 and max_steps=-1: set one of them, the schedule needs the run's length")
+        batches = getattr(getattr(trainer, "datamodule", None), "steps_per_epoch", None)
+        if batches is None:
+            return int(trainer.estimated_stepping_batches)
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return max(1, ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)

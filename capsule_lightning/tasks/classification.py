@@ -1,0 +1,153 @@
+"""Images of one class each: margin loss plus reconstruction.
+
+Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), sections 3 and 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.data.base import ImageBatch
+from capsule_lightning.errors import InputError
+from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.losses.margin import MarginLoss
+from capsule_lightning.losses.reconstruction import reconstruction_error
+from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.capsnet import CapsNet
+from capsule_lightning.schedules import ExponentialDecay
+from capsule_lightning.tasks.base import ScheduleCallable, Task
+
+
+class Prediction(NamedTuple):
+    """What evaluation and prediction say of a batch.
+
+    Attributes:
+        classes: ``(B)`` int64, the class of the longest capsule.
+        activations: ``(B, J)`` in [0, 1].
+        reconstructions: ``(B, C, H, W)`` in [0, 1] from the capsule of ``classes``; None without a decoder.
+        errors: ``(B)``, squared reconstruction error summed over pixels; None without a decoder.
+    """
+
+    classes: Tensor
+    activations: Tensor
+    reconstructions: Tensor | None
+    errors: Tensor | None
+
+
+class ClassificationTask(Task):
+    """Classify and reconstruct.
+
+    The decoder sees the capsule of the true label in training and the longest capsule otherwise.
+
+    Args:
+        in_shape, num_classes: see `Task`; stated by the data.
+        net: called with ``(in_shape, num_classes)``.
+        loss: of the class capsules.
+        reconstruction_weight: of the squared error summed over pixels; 0.0005 in the paper.
+        optimizer, lr_scheduler: see `Task`; Adam with the paper's decay.
+
+    Raises:
+        InputError: a negative ``reconstruction_weight``.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_classes: int,
+        net: Callable[[tuple[int, ...], int], CapsuleNet] = CapsNet,
+        loss: Callable[[], ClassificationLoss] = MarginLoss,
+        reconstruction_weight: float = 0.0005,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: ScheduleCallable | None = ExponentialDecay,
+    ) -> None:
+        super().__init__(in_shape, num_classes, optimizer, lr_scheduler)
+        if reconstruction_weight < 0:
+            raise InputError(f"reconstruction_weight={reconstruction_weight}: expected 0 or more")
+        self.save_hyperparameters(logger=False)
+        self.net = net(self.in_shape, num_classes)
+        self.loss = loss()
+        self.reconstruction_weight = reconstruction_weight
+        self.accuracy = nn.ModuleDict({s: MulticlassAccuracy(num_classes, average="micro") for s in ("val", "test")})
+        parts = ("loss",) if self.net.decoder is None else ("loss", "class_loss", "reconstruction_loss")
+        self.means = nn.ModuleDict({s: nn.ModuleDict({p: MeanMetric() for p in parts}) for s in ("val", "test")})
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+
+    def forward(self, images: Tensor) -> Capsules:
+        """Class capsules of images ``(B, C, H, W)``."""
+        capsules: Capsules = self.net(images)
+        return capsules
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        """The loss of a batch; its parts and the accuracy are logged."""
+        capsules = self(batch.images)
+        parts = self.losses(capsules, batch.labels, self.net.reconstruct(capsules, batch.labels), batch.pictures)
+        correct = (capsules.activations.argmax(dim=-1) == batch.labels).float().mean()
+        self.log("train/loss", parts["loss"], prog_bar=True, sync_dist=True)
+        self.log("train/accuracy", correct, prog_bar=True, sync_dist=True)
+        self.log_dict({f"train/{k}": v for k, v in parts.items() if k != "loss"}, sync_dist=True)
+        return parts["loss"]
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:
+        """Metrics of a validation batch."""
+        return self.evaluate(batch, "val")
+
+    def test_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:
+        """Metrics of a test batch."""
+        prediction = self.evaluate(batch, "test")
+        self.confusion.update(prediction.classes, batch.labels)
+        return prediction
+
+    def predict_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:
+        """What the network says of a batch."""
+        return self.predict(batch)[0]
+
+    def predict(self, batch: ImageBatch) -> tuple[Prediction, Capsules]:
+        """The longest capsule, and what is reconstructed from it."""
+        capsules = self(batch.images)
+        classes = capsules.activations.argmax(dim=-1)
+        pictures = self.net.reconstruct(capsules, classes)
+        errors = None if pictures is None else reconstruction_error(pictures, batch.pictures)
+        return Prediction(classes, capsules.activations, pictures, errors), capsules
+
+    def losses(
+        self, capsules: Capsules, labels: Tensor, reconstructions: Tensor | None, pictures: Tensor
+    ) -> dict[str, Tensor]:
+        """The loss and its parts, each a mean over the batch."""
+        loss = self.loss(capsules, labels)
+        if reconstructions is None:
+            return {"loss": loss}
+        reconstruction = reconstruction_error(reconstructions, pictures).mean()
+        return {
+            "loss": loss + self.reconstruction_weight * reconstruction,
+            "class_loss": loss,
+            "reconstruction_loss": reconstruction,
+        }
+
+    def evaluate(self, batch: ImageBatch, stage: str) -> Prediction:
+        """Predict a batch and update the metrics of a stage; each image counts once, on any number of processes."""
+        prediction, capsules = self.predict(batch)
+        accuracy = self.accuracy[stage]
+        accuracy.update(prediction.classes, batch.labels)
+        self.log(f"{stage}/accuracy", accuracy, prog_bar=True, on_step=False, on_epoch=True)
+        parts = self.losses(capsules, batch.labels, prediction.reconstructions, batch.pictures)
+        means = self.means[stage]
+        for name, value in parts.items():
+            means[name].update(value, weight=len(batch.labels))
+            self.log(f"{stage}/{name}", means[name], on_step=False, on_epoch=True)
+        return prediction
+
+    def on_test_epoch_end(self) -> None:
+        """The accuracy of each class, from the confusion matrix."""
+        matrix = self.confusion.compute().float()
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", range(self.num_classes))
+        for name, row, right in zip(names, matrix.sum(dim=1), matrix.diagonal(), strict=True):
+            if row > 0:
+                self.log(f"test/class_accuracy/{name}", right / row)
