@@ -19,22 +19,25 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 
 import capsule_lightning
-from capsule_lightning.callbacks.checkpoint import Checkpoint
+from capsule_lightning.callbacks.checkpoint import RunCheckpoint
 from capsule_lightning.cli import CONFIG_DIR, PROGRAM, find_config, nearest
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError
+from capsule_lightning.heap import keep_heap
 from capsule_lightning.loggers.base import PlacedLogger
 from capsule_lightning.runs import CONFIG_NAME, ID_VARIABLE, new_run_id, run_of_checkpoint, writable_folder
 from capsule_lightning.tasks.base import Task
 
 COMPONENTS = ("callbacks", "data", "decoders", "encoders", "loggers", "losses", "models", "routing", "tasks")
 UNKNOWN_KEY = re.compile(
-    r"[Uu]nrecognized arguments: (\S+)|does not accept (?:option|nested key) '([\w.]+)'|[Oo]ption '([\w.]+)' is not accepted"
+    r"[Uu]nrecognized arguments: (\S+)|does not accept (?:option|nested key) '([\w.]+)'"
+    r"|[Oo]ption '([\w.]+)' is not accepted"
 )
 
 
 def run(words: list[str]) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``."""
+    keep_heap()
     import_components()
     inherited = ID_VARIABLE in os.environ
     try:
@@ -214,10 +217,10 @@ class CapsuleCLI(LightningCLI):
         """Test what was trained, and say where it is."""
         checkpoints = self.trainer.checkpoint_callback
         path = ""
-        if isinstance(checkpoints, Checkpoint):
+        if isinstance(checkpoints, RunCheckpoint):
             path = checkpoints.best_model_path or checkpoints.last_model_path
         if self.trainer.interrupted:
-            self._say_where(checkpoints.last_model_path if isinstance(checkpoints, Checkpoint) else "")
+            self._say_where(checkpoints.last_model_path if isinstance(checkpoints, RunCheckpoint) else "")
             return
         if self.config[self.subcommand].test_after_fit:
             self.trainer.test(self.model, self.datamodule, ckpt_path=path or None)

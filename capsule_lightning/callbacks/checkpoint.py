@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
-class Checkpoint(ModelCheckpoint):
+class RunCheckpoint(ModelCheckpoint):
     """Keeps the best and the last state under ``checkpoints`` in the run's folder.
 
     Without a validation set nothing is best, and the last epoch's state is kept alone; the test set never selects.
@@ -25,7 +25,7 @@ class Checkpoint(ModelCheckpoint):
     ) -> None:
         super().__init__(
             dirpath=dirpath,
-            filename=f"epoch{{epoch:03d}}-{monitor.replace('/', '-')}{{{monitor}:.4f}}",
+            filename=f"epoch{{epoch:03d}}_{monitor.split('/')[-1]}{{{monitor}:.4f}}",
             auto_insert_metric_name=False,
             monitor=monitor,
             mode=mode,

@@ -17,7 +17,7 @@ Row = tuple[int, int, int, float, float | str, list[float]]
 
 
 class PredictionTable(L.Callback):
-    """Writes ``predictions.csv``: image, label, prediction, confidence, reconstruction error, every capsule's length."""
+    """Writes ``predictions.csv``: image, label, prediction, confidence, reconstruction error, all capsules' lengths."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []

@@ -17,7 +17,7 @@ class MetricsFile(Logger):
     """Writes ``metrics.csv``: one row a number, ``time,step,metric,value``, time in seconds since 1970.
 
     Rows are never rewritten, so that a resumed run continues the file and a killed one has lost nothing. As a table
-    with a column for each metric: ``pandas.read_csv(path).pivot_table(index="step", columns="metric", values="value")``.
+    with a column for each metric: ``pandas.read_csv(path).pivot_table("value", index="step", columns="metric")``.
 
     Args:
         save_dir: folder of the file; null for the run's folder.
