@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,17 @@ TRAINING_COMMANDS = {
 LIGHT_COMMANDS = {
     "prepare": "download and decode a data set, for machines without a network",
     "configs": "list the configurations that --config finds by name",
+}
+#: What a config fills with a class: the folder of the classes, and what they derive from.
+SLOTS = {
+    "--data": ("data", "ImageDataModule", "NamedDataModule"),
+    "--data.augmentation": ("data", "Augmentation"),
+    "--model.net": ("models", "CapsuleNet"),
+    "--model.net.encoder": ("encoders", "Encoder"),
+    "--model.net.routing": ("routing", "Routing"),
+    "--model.net.decoder": ("decoders", "Decoder"),
+    "--model.loss": ("losses", "ClassificationLoss"),
+    "--model.lr_scheduler": ("", "Schedule"),
 }
 
 _PACKAGE = Path(__file__).parent
@@ -63,9 +75,12 @@ def _run(words: list[str]) -> None:
     elif command == "prepare":
         prepare(words[1:])
     elif command in TRAINING_COMMANDS:
+        if "-h" in words or "--help" in words:
+            print(training_help(command))
+            return
         from capsule_lightning.training_cli import run
 
-        run(words)
+        run(["--help" if word == "--help_all" else word for word in words])
     else:
         commands = (*TRAINING_COMMANDS, *LIGHT_COMMANDS)
         raise InputError(f"no command {command!r}; expected one of {', '.join(commands)}{nearest(command, commands)}")
@@ -81,7 +96,7 @@ Capsule-network experiments in PyTorch Lightning.
 commands:
 {commands}
 
-  COMMAND --help      every option of a command
+  COMMAND --help      the options of a command; --help_all for every last one
   --version           the version
   --debug             show the traceback of an error
 
@@ -91,6 +106,43 @@ examples:
   python -m {PROGRAM} fit --config mnist.yaml --model.net.routing UniformRouting
   python -m {PROGRAM} test --ckpt_path runs/mnist/ID/checkpoints/last.ckpt
   python -m {PROGRAM} predict --ckpt_path runs/mnist/ID/checkpoints/last.ckpt --data.images photos/"""
+
+
+def training_help(command: str) -> str:
+    """The options of a training command that one uses, on one screen."""
+    choices = "\n".join(f"  {slot:<24}{', '.join(class_names(slot))}" for slot in SLOTS)
+    return f"""usage: python -m {PROGRAM} {command} [--config NAME]... [--key.subkey VALUE]...
+
+{TRAINING_COMMANDS[command]}
+
+  --config NAME           a YAML file or a shipped config ({PROGRAM} configs); may be repeated, later ones win
+  --print_config          show the resolved configuration and stop
+  --ckpt_path FILE        checkpoint to resume or to measure; its run's configuration is taken along
+  --runs FOLDER           where runs are kept: FOLDER/<experiment>/<run id>   (default: runs)
+  --experiment NAME       runs that belong together
+  --seed_everything N     (default: 0)
+  --test_after_fit BOOL   end fit with a test of its result   (default: true)
+
+  --data.root FOLDER      of the data   (default: $CAPSULE_LIGHTNING_DATA, else data)
+  --data.batch_size N     of all processes together
+  --data.val_size N       images, or fraction, held out of the training set; 0 to train on all
+  --data.images PATH      predict: a folder of images, or one image
+
+  --trainer.max_epochs N  --trainer.precision 32-true|bf16-mixed|16-mixed  --trainer.gradient_clip_val X
+  --trainer.devices N     --trainer.strategy ddp     --trainer.accelerator cpu|gpu|auto
+
+by class name, each with its own options (--model.net.routing.iterations 2; --model.net.routing.help NAME lists them):
+{choices}
+
+  {command} --help_all    every option"""
+
+
+def class_names(slot: str) -> list[str]:
+    """The classes that the package offers for a slot, found without importing it."""
+    folder, *bases = SLOTS[slot]
+    pattern = re.compile(rf"^class (\w+)\((?:{'|'.join(bases)})\):", re.M)
+    modules = (path for path in sorted((_PACKAGE / folder).glob("*.py")) if path.stem not in ("base", "named"))
+    return [name for module in modules for name in pattern.findall(module.read_text())]
 
 
 def config_names() -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from capsule_lightning.errors import InputError
@@ -34,11 +36,6 @@ def new_run_id() -> str:
     return variables[ID_VARIABLE]
 
 
-def forget_run_id() -> None:
-    """Let the next run of this process be another one."""
-    os.environ.pop(ID_VARIABLE, None)
-
-
 def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
     """The nearest folder above a checkpoint that holds a run's configuration."""
     for folder in Path(checkpoint).absolute().parents:
@@ -47,19 +44,22 @@ def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
     return None
 
 
-def writable_folder(folder: Path) -> Path:
-    """Make a folder.
+def require_writable(folder: Path) -> None:
+    """Try to make a folder and to write to it; nothing is left behind.
 
     Raises:
         InputError: it cannot be made or written to.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise InputError(
             f"{folder}: the run's folder cannot be written ({error.strerror}); choose another with --runs FOLDER"
         ) from error
-    return folder
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()

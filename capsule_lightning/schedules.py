@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from math import cos, pi
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -27,9 +28,9 @@ class Schedule(LRScheduler, ABC):
     def factor(self, step: int, base_lr: float) -> float:
         """The factor on ``base_lr`` at a step, 0 being the first."""
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Learning rates of the current step."""
-        return [lr * self.factor(self.last_epoch, lr) for lr in self.base_lrs]
+        return [lr * self.factor(self.last_epoch, float(lr)) for lr in self.base_lrs]
 
 
 class ExponentialDecay(Schedule):
@@ -56,7 +57,7 @@ class ExponentialDecay(Schedule):
 
     def factor(self, step: int, base_lr: float) -> float:
         """See `Schedule.factor`."""
-        return max(self.decay ** (step / self.steps), self.floor / base_lr)
+        return max(float(self.decay ** (step / self.steps)), self.floor / base_lr)
 
 
 class WarmupCosine(Schedule):

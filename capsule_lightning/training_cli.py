@@ -2,60 +2,62 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pkgutil
-import re
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 import yaml
-from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 import capsule_lightning
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint
-from capsule_lightning.cli import CONFIG_DIR, PROGRAM, find_config, nearest
+from capsule_lightning.cli import CONFIG_DIR, PROGRAM, find_config
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.heap import keep_heap
 from capsule_lightning.loggers.base import PlacedLogger
-from capsule_lightning.runs import CONFIG_NAME, ID_VARIABLE, new_run_id, run_of_checkpoint, writable_folder
+from capsule_lightning.parser import ConfigFile, Parser
+from capsule_lightning.runs import CONFIG_NAME, ID_VARIABLE, new_run_id, require_writable, run_of_checkpoint
 from capsule_lightning.tasks.base import Task
 
 COMPONENTS = ("callbacks", "data", "decoders", "encoders", "loggers", "losses", "models", "routing", "tasks")
-UNKNOWN_KEY = re.compile(
-    r"[Uu]nrecognized arguments: (\S+)|does not accept (?:option|nested key) '([\w.]+)'"
-    r"|[Oo]ption '([\w.]+)' is not accepted"
-)
 
 
 def run(words: list[str]) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``."""
     keep_heap()
+    quieten()
     import_components()
     inherited = ID_VARIABLE in os.environ
     try:
-        CapsuleCLI(
-            Task,
-            ImageDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False},
-            parser_class=Parser,
-            save_config_callback=SaveConfig,
-            args=words,
-        )
+        CapsuleCLI(words)
+    except Exception as error:
+        chain: BaseException | None = error
+        while chain is not None:  # the parser wraps what a constructor refuses
+            if isinstance(chain, InputError):
+                raise chain from None
+            chain = chain.__cause__ or chain.__context__
+        raise
     finally:
         if not inherited:
             os.environ.pop(ID_VARIABLE, None)
+
+
+def quieten() -> None:
+    """Leave out what Lightning says that no user of ours can act on."""
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", message=r"The '\w+' does not have many workers|Starting from v1\.9\.0")
+    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())
 
 
 def import_components() -> None:
@@ -64,30 +66,6 @@ def import_components() -> None:
         package = import_module(f"{capsule_lightning.__name__}.{component}")
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             import_module(module.name)
-
-
-class ConfigFile(ActionConfigFile):
-    """``--config``: a file, or the name of a shipped one."""
-
-    @staticmethod
-    def apply_config(parser: Any, cfg: Any, dest: str, value: Any, *args: Any) -> None:
-        """Resolve the name, then do as the parent does; an error names the file."""
-        path = find_config(value) if isinstance(value, str) else value
-        ActionConfigFile.apply_config(parser, cfg, dest, path, *args)
-
-
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one line, with the nearest right spelling, instead of printing all options."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with status 2."""
-        text = str(message)
-        found = UNKNOWN_KEY.search(text)
-        if found:
-            word = next(group for group in found.groups() if group).split("=")[0].lstrip("-")
-            parser = getattr(ex, "subcommand_parser", None) or self
-            text += nearest(word, [action.dest for action in parser._actions])
-        raise InputError(text)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -101,7 +79,9 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit":
             return
         text = self.parser.dump(self.config, skip_none=False)
-        (Path(trainer.default_root_dir) / CONFIG_NAME).write_text(text)
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_NAME).write_text(text)
         values = dict(flat(yaml.safe_load(text)))
         for logger in trainer.loggers:
             logger.log_hyperparams(values)
@@ -126,9 +106,35 @@ def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class CapsuleCLI(LightningCLI):
-    """Lightning's command line over tasks and image data."""
+    """Lightning's command line over tasks and image data.
+
+    Args:
+        words: a command and its options.
+    """
 
     run_folder: Path
+    """Of the run, which for evaluation is that of the checkpoint."""
+    work_folder: Path
+    """Where this command writes: the run's folder, or a folder of the command's name in it."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.command = words[0]
+        super().__init__(
+            Task,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False},
+            parser_class=Parser,
+            save_config_callback=SaveConfig,
+            args=words,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command that is run alone: the options of the other three need not be worked out."""
+        return {self.command: LightningCLI.subcommands()[self.command]}
 
     def _setup_parser_kwargs(self, parser_kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         main: dict[str, Any] = {"prog": PROGRAM, **parser_kwargs}
@@ -200,8 +206,8 @@ class CapsuleCLI(LightningCLI):
         if config.trainer.default_root_dir is not None:
             folder = Path(config.trainer.default_root_dir).expanduser()
         self.work_folder = folder
-        if rank_zero_only.rank == 0:
-            writable_folder(folder)
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            require_writable(folder)
         if self.subcommand == "predict":
             config.return_predictions = False  # the callbacks have written what is wanted
 
@@ -226,7 +232,7 @@ class CapsuleCLI(LightningCLI):
             self.trainer.test(self.model, self.datamodule, ckpt_path=path or None)
         self._say_where(path)
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def _say_where(self, checkpoint: str) -> None:
         if checkpoint:
             path = os.path.relpath(checkpoint)

@@ -68,7 +68,7 @@ class ImageDataModule(L.LightningDataModule):
         InputError: values out of range; data missing or not as expected (in ``prepare_data`` and ``setup``).
     """
 
-    name: ClassVar[str]
+    name: str
     stored_shape: tuple[int, int, int]
     class_names: Sequence[str]
     statistics: tuple[Sequence[float], Sequence[float]] | None = None
@@ -125,19 +125,17 @@ class ImageDataModule(L.LightningDataModule):
         """Load what the stage needs, and check it."""
         if stage == "predict" and self.predict_path is not None:
             self._stored["predict"] = self._read_predict_images(Path(self.predict_path).expanduser())
-            return
-        if stage in ("fit", "validate", None) and "train" not in self._stored:
-            stored = self._checked("train")
-            self._train, self._val = split_off(stored.labels, self.val_size, self.seed)
+        elif stage in ("test", "predict", None):
+            self._images("test")
+        if stage in ("fit", "validate", None) and not len(self._train):
+            self._train, self._val = split_off(self._images("train").labels, self.val_size, self.seed)
             if self.batch_size > len(self._train):
                 raise InputError(
                     f"batch_size={self.batch_size} but only {len(self._train)} training images: "
                     f"set --data.batch_size to at most {len(self._train)}"
                 )
-        if stage in ("test", "predict", None) and "test" not in self._stored:
-            self._checked("test")
         if self.normalisation == "channel" and self.statistics is None:
-            self.statistics = channel_statistics(self._stored.get("train", self._checked("train")).images)
+            self.statistics = channel_statistics(self._images("train").images)
 
     def train_dataloader(self) -> InMemoryLoader:
         """Shuffled and augmented."""
@@ -196,7 +194,9 @@ class ImageDataModule(L.LightningDataModule):
             world_size=1 if self.trainer is None else self.trainer.world_size,
         )
 
-    def _checked(self, split: Split) -> Images:
+    def _images(self, split: Split) -> Images:
+        if split in self._stored:
+            return self._stored[split]
         stored = fake_images(self.stored_shape, self.num_classes, split) if self.fake else self.load(split)
         labels = stored.labels
         if labels.min() < 0 or labels.max() >= self.num_classes:
@@ -226,13 +226,14 @@ class ImageDataModule(L.LightningDataModule):
         return {}
 
 
-def split_off(labels: Tensor, size: float | int, seed: int) -> tuple[Tensor, Tensor]:
+def split_off(labels: Tensor, size: float | int, seed: int, option: str = "val_size") -> tuple[Tensor, Tensor]:
     """Split stratified by label.
 
     Args:
         labels: ``(N)`` int64.
         size: of the part split off, a number of images or a fraction of N.
         seed: chooses the images.
+        option: what the user sets ``size`` by, for the error.
 
     Returns:
         Indices of what remains and of what is split off, both in ascending order.
@@ -251,7 +252,7 @@ def split_off(labels: Tensor, size: float | int, seed: int) -> tuple[Tensor, Ten
     except ValueError as error:
         raise InputError(
             f"cannot split {count} of {len(labels)} images off, each class on both sides ({error}); "
-            "change --data.val_size"
+            f"change --data.{option}"
         ) from error
     return torch.from_numpy(kept).sort().values, torch.from_numpy(taken).sort().values
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from capsule_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -27,9 +31,12 @@ class ClassTree(NamedTuple):
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """All image files below a folder, in order of their names."""
-    found = (Path(top) / name for top, _, names in os.walk(folder) for name in names)
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    """All image files below a folder, in order of their names; hidden files and folders are left out."""
+    found: list[Path] = []
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(top) / name for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -70,35 +77,30 @@ def class_tree(folder: Path, class_names: Sequence[str] | None = None) -> ClassT
     return ClassTree(paths, labels, list(class_names))
 
 
-def fingerprint(paths: Iterable[Path]) -> str:
-    """A hash of names, sizes and times of files: another one when anything in a tree changes."""
+def fingerprint(paths: Iterable[Path], folder: Path) -> str:
+    """A hash of names, sizes and times of files below a folder: another when any changes, the same when all move."""
     digest = hashlib.sha256()
     for path in paths:
         status = path.stat()
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def size_of(path: Path) -> tuple[int, int]:
     """Rows and columns of an image file.
 
     Raises:
         InputError: a file that is no image.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error
+    with _opened(path) as image:
+        return image.height, image.width
 
 
 def read_images(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False) -> Tensor:
     """Decode image files.
 
     Args:
-        paths: the files.
+        paths: the files, of 8 or 16 bits a channel.
         shape: ``(C, H, W)`` to read them as; one channel for grey, three for colour.
         resize: scale images of another size (bilinear, antialiased) instead of refusing them.
 
@@ -108,23 +110,24 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool
     Raises:
         InputError: an unreadable file, or one of another size; the file is named.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     channels, rows, columns = shape
     out = np.empty((len(paths), rows, columns, channels), dtype=np.uint8)
 
     def read(number: int) -> None:
         path = paths[number]
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert("L" if channels == 1 else "RGB")
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error
+        with _opened(path) as image:
+            if image.mode.startswith("I;16"):  # which `convert` would clip at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise ValueError("32 bits a pixel, expected 8 or 16")
+            image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (columns, rows):
             if not resize:
                 raise InputError(
-                    f"{path}: {image.height}x{image.width} pixels; expected {rows}x{columns} like the others; "
-                    "set --data.image_size to scale all images"
+                    f"{path}: {image.height}x{image.width} pixels; expected {rows}x{columns} like the others; scale "
+                    "it, or all images of an image folder with --data.image_size"
                 )
             image = image.resize((columns, rows), Image.Resampling.BILINEAR)
         out[number] = np.asarray(image).reshape(rows, columns, channels)
@@ -133,3 +136,14 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool
         for _ in pool.map(read, range(len(paths))):
             pass
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except Exception as error:  # a broken file raises anything: OSError, ValueError, SyntaxError, struct.error, ...
+        raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error

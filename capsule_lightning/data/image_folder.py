@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from capsule_lightning.data import prepared
 from capsule_lightning.data.augmentation import Augmentation, PaddedCrop
 from capsule_lightning.data.base import ImageDataModule, Normalisation, Split, split_off
-from capsule_lightning.data.image_files import (
-    ClassTree,
-    class_folders,
-    class_tree,
-    fingerprint,
-    image_paths,
-    image_size,
-    read_images,
-)
+from capsule_lightning.data.image_files import ClassTree, class_tree, fingerprint, read_images, size_of
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
 
@@ -36,7 +27,8 @@ class ImageFolderDataModule(ImageDataModule):
             stratified, the same for every seed.
 
     Raises:
-        InputError: no tree at ``root``, an empty class folder, an unreadable image, images of several sizes.
+        InputError: no tree at ``root``, an empty class folder, an unreadable image, images of several sizes, values out
+            of range.
     """
 
     name = "image_folder"
@@ -59,16 +51,19 @@ class ImageFolderDataModule(ImageDataModule):
         super().__init__(root, batch_size, val_size, seed, augmentation, normalisation, images=images)
         if channels not in (1, 3):
             raise InputError(f"channels={channels}: expected 1 (grey) or 3 (colour)")
+        if image_size is not None and min(image_size) < 1:
+            raise InputError(f"image_size={image_size}: expected at least 1 row and 1 column")
         if not self.root.is_dir():
             raise InputError(f"{self.root}: no such folder; set --data.root to a folder of class folders")
         self.has_splits = (self.root / "train").is_dir()
         if self.has_splits and not (self.root / "test").is_dir():
             raise InputError(f"{self.root / 'test'}: no such folder; expected it beside {self.root / 'train'}")
-        first = self.root / "train" if self.has_splits else self.root
-        self.class_names = class_folders(first)
+        if not self.has_splits and test_size <= 0:
+            raise InputError(f"test_size={test_size}: expected a fraction below 1 or a number of images")
+        tree = class_tree(self.root / "train" if self.has_splits else self.root)
+        self.class_names = tree.class_names
         self.resize, self.test_size = image_size is not None, test_size
-        rows, columns = image_size or self._size_of_first(first)
-        self.stored_shape = (channels, rows, columns)
+        self.stored_shape = (channels, *(image_size or size_of(tree.paths[0])))
 
     def prepare_data(self) -> None:
         """Decode the files once; called by one process of each machine."""
@@ -77,12 +72,13 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self, split: Split) -> Images:
         """See `ImageDataModule.load`."""
-        tree = class_tree(self.root / split if self.has_splits else self.root, self.class_names)
+        top = self.root / split if self.has_splits else self.root
+        tree = class_tree(top, self.class_names)
         if not self.has_splits:
-            train, test = split_off(torch.tensor(tree.labels), self.test_size, seed=0)
+            train, test = split_off(torch.tensor(tree.labels), self.test_size, seed=0, option="test_size")
             chosen = (train if split == "train" else test).tolist()
             tree = ClassTree([tree.paths[i] for i in chosen], [tree.labels[i] for i in chosen], tree.class_names)
-        made_from = fingerprint(tree.paths)
+        made_from = fingerprint(tree.paths, top)
         folder = self.root / ".prepared" / "x".join(map(str, self.stored_shape)) / split
         found = prepared.load(folder, made_from)
         if found is None:
@@ -90,9 +86,3 @@ class ImageFolderDataModule(ImageDataModule):
             found = Images(images, torch.tensor(tree.labels))
             prepared.save(folder, found, made_from)
         return found
-
-    def _size_of_first(self, tree: Path) -> tuple[int, int]:
-        paths = image_paths(tree)
-        if not paths:
-            raise InputError(f"{tree}: no images; expected {tree}/<class>/<image>")
-        return image_size(paths[0])

@@ -65,6 +65,7 @@ class InMemoryLoader:
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.position = 0  # batches of the running epoch already yielded
+        self._start = 0  # where the next iteration begins: beyond 0 only after `load_state_dict`
 
     @property
     def sampler(self) -> InMemoryLoader:
@@ -72,8 +73,9 @@ class InMemoryLoader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the draws of an epoch."""
-        self.epoch = epoch
+        """Choose the order and the draws of an epoch; another epoch than the current one begins at its start."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self._start = epoch, 0, 0
 
     def __len__(self) -> int:
         """Batches an epoch, of this process."""
@@ -83,8 +85,8 @@ class InMemoryLoader:
         return -(-mine // -(-self.batch_size // self.world_size))
 
     def __iter__(self) -> Iterator[StoredBatch]:
-        """The batches of the epoch from ``position`` on."""
-        start, self.position = self.position, 0
+        """The batches of the epoch, all of them or, once after `load_state_dict`, those that remain."""
+        start, self._start = self._start, 0
         if self.training:
             random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = self.subset[torch.randperm(len(self.subset), generator=random)]
@@ -113,3 +115,4 @@ class InMemoryLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where the checkpoint was taken."""
         self.epoch, self.position = state["epoch"], state["position"]
+        self._start = self.position

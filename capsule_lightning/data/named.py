@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from capsule_lightning.data import prepared
 from capsule_lightning.data.base import ImageDataModule, Split
-from capsule_lightning.data.image_files import class_tree, fingerprint, read_images
+from capsule_lightning.data.image_files import class_tree, fingerprint, image_paths, read_images
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
 
@@ -73,14 +72,15 @@ class NamedDataModule(ImageDataModule):
 
     def _tree_fingerprint(self, split: Split) -> str | None:
         folder = self._tree(split)
-        return fingerprint(class_tree(folder, self.class_names).paths) if folder.is_dir() else None
+        return fingerprint(image_paths(folder), folder) if folder.is_dir() else None
 
     def _find(self, split: Split, download: bool) -> Images | None:
         found = prepared.load(self._prepared(split), self._tree_fingerprint(split))
         if found is not None:
             return found
-        with suppress(RuntimeError, OSError):
-            return as_images(*self.read_original(split, download=False))
+        found = self._original(split)
+        if found is not None:
+            return found
         if self._tree(split).is_dir():
             return self._read_tree(split)
         if not download:
@@ -90,10 +90,21 @@ class NamedDataModule(ImageDataModule):
         except (RuntimeError, OSError) as error:
             raise InputError(self._missing(split, f"failed: {error}")) from error
 
+    def _original(self, split: Split) -> Images | None:
+        try:
+            return as_images(*self.read_original(split, download=False))
+        except (RuntimeError, OSError):
+            return None
+        except Exception as error:  # files cut short: AssertionError, ValueError, ... as the format has it
+            raise InputError(
+                f"{self.root.absolute()}: the original files of {self.name} cannot be read "
+                f"({type(error).__name__} {error}); replace or remove them"
+            ) from error
+
     def _read_tree(self, split: Split) -> Images:
         tree = class_tree(self._tree(split), self.class_names)
         images = Images(read_images(tree.paths, self.stored_shape), torch.tensor(tree.labels))
-        prepared.save(self._prepared(split), images, fingerprint(tree.paths))
+        prepared.save(self._prepared(split), images, self._tree_fingerprint(split))
         return images
 
     def _missing(self, split: Split, download: str = "is off: set --data.download true") -> str:

@@ -37,4 +37,4 @@ class DenseDecoder(Decoder):
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
         """See `Decoder.forward`."""
         logits: Tensor = self.layers(mask(poses, labels).flatten(1))
-        return picture(logits).unflatten(1, self.out_shape)
+        return picture(logits).reshape(-1, *self.out_shape)

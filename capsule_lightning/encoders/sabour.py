@@ -99,7 +99,8 @@ class SabourEncoder(Encoder):
         primary = self.primary
         weight = primary.weight if self.coupling == 1 else primary.weight * self.coupling
         maps = F.conv2d(self._pad(features, primary), weight, primary.bias, primary.stride)
-        poses = maps.unflatten(1, (self.num_types, self.dim)).movedim(2, -1).flatten(1, 3)  # (B, types * H * W, D)
+        poses = maps.reshape(-1, self.num_types, self.dim, *maps.shape[-2:])  # (B, types, D, H, W)
+        poses = poses.movedim(2, -1).flatten(1, 3)  # (B, types * H * W, D)
         return Capsules.from_vectors(squash(poses))
 
     def _pad(self, maps: Tensor, layer: nn.Conv2d) -> Tensor:

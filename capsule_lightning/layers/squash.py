@@ -28,5 +28,5 @@ def squash(s: Tensor, dim: int = -1) -> Tensor:
         >>> squash(torch.tensor([3.0, 4.0]))
         tensor([0.5769, 0.7692])
     """
-    length = torch.linalg.vector_norm(s, dim=dim, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(s, dim=dim, keepdim=True)
     return s * (length / (1 + length.square()))

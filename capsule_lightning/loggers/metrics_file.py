@@ -46,7 +46,7 @@ class MetricsFile(Logger):
         """There is one file a run."""
         return ""
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append the numbers of one step."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,6 @@ class MetricsFile(Logger):
             now = f"{time.time():.3f}"
             writer.writerows((now, step, name, float(value)) for name, value in metrics.items() if name != "epoch")
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: the resolved configuration lies beside the file."""

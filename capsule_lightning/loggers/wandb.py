@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class GuardedWandbLogger(WandbLogger):
         )
         self._wandb_init.pop("anonymous", None)  # has no effect any more, and W&B warns of it
         self._stay_offline = offline
-        self._timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+        self._init_timeout, self._finish_timeout = init_timeout, finish_timeout
         self._broken = False
 
     def place(self, folder: Path, experiment: str, run_id: str) -> None:
@@ -77,27 +78,33 @@ class GuardedWandbLogger(WandbLogger):
         self._wandb_init["group"] = self._wandb_init["group"] or experiment
 
     @property
-    def experiment(self) -> Run:
-        """The W&B run, begun at the first call on rank zero; offline where that is all that works."""
-        base: Callable[[WandbLogger], Run] = WandbLogger.experiment.fget
-        if rank_zero_only.rank != 0 or self._experiment is not None:
-            return base(self)
+    def experiment(self) -> Any:
+        """The W&B run, begun at the first call on rank zero; offline, or nothing at all, where that alone works."""
+        if getattr(rank_zero_only, "rank", 0) != 0 or self._experiment is not None:
+            return self._begin()
+        if self._broken:
+            return DummyLogger().experiment
         import wandb
 
-        folder = Path(self._wandb_init["dir"] or ".")
-        folder.mkdir(parents=True, exist_ok=True)  # else W&B writes to a temporary folder
-        self._wandb_init["settings"] = wandb.Settings(**self._timeouts)
-        if os.environ.get("WANDB_MODE") not in OFFLINE_MODES:
-            if self._stay_offline:
-                self._wandb_init["mode"] = "offline"
-            elif not wandb.login(prompt=False, verify=False):
-                self._go_offline("no API key is known here; `wandb login` stores one")
         try:
-            return base(self)
+            Path(self._wandb_init["dir"] or ".").mkdir(parents=True, exist_ok=True)  # else W&B takes a temporary folder
+            self._wandb_init["settings"] = wandb.Settings(
+                init_timeout=self._init_timeout, finish_timeout=self._finish_timeout
+            )
+            if os.environ.get("WANDB_MODE") not in OFFLINE_MODES:
+                if self._stay_offline:
+                    self._wandb_init["mode"] = "offline"
+                elif not wandb.login(prompt=False, verify=False):
+                    self._go_offline("no API key is known here; `wandb login` stores one")
+            return self._begin()
         except Exception as error:  # no network, a refused key, a server that fails or never answers
             wandb.teardown()  # else the same run id is "in use"
             self._go_offline(str(error).splitlines()[0][:160] if str(error) else type(error).__name__)
-        return base(self)
+        return self._guarded(self._begin) or DummyLogger().experiment
+
+    def _begin(self) -> Run:
+        run: Run = super().experiment
+        return run
 
     def _go_offline(self, why: str) -> None:
         self._wandb_init["mode"] = "offline"
@@ -113,22 +120,22 @@ class GuardedWandbLogger(WandbLogger):
             rank_zero_warn(f"W&B stopped working ({type(error).__name__}: {error}); training goes on without it")
             return None
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """See `WandbLogger.log_metrics`; images and tables go through it too."""
         self._guarded(super().log_metrics, metrics, step)
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """See `WandbLogger.log_hyperparams`."""
         self._guarded(super().log_hyperparams, params)
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         """See `WandbLogger.log_image`."""
         self._guarded(super().log_image, key, images, step, **kwargs)
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
         """See `WandbLogger.log_table`."""
         self._guarded(super().log_table, key, *args, **kwargs)
@@ -137,12 +144,12 @@ class GuardedWandbLogger(WandbLogger):
         """See `WandbLogger.after_save_checkpoint`."""
         self._guarded(super().after_save_checkpoint, checkpoint_callback)
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """See `WandbLogger.finalize`."""
         self._guarded(super().finalize, status)
 
-    @rank_zero_only  # type: ignore[untyped-decorator]
+    @rank_zero_only
     def finish(self) -> None:
         """End the W&B run, in ``finish_timeout`` seconds at most."""
         if self._experiment is not None:

@@ -47,7 +47,7 @@ def margin_loss(
         >>> margin_loss(torch.zeros(1, 10), torch.tensor([3]))
         tensor(0.8100)
     """
-    if targets.ndim == lengths.ndim - 1:
+    if targets.shape == lengths.shape[:-1]:
         present = F.one_hot(targets.long(), lengths.shape[-1]).to(lengths.dtype)
     elif targets.shape == lengths.shape:
         present = targets.to(lengths.dtype)

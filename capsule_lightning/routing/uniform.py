@@ -32,5 +32,6 @@ class UniformRouting(Routing):
 
     def couplings(self, capsules: Capsules) -> Tensor:
         """``1 / J`` everywhere."""
-        shape = (*capsules.poses.shape[:-1], self.num_out)
-        return torch.full(shape, 1 / self.num_out, device=capsules.poses.device)
+        poses = capsules.poses
+        dtype = torch.promote_types(poses.dtype, torch.float32)
+        return torch.full((*poses.shape[:-1], self.num_out), 1 / self.num_out, dtype=dtype, device=poses.device)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from math import ceil
 
 import lightning as L
+import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 
 from capsule_lightning.errors import InputError
-from capsule_lightning.schedules import Schedule
+from capsule_lightning.schedules import ExponentialDecay, Schedule
 
 ScheduleCallable = Callable[[Optimizer, int], Schedule]
 
@@ -33,8 +34,8 @@ class Task(L.LightningModule, ABC):
         self,
         in_shape: tuple[int, ...],
         num_classes: int,
-        optimizer: OptimizerCallable,
-        lr_scheduler: ScheduleCallable | None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: ScheduleCallable | None = ExponentialDecay,
     ) -> None:
         super().__init__()
         self.in_shape, self.num_classes = tuple(in_shape), num_classes

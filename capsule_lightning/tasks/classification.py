@@ -5,8 +5,8 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -42,6 +42,27 @@ class Prediction(NamedTuple):
     errors: Tensor | None
 
 
+class StageMetrics(nn.Module):
+    """Accuracy and mean losses of a stage; each image counts once, on any number of processes.
+
+    Args:
+        num_classes: number of classes, J.
+        parts: names of the losses.
+    """
+
+    def __init__(self, num_classes: int, parts: Sequence[str]) -> None:
+        super().__init__()
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.losses = nn.ModuleDict({part: MeanMetric() for part in parts})
+
+    def update(self, classes: Tensor, labels: Tensor, parts: dict[str, Tensor]) -> None:
+        """Count predicted ``classes (B)`` against ``labels (B)``, and batch means of the losses."""
+        self.accuracy.update(classes, labels)
+        for part, value in parts.items():
+            mean: MeanMetric = self.losses[part]  # type: ignore[assignment]
+            mean.update(value, weight=len(labels))
+
+
 class ClassificationTask(Task):
     """Classify and reconstruct.
 
@@ -75,9 +96,8 @@ class ClassificationTask(Task):
         self.net = net(self.in_shape, num_classes)
         self.loss = loss()
         self.reconstruction_weight = reconstruction_weight
-        self.accuracy = nn.ModuleDict({s: MulticlassAccuracy(num_classes, average="micro") for s in ("val", "test")})
         parts = ("loss",) if self.net.decoder is None else ("loss", "class_loss", "reconstruction_loss")
-        self.means = nn.ModuleDict({s: nn.ModuleDict({p: MeanMetric() for p in parts}) for s in ("val", "test")})
+        self.val_metrics, self.test_metrics = StageMetrics(num_classes, parts), StageMetrics(num_classes, parts)
         self.confusion = MulticlassConfusionMatrix(num_classes)
 
     def forward(self, images: Tensor) -> Capsules:
@@ -95,11 +115,11 @@ class ClassificationTask(Task):
         self.log_dict({f"train/{k}": v for k, v in parts.items() if k != "loss"}, sync_dist=True)
         return parts["loss"]
 
-    def validation_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:  # type: ignore[override]
         """Metrics of a validation batch."""
         return self.evaluate(batch, "val")
 
-    def test_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:
+    def test_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:  # type: ignore[override]
         """Metrics of a test batch."""
         prediction = self.evaluate(batch, "test")
         self.confusion.update(prediction.classes, batch.labels)
@@ -131,18 +151,20 @@ class ClassificationTask(Task):
             "reconstruction_loss": reconstruction,
         }
 
-    def evaluate(self, batch: ImageBatch, stage: str) -> Prediction:
-        """Predict a batch and update the metrics of a stage; each image counts once, on any number of processes."""
+    def evaluate(self, batch: ImageBatch, stage: Literal["val", "test"]) -> Prediction:
+        """Predict a batch and update the metrics of a stage."""
         prediction, capsules = self.predict(batch)
-        accuracy = self.accuracy[stage]
-        accuracy.update(prediction.classes, batch.labels)
-        self.log(f"{stage}/accuracy", accuracy, prog_bar=True, on_step=False, on_epoch=True)
+        metrics = self.val_metrics if stage == "val" else self.test_metrics
         parts = self.losses(capsules, batch.labels, prediction.reconstructions, batch.pictures)
-        means = self.means[stage]
-        for name, value in parts.items():
-            means[name].update(value, weight=len(batch.labels))
-            self.log(f"{stage}/{name}", means[name], on_step=False, on_epoch=True)
+        metrics.update(prediction.classes, batch.labels, parts)
+        self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True, on_step=False, on_epoch=True)
+        for part, mean in metrics.losses.items():
+            self.log(f"{stage}/{part}", mean, on_step=False, on_epoch=True)  # type: ignore[arg-type]
         return prediction
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to count anew."""
+        self.confusion.reset()
 
     def on_test_epoch_end(self) -> None:
         """The accuracy of each class, from the confusion matrix."""
