@@ -248,9 +248,9 @@ def option(words: list[str], name: str) -> str | None:
         >>> option(["--a=1", "--b", "2"], "--b")
         '2'
     """
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for number, word in enumerate(words):
         if word == name:
-            return following
+            return words[number + 1] if number + 1 < len(words) else None
         if word.startswith(f"{name}="):
             return word.split("=", 1)[1]
     return None

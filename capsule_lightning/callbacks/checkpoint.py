@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -40,3 +41,10 @@ class RunCheckpoint(ModelCheckpoint):
         if stage == "fit" and getattr(getattr(trainer, "datamodule", None), "val_size", None) == 0:
             self.monitor, self.save_top_k = None, 0
         super().setup(trainer, pl_module, stage)
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        """Whether a state is kept; of equally good ones the latest is."""
+        worst = self.best_k_models.get(self.kth_best_model_path)
+        return (current is not None and worst is not None and bool(current == worst)) or super().check_monitor_top_k(
+            trainer, current
+        )

@@ -17,7 +17,9 @@ Row = tuple[Tensor, Tensor, int, int, float]
 
 
 class ReconstructionFigures(L.Callback):
-    """After each validation, test and prediction: the first images and their reconstructions, and the wrong ones.
+    """After validation, test and prediction: the first images and their reconstructions, and the wrong ones.
+
+    In training they are drawn after epochs 1, 2, 4, 8, ... and the last: often while much changes, and never at a cost.
 
     Args:
         count: images in each of the two figures.
@@ -89,8 +91,12 @@ class ReconstructionFigures(L.Callback):
         self._collect(outputs, batch)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw them."""
-        self._publish(trainer, "val")
+        """Draw them, in training only now and then."""
+        epochs = trainer.current_epoch + 1
+        if trainer.validating or epochs.bit_count() == 1 or epochs == trainer.max_epochs:
+            self._publish(trainer, "val")
+        else:
+            self._first, self._wrong = [], []
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw them."""

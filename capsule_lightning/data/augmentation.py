@@ -63,14 +63,11 @@ class Shift(Augmentation):
 
     def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """See `Augmentation.out_shape`."""
-        if self.pixels >= min(shape[1:]):
-            raise InputError(f"Shift: pixels={self.pixels} moves images of {shape[1]}x{shape[2]} out of sight")
-        return shape
+        return _in_sight(f"Shift: pixels={self.pixels}", self.pixels, shape)
 
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """See `Augmentation.train`; the draws are the rows and columns of the shift."""
-        padded = F.pad(images, (self.pixels,) * 4)
-        return crop(padded, images.shape[-2:], draws[:, 0], draws[:, 1])
+        return shift(images, self.pixels, draws[:, 0], draws[:, 1])
 
 
 class PaddedCrop(Augmentation):
@@ -86,15 +83,17 @@ class PaddedCrop(Augmentation):
     num_draws = 3
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
-        self.shift, self.flip = Shift(padding), flip
+        if padding < 0:
+            raise InputError(f"PaddedCrop: padding={padding}: expected 0 or more")
+        self.padding, self.flip = padding, flip
 
     def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """See `Augmentation.out_shape`."""
-        return self.shift.out_shape(shape)
+        return _in_sight(f"PaddedCrop: padding={self.padding}", self.padding, shape)
 
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """See `Augmentation.train`; the third draw decides on the mirror."""
-        images = self.shift.train(images, draws)
+        images = shift(images, self.padding, draws[:, 0], draws[:, 1])
         return mirror(images, draws[:, 2]) if self.flip else images
 
 
@@ -143,6 +142,11 @@ class RandomPatch(Augmentation):
         return images[..., top : top + self.size, left : left + self.size]
 
 
+def shift(images: Tensor, pixels: int, row: Tensor, column: Tensor) -> Tensor:
+    """Move each image ``(B, C, H, W)`` by up to ``pixels``, zeros moving in, as draws ``(B)`` in [0, 1) say."""
+    return crop(F.pad(images, (pixels,) * 4), images.shape[-2:], row, column)
+
+
 def crop(images: Tensor, size: tuple[int, int] | torch.Size, row: Tensor, column: Tensor) -> Tensor:
     """Cut a window of ``size`` from each image, at places drawn uniformly from all that fit.
 
@@ -175,3 +179,9 @@ def standardise(images: Tensor) -> Tensor:
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     deviation = images.std(dim=(1, 2, 3), keepdim=True, correction=0)
     return (images - mean) / deviation.clamp_min(floor)
+
+
+def _in_sight(option: str, pixels: int, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if pixels >= min(shape[1:]):
+        raise InputError(f"{option} moves images of {shape[1]}x{shape[2]} out of sight")
+    return shape

@@ -95,7 +95,7 @@ class ImageDataModule(L.LightningDataModule):
             raise InputError(f"val_size={val_size}: expected 0, a fraction below 1 or a number of images")
         self.root = Path(root or os.environ.get(ROOT_VARIABLE) or "data").expanduser()
         self.batch_size, self.val_size, self.seed = batch_size, val_size, seed
-        self.augmentation = self.usual_augmentation() if augmentation is None else augmentation()
+        self.augmentation = type(self).usual_augmentation() if augmentation is None else augmentation()
         self.normalisation = self.usual_normalisation if normalisation is None else normalisation
         self.download, self.predict_path, self.fake = download, images, fake
         self.predict_files: list[Path] = []

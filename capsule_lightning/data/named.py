@@ -42,15 +42,11 @@ class NamedDataModule(ImageDataModule):
         """Download, or decode a tree of class folders once; called by one process of each machine."""
         if not self.fake:
             for split in ("train", "test"):
-                if self._find(split, download=self.download) is None:
-                    raise InputError(self._missing(split))
+                self._find(split, self.download)
 
     def load(self, split: Split) -> Images:
         """See `ImageDataModule.load`."""
-        found = self._find(split, download=False)
-        if found is None:
-            raise InputError(self._missing(split))
-        return found
+        return self._find(split, download=False)
 
     def write_prepared(self) -> Path:
         """Store the decoded images for memory-mapped use, and say where.
@@ -74,32 +70,32 @@ class NamedDataModule(ImageDataModule):
         folder = self._tree(split)
         return fingerprint(image_paths(folder), folder) if folder.is_dir() else None
 
-    def _find(self, split: Split, download: bool) -> Images | None:
+    def _find(self, split: Split, download: bool) -> Images:
         found = prepared.load(self._prepared(split), self._tree_fingerprint(split))
         if found is not None:
             return found
-        found = self._original(split)
-        if found is not None:
-            return found
-        if self._tree(split).is_dir():
-            return self._read_tree(split)
-        if not download:
-            return None
-        try:
-            return as_images(*self.read_original(split, download=True))
-        except (RuntimeError, OSError) as error:
-            raise InputError(self._missing(split, f"failed: {error}")) from error
-
-    def _original(self, split: Split) -> Images | None:
         try:
             return as_images(*self.read_original(split, download=False))
-        except (RuntimeError, OSError):
-            return None
-        except Exception as error:  # files cut short: AssertionError, ValueError, ... as the format has it
-            raise InputError(
-                f"{self.root.absolute()}: the original files of {self.name} cannot be read "
-                f"({type(error).__name__} {error}); replace or remove them"
-            ) from error
+        except Exception as error:  # RuntimeError where there are none, anything where they are cut short
+            original = _reason(error)
+        if self._tree(split).is_dir():
+            return self._read_tree(split)
+        failure = "comes with prepare_data" if self.download else "is off: set --data.download true"
+        cause: Exception | None = None
+        if download:
+            try:
+                return as_images(*self.read_original(split, download=True))
+            except Exception as error:  # as above, and whatever a connection fails with
+                failure, cause = f"failed: {_reason(error)}", error
+        raise InputError(
+            f"the {split} images of {self.name} were not found. Looked for:\n"
+            f"  1. a prepared file    {self._prepared(split)}\n"
+            f"  2. the original files {self.root.absolute()}: {original}\n"
+            f"  3. class folders      {self._tree(split)}/<class>/*\n"
+            f"  4. a download         {failure}\n"
+            "Set --data.root (or the environment variable CAPSULE_LIGHTNING_DATA) to where the data are, or train on "
+            "the embedded digits: --config digits.yaml"
+        ) from cause
 
     def _read_tree(self, split: Split) -> Images:
         tree = class_tree(self._tree(split), self.class_names)
@@ -107,20 +103,14 @@ class NamedDataModule(ImageDataModule):
         prepared.save(self._prepared(split), images, self._tree_fingerprint(split))
         return images
 
-    def _missing(self, split: Split, download: str = "is off: set --data.download true") -> str:
-        return (
-            f"the {split} images of {self.name} were not found. Looked for:\n"
-            f"  1. a prepared file    {self._prepared(split)}\n"
-            f"  2. the original files {self.root.absolute()}\n"
-            f"  3. class folders      {self._tree(split)}/<class>/*\n"
-            f"  4. a download         {download}\n"
-            "Set --data.root (or the environment variable CAPSULE_LIGHTNING_DATA) to where the data are, or train on "
-            "the embedded digits: --config digits.yaml"
-        )
-
 
 def as_images(images: ArrayLike, labels: ArrayLike) -> Images:
     """Channels first, whatever torchvision keeps them as."""
     pixels = torch.as_tensor(images)
     pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.movedim(-1, 1).contiguous()
     return Images(pixels, torch.as_tensor(labels, dtype=torch.int64))
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of a message, or the kind of error where it has none."""
+    return str(error).split(". ")[0] or type(error).__name__

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 COLUMNS = 10
+ROW = 2.6  # height of input, reconstruction and their words, in images
 WRONG = "#b2182b"
 
 
@@ -35,29 +36,35 @@ def reconstruction_figure(
     """
     count = len(pictures)
     rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
-    figure = Figure(figsize=(max(1.15 * columns, 4.0) + 0.9, 2.95 * rows + 0.75), layout="constrained")
-    figure.suptitle(title, fontsize=12)
-    axes = figure.subplots(2 * rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.set_visible(False)
+    width, height = 1.15 * max(columns, 4) + 0.4, 1.15 * ROW * rows + 0.5
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, fontsize=12, y=1 - 0.12 / height, va="top")
+    axis = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.45 / height))
+    axis.set_axis_off()
     for n in range(count):
         row, column = divmod(n, COLUMNS)
-        above, below = axes[2 * row, column], axes[2 * row + 1, column]
-        for axis, image in ((above, pictures[n]), (below, reconstructions[n])):
-            axis.set_visible(True)
-            axis.imshow(_for_imshow(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        top = ROW * row
+        for image, y in ((pictures[n], top), (reconstructions[n], top + 1.04)):
+            axis.imshow(
+                _for_imshow(image),
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+                extent=(column + 0.02, column + 0.98, y + 0.98, y + 0.02),
+            )
         wrong = labels[n] is not None and labels[n] != predictions[n]
-        above.set_title("" if labels[n] is None else f"label {labels[n]}", fontsize=9)
-        below.set_xlabel(
-            f"{predictions[n]}  ({confidences[n]:.2f})",
-            fontsize=9,
-            color=WRONG if wrong else "black",
-            fontweight="bold" if wrong else "normal",
-        )
+        colour, weight = (WRONG, "bold") if wrong else ("black", "normal")
+        centre = {"ha": "center", "fontsize": 9}
+        if labels[n] is not None:
+            axis.text(column + 0.5, top - 0.03, f"label {labels[n]}", va="bottom", **centre)
+        below = f"{predictions[n]} ({confidences[n]:.2f})"
+        axis.text(column + 0.5, top + 2.07, below, va="top", color=colour, fontweight=weight, **centre)
         if column == 0:
-            above.set_ylabel("input", fontsize=9)
-            below.set_ylabel("reconstruction", fontsize=9)
+            for word, y in (("input", top + 0.5), ("reconstruction", top + 1.54)):
+                axis.text(-0.05, y, word, ha="right", va="center", rotation=90, fontsize=9)
+    # imshow has fitted the limits to its last image
+    axis.set(xlim=(-0.25, columns + 0.1), ylim=(ROW * rows - 0.2, -0.25), aspect="equal")
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Callable
 from math import ceil
+from typing import Any
 
 import lightning as L
 import torch
@@ -48,6 +49,21 @@ class Task(L.LightningModule, ABC):
             return optimizer
         schedule = self.make_lr_scheduler(optimizer, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another network, naming the first difference.
+
+        Raises:
+            InputError: names or shapes differ.
+        """
+        mine, theirs = self.state_dict(), checkpoint["state_dict"]
+        for name in (*mine, *theirs):
+            here, there = (tuple(s[name].shape) if name in s else None for s in (mine, theirs))
+            if here != there:
+                raise InputError(
+                    f"the checkpoint is of another network: {name} has shape {there or 'none'} in the checkpoint and "
+                    f"{here or 'none'} in this network; give the configuration that the checkpoint was trained with"
+                )
 
     def total_steps(self) -> int:
         """Training steps of the whole run.

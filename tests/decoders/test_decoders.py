@@ -104,9 +104,11 @@ def test_dense_decoder_reads_the_masked_capsules_in_order(poses, labels):
 
 
 def test_conv_decoder_shows_the_centre_of_the_larger_picture(poses, labels):
-    small, large = (ConvDecoder(CLASSES, DIM, (3, *size), channels=(4, 2, 2)) for size in ((37, 29), (40, 32)))
+    small, large = (ConvDecoder(CLASSES, DIM, (3, *size), channels=(8, 8, 8)) for size in ((37, 29), (40, 32)))
     large.load_state_dict(small.state_dict())
-    assert_close(small(poses, labels), large(poses, labels)[..., 1:38, 1:30])
+    pictures = large(poses * 10, labels)
+    assert not torch.allclose(pictures[..., 1:38, 1:30], pictures[..., :37, :29])
+    assert_close(small(poses * 10, labels), pictures[..., 1:38, 1:30])
 
 
 def test_conv_decoder_without_channels_is_refused():

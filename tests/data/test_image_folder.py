@@ -1,0 +1,182 @@
+"""Folders of anybody's images: both layouts, shapes and classes that follow them, and every fault named."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from capsule_lightning.data import image_folder
+from capsule_lightning.data.augmentation import NoAugmentation
+from capsule_lightning.data.image_folder import ImageFolderDataModule
+from capsule_lightning.errors import InputError
+
+CLASSES = ["cat", "dog", "emu"]
+
+
+@pytest.fixture
+def one_tree(tmp_path, write_tree):
+    """Ten images of each class, in one folder."""
+    write_tree(tmp_path, CLASSES, count=10, shape=(6, 7, 3))
+    return tmp_path
+
+
+@pytest.fixture
+def two_trees(tmp_path, write_tree):
+    """Four training and two test images of each class, in two folders."""
+    pixels = [write_tree(tmp_path / s, CLASSES, count=n, shape=(6, 7, 3)) for s, n in (("train", 4), ("test", 2))]
+    return tmp_path, pixels
+
+
+def make(root, **options):
+    return ImageFolderDataModule(str(root), augmentation=NoAugmentation, **options)
+
+
+def rows(images):
+    return {tuple(image.flatten().tolist()) for image in images}
+
+
+def test_shapes_and_classes_follow_the_images(one_tree):
+    data = make(one_tree)
+    assert data.in_shape == (3, 6, 7)
+    assert data.class_names == CLASSES
+    assert data.num_classes == 3
+
+
+def test_train_and_test_folders_are_read_as_they_are(two_trees):
+    root, pixels = two_trees
+    for split, expected in zip(("train", "test"), pixels, strict=True):
+        stored = make(root).load(split)
+        np.testing.assert_array_equal(stored.images.movedim(1, -1).numpy(), expected)
+        assert stored.labels.tolist() == sorted([0, 1, 2] * (len(expected) // 3))
+
+
+@pytest.mark.parametrize(("test_size", "count"), [(0.2, 6), (9, 9)])
+def test_one_folder_is_split_by_class_the_same_for_every_seed(one_tree, test_size, count):
+    train, test = (make(one_tree, test_size=test_size).load(split) for split in ("train", "test"))
+    assert test.labels.bincount().tolist() == [count // 3] * 3
+    assert train.labels.bincount().tolist() == [10 - count // 3] * 3
+    assert len(rows(train.images) | rows(test.images)) == 30
+    assert_close(make(one_tree, test_size=test_size, seed=5).load("test").images, test.images)
+
+
+def test_labels_stay_with_their_images(tmp_path, write_tree):
+    for shade, name in enumerate(CLASSES):
+        write_tree(tmp_path, [name], count=5, shape=(8, 8), value=shade)
+    for split in ("train", "test"):
+        stored = make(tmp_path, channels=1).load(split)
+        assert_close(stored.images[:, 0, 0, 0].long(), stored.labels)
+
+
+def test_one_channel_is_grey(one_tree):
+    data = make(one_tree, channels=1)
+    assert data.in_shape == (1, 6, 7)
+    assert data.load("train").images.shape == (24, 1, 6, 7)
+
+
+def test_image_size_scales_mixed_sizes(one_tree, write_image):
+    write_image(one_tree / "dog" / "large.png", (20, 30, 3))
+    data = make(one_tree, image_size=(5, 4), val_size=0)
+    data.setup("fit")
+    assert data.in_shape == (3, 5, 4)
+    assert data.load("train").images.shape == (25, 3, 5, 4)
+
+
+def test_mixed_sizes_are_refused_without_image_size(one_tree, write_image):
+    write_image(one_tree / "dog" / "large.png", (20, 30, 3))
+    with pytest.raises(InputError, match=r"large\.png: 20x30 pixels; expected 6x7 .*--data\.image_size"):
+        make(one_tree).prepare_data()
+
+
+def test_channel_statistics_are_those_of_the_training_images(one_tree):
+    data = make(one_tree, batch_size=24, val_size=0)
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    images = data.on_after_batch_transfer(batch, 0).images
+    assert_close(images.mean(dim=(0, 2, 3)), torch.zeros(3), rtol=0, atol=1e-5)
+    assert_close(images.std(dim=(0, 2, 3), correction=0), torch.ones(3), rtol=0, atol=1e-5)
+
+
+def test_files_are_decoded_once_until_one_changes(one_tree, monkeypatch, write_image):
+    read, calls = image_folder.read_images, []
+    monkeypatch.setattr(image_folder, "read_images", lambda *args, **kwargs: calls.append(args) or read(*args, **kwargs))
+    for _ in range(2):
+        make(one_tree).prepare_data()
+    assert len(calls) == 2  # train and test
+    for number in range(10):
+        write_image(one_tree / "cat" / f"{number}.png", np.zeros((6, 7, 3), dtype=np.uint8))
+    stored = make(one_tree).load("train")
+    assert len(calls) == 3
+    assert stored.images[stored.labels == 0].max() == 0
+    make(one_tree, channels=1).load("train")
+    assert len(calls) == 4
+
+
+def test_a_root_that_cannot_be_written_is_read(one_tree):
+    (one_tree / ".prepared").touch()  # in the way of the folder, which stops even the superuser
+    assert len(make(one_tree).load("train").labels) == 24
+
+
+def test_an_empty_class_folder_is_named(one_tree):
+    (one_tree / "fox").mkdir()
+    with pytest.raises(InputError, match="/fox: the class folder is empty"):
+        make(one_tree)
+
+
+@pytest.mark.parametrize("missing", ["train/cat", "test/cat"])
+def test_train_and_test_must_have_the_same_classes(two_trees, missing):
+    root, _ = two_trees
+    shutil.rmtree(root / missing)
+    with pytest.raises(InputError, match="differing: cat"):
+        make(root).prepare_data()
+
+
+def test_an_unreadable_image_is_named(one_tree):
+    (one_tree / "emu" / "3.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"emu/3\.png: cannot be read as an image"):
+        make(one_tree).prepare_data()
+
+
+def test_a_missing_root_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere: no such folder; set --data\.root"):
+        make(tmp_path / "nowhere")
+
+
+def test_a_missing_test_folder_is_named(two_trees):
+    root, _ = two_trees
+    shutil.rmtree(root / "test")
+    with pytest.raises(InputError, match="/test: no such folder; expected it beside .*/train"):
+        make(root)
+
+
+@pytest.mark.parametrize("image_size", [None, (8, 8)])
+def test_a_root_without_class_folders_is_named(tmp_path, write_image, image_size):
+    write_image(tmp_path / "a.png", (8, 8))
+    with pytest.raises(InputError, match="no class folders; expected .*/<class>/<image>"):
+        make(tmp_path, image_size=image_size)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"channels": 2}, "channels=2: expected 1"),
+        ({"image_size": (0, 8)}, r"image_size=\(0, 8\): expected at least 1"),
+        ({"test_size": 0}, "test_size=0: expected a fraction"),
+        ({"test_size": -0.1}, "test_size=-0.1: expected a fraction"),
+        ({"test_size": 2}, r"cannot split 2 of 30 .*change --data\.test_size"),
+        ({"test_size": 30}, r"cannot split 30 of 30 .*change --data\.test_size"),
+    ],
+)
+def test_bad_values_are_refused(one_tree, options, named):
+    with pytest.raises(InputError, match=named):
+        make(one_tree, **options).prepare_data()
+
+
+def test_predicts_after_channel_normalisation_without_a_test_run(one_tree, tmp_path_factory, write_image):
+    folder = tmp_path_factory.mktemp("new")
+    write_image(folder / "a.png", (9, 9))
+    data = make(one_tree, images=str(folder))
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert data.on_after_batch_transfer(batch, 0).images.shape == (1, 3, 6, 7)

@@ -1,0 +1,199 @@
+"""The loader: the same batches on any number of processes, every image once, continuation in mid-epoch."""
+
+from collections import Counter
+
+import lightning as L
+import pytest
+import torch
+from torch.testing import assert_close
+
+from capsule_lightning.data.digits import DigitsDataModule
+from capsule_lightning.data.loader import InMemoryLoader
+
+IMAGES = torch.arange(103, dtype=torch.uint8).view(-1, 1, 1, 1)
+LABELS = 1000 + torch.arange(103)
+
+
+def make(subset=103, batch_size=12, training=True, **options):
+    subset = torch.arange(subset) if isinstance(subset, int) else subset
+    return InMemoryLoader(IMAGES, LABELS, subset, batch_size, training=training, num_draws=2, **options)
+
+
+def order(batches):
+    return [batch.indices.tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_images_and_labels_are_those_of_the_indices(training):
+    for batch in make(training=training):
+        assert_close(batch.images.flatten().long(), batch.indices)
+        assert_close(batch.labels, 1000 + batch.indices)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_processes_share_the_batches_of_one_process(world_size):
+    shares = [make(rank=rank, world_size=world_size) for rank in range(world_size)]
+    for whole, *parts in zip(make(), *shares, strict=True):
+        assert [len(part.labels) for part in parts] == [12 // world_size] * world_size
+        indices, draws = (torch.cat(x) for x in zip(*((part.indices, part.draws) for part in parts), strict=True))
+        by_index, as_drawn = indices.argsort(), whole.indices.argsort()
+        assert_close(indices[by_index], whole.indices[as_drawn])
+        assert_close(draws[by_index], whole.draws[as_drawn], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_training_drops_the_incomplete_batch_and_repeats_nothing(world_size):
+    subset = torch.arange(0, 100, 2)
+    shares = [make(subset, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert [len(share) for share in shares] == [4] * world_size
+    seen = [index for share in shares for batch in order(share) for index in batch]
+    assert len(seen) == len(set(seen)) == 48
+    assert set(seen) < set(subset.tolist())
+
+
+def test_dropped_images_come_in_other_epochs():
+    loader, seen = make(14), set()
+    for epoch in range(20):
+        loader.set_epoch(epoch)
+        seen.update(index for batch in order(loader) for index in batch)
+    assert seen == set(range(14))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 7, 12, 25, 48])
+def test_evaluation_counts_each_image_once(count, world_size):
+    seen = Counter()
+    for rank in range(world_size):
+        loader = make(torch.arange(50, 50 + count), training=False, rank=rank, world_size=world_size)
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert all(batch.draws is None and 0 < len(batch.labels) <= -(-12 // world_size) for batch in batches)
+        seen.update(index for batch in order(batches) for index in batch)
+    assert seen == Counter(range(50, 50 + count))
+
+
+def test_evaluation_keeps_the_order_in_every_epoch():
+    loader = make(25, training=False)
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        assert [index for batch in order(loader) for index in batch] == list(range(25))
+
+
+def test_order_and_draws_follow_seed_and_epoch():
+    def epoch(seed, number):
+        loader = make(seed=seed)
+        loader.set_epoch(number)
+        return order(loader), torch.cat([batch.draws for batch in loader]).tolist()
+
+    keys = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    first, second = ([epoch(*key) for key in keys] for _ in range(2))
+    assert first == second
+    for what in zip(*first, strict=True):
+        assert all(a != b for i, a in enumerate(what) for b in what[:i])
+
+
+def test_draws_are_uniform_and_independent_of_each_other():
+    count = 20_000
+    images = torch.zeros(count, 1, 1, 1, dtype=torch.uint8)
+    loader = InMemoryLoader(images, LABELS, torch.zeros(count).long(), 1000, training=True, num_draws=2)
+    draws = torch.cat([batch.draws for batch in loader])
+    assert draws.shape == (count, 2)
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    cells = torch.bincount((draws * 5).long() @ torch.tensor([5, 1]), minlength=25)
+    assert (cells - count / 25).abs().max() < 5 * (count / 25 * 24 / 25) ** 0.5  # five standard deviations
+
+
+@pytest.mark.parametrize("done", range(9))
+def test_continues_with_the_remaining_batches(done):
+    interrupted, whole = make(), make()
+    for loader in (interrupted, whole):
+        loader.set_epoch(3)
+    batches = iter(interrupted)
+    for _ in range(done):
+        next(batches)
+
+    resumed = make()
+    resumed.load_state_dict(interrupted.state_dict())
+    resumed.set_epoch(3)  # as the trainer does after it restored the state
+    remaining = list(whole)[done % len(whole) :]
+    for expected, batch in zip(remaining, resumed, strict=True):
+        assert_close(batch.indices, expected.indices)
+        assert_close(batch.draws, expected.draws, rtol=0, atol=0)
+    assert order(resumed) == order(whole)  # the rest only once
+
+
+def test_continues_on_another_number_of_processes():
+    interrupted = make()
+    next(iter(interrupted))
+    shares = [make(rank=rank, world_size=2) for rank in range(2)]
+    for share in shares:
+        share.load_state_dict(interrupted.state_dict())
+    parts = zip(*map(order, shares), strict=True)
+    assert [sorted(a + b) for a, b in parts] == [sorted(batch) for batch in order(make())[1:]]
+
+
+def test_position_counts_batches_and_is_zero_after_the_epoch():
+    loader = make()
+    assert [loader.state_dict()["position"] for _ in loader] == [1, 2, 3, 4, 5, 6, 7, 0]
+    assert loader.state_dict() == {"epoch": 0, "position": 0}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_iteration_left_early_does_not_shorten_the_next(training):
+    loader, whole = make(training=training), order(make(training=training))
+    next(iter(loader))
+    assert order(loader) == whole
+
+
+def test_the_next_epoch_begins_at_its_start():
+    loader, next_epoch = make(), make()
+    loader.load_state_dict({"epoch": 0, "position": 5})
+    for each in (loader, next_epoch):
+        each.set_epoch(1)
+    assert loader.state_dict() == {"epoch": 1, "position": 0}
+    assert order(loader) == order(next_epoch)
+
+
+class Recorder(L.LightningModule):
+    """Notes which images it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.trained, self.validated = [], []
+
+    def training_step(self, batch, batch_idx):
+        self.trained.append((batch.indices.tolist(), batch.images.sum().item()))
+        return self.weight * 0
+
+    def validation_step(self, batch, batch_idx):
+        if not self.trainer.sanity_checking:
+            self.validated += batch.indices.tolist()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder, checkpoint=None, **options):
+    module = Recorder()
+    callbacks = [L.pytorch.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = L.Trainer(callbacks=callbacks, **quiet, **options)
+    data = DigitsDataModule(batch_size=64, val_size=200, fake=True)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")  # of the trainer: few workers, checkpoint folder not empty
+@pytest.mark.parametrize("limit", [1.0, 2])
+def test_trainer_resumed_anywhere_goes_on_as_if_uninterrupted(tmp_path, limit):
+    options = {"max_epochs": 3, "limit_train_batches": limit}
+    whole = fit(tmp_path / "whole", **options)
+    steps = 3 * (2 if limit == 2 else 3)
+    assert len(whole.trained) == steps
+    assert Counter(whole.validated) == dict.fromkeys(set(whole.validated), 3)
+    assert len(set(whole.validated)) == 200
+    for step in range(1, steps):
+        resumed = fit(tmp_path / "resumed", tmp_path / "whole" / f"step={step}.ckpt", **options)
+        assert resumed.trained == whole.trained[step:]
