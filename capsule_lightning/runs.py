@@ -44,6 +44,25 @@ def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
     return None
 
 
+def require_checkpoint(path: str | Path) -> None:
+    """Refuse a file that is not there, is torn or is no checkpoint of a task.
+
+    Raises:
+        InputError: with the reason.
+    """
+    import torch
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint; expected a file like runs/.../checkpoints/last.ckpt")
+    try:
+        found = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # whatever unpickling meets in a file that is no checkpoint
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: cannot be read as a checkpoint ({reason[0]}); take another one") from error
+    if not isinstance(found, dict) or "state_dict" not in found:
+        raise InputError(f"{path}: holds no network; expected a checkpoint that `fit` has written")
+
+
 def require_writable(folder: Path) -> None:
     """Try to make a folder and to write to it; nothing is left behind.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import cos, pi
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -32,6 +33,10 @@ class Schedule(LRScheduler, ABC):
         """Learning rates of the current step."""
         return [lr * self.factor(self.last_epoch, float(lr)) for lr in self.base_lrs]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule is; its shape and the run's length come from the configuration, also of a resumed run."""
+        return {name: self.__dict__[name] for name in ("last_epoch", "_step_count", "_last_lr")}
+
 
 class ExponentialDecay(Schedule):
     """``lr * decay ^ (step / steps)``, not below ``floor``: the paper's "exponentially decaying learning rate".
@@ -57,11 +62,12 @@ class ExponentialDecay(Schedule):
 
     def factor(self, step: int, base_lr: float) -> float:
         """See `Schedule.factor`."""
-        return max(float(self.decay ** (step / self.steps)), self.floor / base_lr)
+        lowest = self.floor / base_lr if base_lr > 0 else 0.0
+        return max(float(self.decay ** (step / self.steps)), lowest)
 
 
 class WarmupCosine(Schedule):
-    """Rises linearly from zero, then falls along half a cosine.
+    """Rises linearly from nearly zero, then falls along half a cosine that ends one step after the run.
 
     Loshchilov & Hutter, SGDR, 2017 (arXiv 1608.03983), without restarts; warm-up as Goyal et al., 2017.
 

@@ -26,7 +26,14 @@ from capsule_lightning.errors import InputError
 from capsule_lightning.heap import keep_heap
 from capsule_lightning.loggers.base import PlacedLogger
 from capsule_lightning.parser import ConfigFile, Parser
-from capsule_lightning.runs import CONFIG_NAME, ID_VARIABLE, new_run_id, require_writable, run_of_checkpoint
+from capsule_lightning.runs import (
+    CONFIG_NAME,
+    ID_VARIABLE,
+    new_run_id,
+    require_checkpoint,
+    require_writable,
+    run_of_checkpoint,
+)
 from capsule_lightning.tasks.base import Task
 
 COMPONENTS = ("callbacks", "data", "decoders", "encoders", "loggers", "losses", "models", "routing", "tasks")
@@ -191,10 +198,8 @@ class CapsuleCLI(LightningCLI):
         checkpoint = config.get("ckpt_path")
         if checkpoint is None and self.subcommand != "fit":
             raise InputError(f"{self.subcommand} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
-        if checkpoint is not None and not Path(checkpoint).is_file():
-            raise InputError(
-                f"{checkpoint}: no such checkpoint; expected a file such as runs/.../checkpoints/last.ckpt"
-            )
+        if checkpoint is not None:
+            require_checkpoint(checkpoint)
         folder = None if checkpoint is None else run_of_checkpoint(checkpoint)
         if folder is None or config.run_id is not None:
             if config.run_id is not None:

@@ -90,6 +90,14 @@ def test_every_group_keeps_its_own_rate(schedule):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+def test_frozen_group_stays_frozen(schedule):
+    lr_scheduler = make(schedule, 10, 0.0)
+    lr_scheduler.optimizer.step()
+    lr_scheduler.step()
+    assert lr_scheduler.get_last_lr() == [0.0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_resumed_run_goes_on_unchanged(schedule):
     whole, resumed = make(schedule, 12), make(schedule, 12)
     for _ in range(5):

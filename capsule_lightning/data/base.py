@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -40,7 +40,7 @@ class ImageBatch(NamedTuple):
     indices: Tensor
 
 
-class ImageDataModule(L.LightningDataModule):
+class ImageDataModule(L.LightningDataModule, ABC):
     """Images in memory as ``uint8``, augmented a batch at a time on the device.
 
     A data set is a subclass that states ``stored_shape`` and ``class_names`` and implements ``load``.

@@ -35,7 +35,7 @@ def mask(poses: Tensor, labels: Tensor) -> Tensor:
     Source: Sabour et al. 2017, section 4.1.
     """
     classes = torch.arange(poses.shape[-2], device=poses.device)
-    return poses * (labels.unsqueeze(-1) == classes).unsqueeze(-1)
+    return torch.where((labels.unsqueeze(-1) == classes).unsqueeze(-1), poses, 0)
 
 
 @full_precision

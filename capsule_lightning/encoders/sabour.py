@@ -5,7 +5,7 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from capsule_lightning.errors import InputError
 from capsule_lightning.layers.squash import squash
 
 Padding = Literal["valid", "same"]
+Mode = Literal["paper", "official"]
 
 
 class SabourEncoder(Encoder):
@@ -56,7 +57,7 @@ class SabourEncoder(Encoder):
         primary_kernel_size: int = 9,
         primary_stride: int = 2,
         padding: Padding = "valid",
-        mode: Literal["paper", "official"] = "paper",
+        mode: Mode = "paper",
         leaky: bool = False,
     ) -> None:
         super().__init__()
@@ -71,6 +72,9 @@ class SabourEncoder(Encoder):
         }.items():
             if value < 1:
                 raise InputError(f"SabourEncoder: {name}={value}: expected at least 1")
+        for name, value, known in (("padding", padding, get_args(Padding)), ("mode", mode, get_args(Mode))):
+            if value not in known:
+                raise InputError(f"SabourEncoder: {name}={value!r}: expected one of {', '.join(known)}")
         if leaky and mode == "paper":
             raise InputError("SabourEncoder: leaky=true divides as the released code does: it needs mode: official")
         self.in_shape, self.padding, self.dim, self.num_types = in_shape, padding, dim, num_types

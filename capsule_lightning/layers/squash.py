@@ -16,11 +16,11 @@ def squash(s: Tensor, dim: int = -1) -> Tensor:
     zero and has gradient zero, which is also the limit of the formula.
 
     Args:
-        s: ``(..., D, ...)``, any real vectors.
+        s: ``(..., D, ...)``, vectors shorter than the square root of the largest number, 1e19 in float32.
         dim: the capsule dimension ``D``.
 
     Returns:
-        Tensor of the shape of ``s``, float32 or wider, of length in [0, 1) along ``dim``.
+        Tensor of the shape of ``s``, float32 or wider, of length in [0, 1] along ``dim``.
 
     Source: Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, 2017, Eq. 1 (arXiv 1710.09829).
 

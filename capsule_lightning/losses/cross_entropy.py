@@ -18,14 +18,18 @@ def logit_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class CrossEntropyLoss(ClassificationLoss):
-    """Softmax cross-entropy of one-dimensional poses, the logits of `BaselineCNN`."""
+    """Softmax cross-entropy of one-dimensional poses, the logits of `BaselineCNN`, against class indices ``(B)``."""
 
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
         """See `ClassificationLoss.forward`.
 
         Raises:
-            InputError: poses of more than one dimension.
+            InputError: poses of more than one dimension, or multi-hot targets.
         """
+        if targets.ndim != 1:
+            raise InputError(
+                f"targets of shape {tuple(targets.shape)}: CrossEntropyLoss expects one class index an image"
+            )
         if capsules.poses.shape[-1] != 1:
             raise InputError(
                 f"poses of {capsules.poses.shape[-1]} dimensions are no logits: CrossEntropyLoss is for networks with "

@@ -5,7 +5,7 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,12 +41,14 @@ def margin_loss(
         Scalar, the mean over the batch.
 
     Raises:
-        InputError: targets that fit neither form.
+        InputError: targets that fit neither form; an unknown mode.
 
     Example:
         >>> margin_loss(torch.zeros(1, 10), torch.tensor([3]))
         tensor(0.8100)
     """
+    if mode not in get_args(Mode):
+        raise InputError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}")
     if targets.shape == lengths.shape[:-1]:
         present = F.one_hot(targets.long(), lengths.shape[-1]).to(lengths.dtype)
     elif targets.shape == lengths.shape:

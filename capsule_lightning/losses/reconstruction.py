@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from capsule_lightning.errors import InputError
 from capsule_lightning.layers.precision import full_precision
 
 
@@ -18,6 +19,11 @@ def reconstruction_error(pictures: Tensor, targets: Tensor) -> Tensor:
     Returns:
         ``(B)``. The paper adds its batch mean, times 0.0005, to the margin loss.
 
+    Raises:
+        InputError: shapes that differ.
+
     Source: Sabour et al. 2017, section 4.1.
     """
+    if pictures.shape != targets.shape:
+        raise InputError(f"reconstructions of shape {tuple(pictures.shape)}: expected {tuple(targets.shape)}")
     return (pictures - targets).square().flatten(1).sum(dim=1)

@@ -11,11 +11,12 @@ import torch
 from torch.testing import assert_close
 
 import capsule_lightning.data
-from capsule_lightning.data.augmentation import NoAugmentation, RandomPatch, Shift, standardise
-from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics
+from capsule_lightning.data.augmentation import NoAugmentation, PaddedCrop, RandomPatch, Shift, standardise
+from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics, fake_images
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
+from capsule_lightning.data.loader import StoredBatch
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
@@ -23,15 +24,10 @@ from capsule_lightning.errors import InputError
 
 def data_modules():
     """Every concrete data module of the package."""
-    for module in pkgutil.iter_modules(capsule_lightning.data.__path__, "capsule_lightning.data."):
-        for member in vars(import_module(module.name)).values():
-            if (
-                inspect.isclass(member)
-                and issubclass(member, ImageDataModule)
-                and not inspect.isabstract(member)
-                and member.__module__ == module.name
-            ):
-                yield member
+    names = [module.name for module in pkgutil.iter_modules(capsule_lightning.data.__path__, "capsule_lightning.data.")]
+    classes = {member for name in names for member in vars(import_module(name)).values() if inspect.isclass(member)}
+    found = [c for c in classes if issubclass(c, ImageDataModule) and not inspect.isabstract(c)]
+    return sorted(found, key=lambda c: c.name)
 
 
 def batches(data, stage):
@@ -67,6 +63,7 @@ def test_every_data_module_states_the_shapes_of_its_batches(tmp_path, write_tree
 
 def test_the_data_modules_are_found():
     assert {CIFAR10DataModule, DigitsDataModule, ImageFolderDataModule, MNISTDataModule} < set(data_modules())
+    assert inspect.isabstract(ImageDataModule)
 
 
 @pytest.mark.parametrize(("size", "shape"), [(24, (3, 24, 24)), (32, (3, 32, 32))])
@@ -83,13 +80,175 @@ def test_a_patch_larger_than_the_images_is_refused():
 @pytest.mark.parametrize("normalisation", ["none", "per_image", "channel"])
 def test_the_input_is_normalised_and_the_target_is_not(stage, normalisation):
     data = CIFAR10DataModule(fake=True, augmentation=NoAugmentation, normalisation=normalisation)
-    normalise = {
-        "none": lambda pictures: pictures,
-        "per_image": standardise,
-        "channel": lambda p: (p - torch.tensor(data.statistics[0])[:, None, None])
-        / torch.tensor(data.statistics[1])[:, None, None],
-    }[normalisation]
+    stored = fake_images((3, 32, 32), 10, "train" if stage == "fit" else "test").images / 255
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in data.statistics)
+    expected = {"none": stored, "per_image": standardise(stored), "channel": (stored - mean) / deviation}[normalisation]
     for batch in batches(data, stage):
-        stored = data.load_for_test[stage][batch.indices] if hasattr(data, "load_for_test") else None
-        assert stored is None
-        assert_close(batch.images, normalise(batch.pictures))
+        assert_close(batch.pictures, stored[batch.indices])
+        assert_close(batch.images, expected[batch.indices])
+
+
+@pytest.mark.parametrize("normalisation", ["none", "per_image", "channel"])
+def test_the_target_of_an_augmented_image_stays_in_range(normalisation):
+    data = CIFAR10DataModule(fake=True, normalisation=normalisation)  # brightness and contrast leave the range
+    for batch in batches(data, "fit"):
+        assert batch.pictures.min() == 0
+        assert batch.pictures.max() == 1
+        if normalisation == "none":
+            assert batch.images.min() < 0
+            assert_close(batch.images.clamp(0, 1), batch.pictures)
+
+
+def test_training_images_are_augmented_with_the_draws_of_the_loader():
+    data = ready(DigitsDataModule, "fit", val_size=0, augmentation=Shift)
+    for batch in data.train_dataloader():
+        expected = Shift().train(batch.images / 255, batch.draws)
+        assert_close(data.on_after_batch_transfer(batch, 0).pictures, expected)
+
+
+def test_validation_images_are_not_augmented():
+    data = ready(DigitsDataModule, "fit")
+    for batch in data.val_dataloader():
+        assert_close(data.on_after_batch_transfer(batch, 0).pictures, batch.images / 255)
+
+
+@pytest.mark.parametrize("augmentation", [Shift, PaddedCrop, RandomPatch])
+@pytest.mark.parametrize("normalisation", ["none", "per_image", "channel"])
+def test_nothing_leaves_the_device_of_the_batch(normalisation, augmentation):
+    data = ready(CIFAR10DataModule, "fit", fake=True, augmentation=augmentation, normalisation=normalisation)
+    stored = next(iter(data.train_dataloader()))
+    batch = data.on_after_batch_transfer(StoredBatch(*(part.to("meta") for part in stored)), 0)
+    assert all(part.is_meta for part in batch)  # an operation with a tensor elsewhere would have raised
+
+
+def test_a_batch_that_is_ready_passes():
+    batch = ImageBatch(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8), torch.zeros(2).long(), torch.arange(2))
+    assert DigitsDataModule().on_after_batch_transfer(batch, 0) is batch
+
+
+def test_channel_statistics_equal_those_of_numpy():
+    images = torch.randint(0, 256, (50, 3, 6, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[:, 1] //= 4
+    means, deviations = channel_statistics(images)
+    values = images.numpy() / 255
+    np.testing.assert_allclose(means, values.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(deviations, values.std(axis=(0, 2, 3)), rtol=1e-12)
+
+
+def test_unknown_statistics_are_measured_on_the_training_images():
+    data = ready(DigitsDataModule, "test", normalisation="channel")
+    assert data.statistics == channel_statistics(DigitsDataModule().load("train").images)
+
+
+def test_fitting_after_testing_trains_on_all():
+    data = ready(DigitsDataModule, "test", normalisation="channel")
+    data.setup("fit")
+    assert len(data.train_dataloader()) == data.steps_per_epoch == 10
+
+
+@pytest.mark.parametrize(("val_size", "count"), [(0, 0), (0.0, 0), (0.25, 359), (100, 100)])
+def test_val_size_is_a_fraction_or_a_number(val_size, count):
+    data = ready(DigitsDataModule, "fit", val_size=val_size, batch_size=1)
+    assert sum(len(batch.labels) for batch in data.val_dataloader()) == count
+    assert len(data.train_dataloader()) == data.steps_per_epoch == 1437 - count
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_batch_is_that_of_all_processes(world_size):
+    data = ready(DigitsDataModule, "fit", batch_size=64)
+    data.trainer = SimpleNamespace(world_size=world_size, global_rank=world_size - 1)
+    assert {len(batch.labels) for batch in data.train_dataloader()} == {64 // world_size}
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_refused():
+    data = ready(DigitsDataModule, "fit", batch_size=64)
+    data.trainer = SimpleNamespace(world_size=3, global_rank=0)
+    with pytest.raises(InputError, match=r"batch_size=64 .* all 3 processes together: choose a multiple of 3"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"batch_size": 0}, "batch_size=0: expected at least 1"),
+        ({"batch_size": -4}, "batch_size=-4: expected at least 1"),
+        ({"batch_size": 1294}, "batch_size=1294 but only 1293 training images: set --data.batch_size to at most 1293"),
+        ({"val_size": -1}, "val_size=-1: expected 0"),
+        ({"val_size": 1.5}, "val_size=1.5: expected 0"),
+        ({"val_size": 9}, r"cannot split 9 of 1437 .*change --data\.val_size"),
+        ({"val_size": 1437}, r"cannot split 1437 of 1437 .*change --data\.val_size"),
+    ],
+)
+def test_bad_values_are_refused(options, named):
+    with pytest.raises(InputError, match=named):
+        ready(DigitsDataModule, "fit", **options)
+
+
+@pytest.mark.parametrize(("label", "named"), [(11, "num_classes=10 but labels reach 11"), (-1, "labels reach -1")])
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_labels_outside_the_classes_are_refused(monkeypatch, stage, label, named):
+    labels = torch.arange(20) % 10
+    labels[7] = label
+    images = Images(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), labels)
+    monkeypatch.setattr(DigitsDataModule, "load", lambda self, split: images)
+    with pytest.raises(InputError, match=named):
+        ready(DigitsDataModule, stage)
+
+
+def test_images_of_another_shape_are_refused(monkeypatch):
+    images = Images(torch.zeros(10, 1, 9, 8, dtype=torch.uint8), torch.arange(10))
+    monkeypatch.setattr(DigitsDataModule, "load", lambda self, split: images)
+    with pytest.raises(InputError, match=r"test images of digits are \(1, 9, 8\); expected \(1, 8, 8\)"):
+        ready(DigitsDataModule, "test")
+
+
+def test_predicts_a_folder_of_files_of_any_size(tmp_path, write_image):
+    for name, shape in {"b.png": (8, 8), "a.jpg": (20, 30, 3), "c/a.png": (3, 3)}.items():
+        write_image(tmp_path / name, shape)
+    data = DigitsDataModule(images=str(tmp_path))
+    (batch,) = batches(data, "predict")
+    assert batch.images.shape == (3, 1, 8, 8)
+    assert batch.labels.tolist() == [-1, -1, -1]
+    assert [data.name_of(i) for i in batch.indices] == [str(tmp_path / name) for name in ("a.jpg", "b.png", "c/a.png")]
+
+
+def test_predicts_one_file(tmp_path, write_image):
+    pixels = write_image(tmp_path / "a.png", (8, 8))
+    write_image(tmp_path / "b.png", (8, 8))
+    (batch,) = batches(DigitsDataModule(images=str(tmp_path / "a.png")), "predict")
+    assert_close(batch.images, torch.from_numpy(pixels)[None, None] / 255)
+
+
+def test_predicts_the_test_images_by_default():
+    data = DigitsDataModule()
+    predicted = torch.cat([batch.images for batch in batches(data, "predict")])
+    assert_close(predicted, data.load("test").images / 255)
+    assert data.name_of(3) == "3"
+
+
+def test_images_for_prediction_do_not_replace_the_test_set(tmp_path, write_image):
+    write_image(tmp_path / "a.png", (8, 8))
+    assert sum(len(batch.labels) for batch in batches(DigitsDataModule(images=str(tmp_path)), "test")) == 360
+
+
+def test_missing_images_for_prediction_are_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        ready(DigitsDataModule, "predict", images=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="no images in this folder"):
+        ready(DigitsDataModule, "predict", images=str(tmp_path))
+
+
+def test_fake_images_need_no_disk_and_are_always_the_same(tmp_path):
+    first, second = (ready(MNISTDataModule, "fit", root=str(tmp_path / "nowhere"), fake=True) for _ in range(2))
+    for data in (first, second):
+        data.prepare_data()
+    for a, b in zip(first.train_dataloader(), second.train_dataloader(), strict=True):
+        assert_close(a.images, b.images)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_fake_images_of_a_class_resemble_each_other():
+    train, test = (fake_images((1, 8, 8), 10, split) for split in ("train", "test"))
+    centres = torch.stack([train.images[train.labels == label].float().mean(dim=0) for label in range(10)])
+    distances = torch.cdist(test.images.flatten(1).float(), centres.flatten(1))
+    assert distances.argmin(dim=1).tolist() == test.labels.tolist()

@@ -50,8 +50,9 @@ def test_large_logits_stay_finite(logits):
     assert gradient.isfinite().all()
 
 
-def test_is_float32_under_autocast(logits):
+@pytest.mark.parametrize("autocast", [True, False])
+def test_is_float32_under_every_precision(logits, autocast):
     logits = logits.bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         loss = logit_cross_entropy(logits, LABELS)
     assert_close(loss, logit_cross_entropy(logits.float(), LABELS), rtol=0, atol=0)

@@ -1,0 +1,30 @@
+"""Real processes, on the CPU."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from conftest import capsule_lightning
+from test_run import metrics
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    words = ("--trainer.max_epochs=3", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1")
+    two = ("--trainer.strategy=ddp", "--trainer.devices=2")
+    for run_id, more in (("one", ()), ("two", two)):
+        done = capsule_lightning(tmp_path, "fit", *words, *more, f"--run_id={run_id}")
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, both = (metrics(tmp_path / "runs" / "digits" / run_id) for run_id in ("one", "two"))
+    assert both["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)  # sums in another order, over 60 steps
+    assert both["train/loss"][:3] == pytest.approx(one["train/loss"][:3], rel=1e-5)
+    assert both["test/accuracy"] == pytest.approx(one["test/accuracy"], abs=2 / 360)
+    with (tmp_path / "runs" / "digits" / "two" / "confusion.csv").open() as file:
+        rows = list(csv.reader(file))[1:]
+    assert sum(int(number) for row in rows for number in row[1:]) == 360  # each test image once
+
+
+def test_a_batch_that_the_processes_do_not_divide(tmp_path: Path) -> None:
+    words = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=63")
+    done = capsule_lightning(tmp_path, "fit", *words)
+    assert done.returncode == 2
+    assert "batch_size=63 is the batch of all 2 processes together" in done.stderr

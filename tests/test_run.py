@@ -1,0 +1,200 @@
+"""A run from end to end: what a user types, and what lies in the folder afterwards."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from capsule_lightning.data.digits import DigitsDataModule
+from capsule_lightning.tasks.classification import ClassificationTask
+
+
+def metrics(folder: Path) -> dict[str, list[float]]:
+    """Every metric of a run, in the order in which it was written."""
+    values: dict[str, list[float]] = {}
+    with (folder / "metrics.csv").open() as file:
+        for row in csv.DictReader(file):
+            values.setdefault(row["metric"], []).append(float(row["value"]))
+    return values
+
+
+def test_the_folder_of_a_run(trained) -> None:
+    files = {p.relative_to(trained.folder).as_posix() for p in trained.folder.glob("*")}
+    assert files >= {"config.yaml", "metrics.csv", "confusion.csv", "checkpoints", "figures", "wandb"}
+    assert {p.name for p in (trained.folder / "figures").iterdir()} >= {
+        "val_reconstructions.png",
+        "test_reconstructions.png",
+        "test_confusion.png",
+    }
+    assert (trained.folder / "checkpoints" / "last.ckpt").is_file()
+    values = metrics(trained.folder)
+    assert {"train/loss", "train/class_loss", "train/reconstruction_loss", "train/accuracy", "lr"} <= set(values)
+    assert len(values["val/accuracy"]) == 4
+    assert values["val/accuracy"][-1] > values["val/accuracy"][0]
+    assert values["test/accuracy"][0] > 0.6
+
+
+def test_pictures_are_pictures(trained) -> None:
+    for path in (trained.folder / "figures").iterdir():
+        with Image.open(path) as image:
+            assert min(image.size) > 200
+            low, high = image.convert("L").getextrema()
+            assert high - low > 200
+
+
+def test_fit_ends_with_the_command_that_tests_it(trained) -> None:
+    (command,) = re.findall(r"test it:\s+python -m (.*)", trained.output)
+    assert "--ckpt_path" in command
+    assert (trained.cwd / command.split()[-1]).is_file()
+
+
+def test_the_best_checkpoint_is_the_one_tested(trained) -> None:
+    best = max(metrics(trained.folder)["val/accuracy"])
+    assert trained.checkpoint.endswith(f"accuracy{best:.4f}.ckpt")
+
+
+def test_test_of_a_checkpoint_needs_nothing_else(run_main: Callable[..., Path], trained) -> None:
+    run_main("test", "--ckpt_path", trained.checkpoint)
+    again, before = metrics(trained.folder / "test"), metrics(trained.folder)
+    assert again["test/accuracy"] == before["test/accuracy"]
+    assert again["test/loss"] == pytest.approx(before["test/loss"], rel=1e-5)  # other numbers of threads
+
+
+def test_validate_agrees_with_fit(run_main: Callable[..., Path], trained) -> None:
+    run_main("validate", "--ckpt_path", trained.checkpoint)
+    again = metrics(trained.folder / "validate")["val/accuracy"]
+    assert again == [max(metrics(trained.folder)["val/accuracy"])]
+
+
+def test_predict_writes_a_table_that_agrees_with_test(run_main: Callable[..., Path], trained) -> None:
+    run_main("predict", "--ckpt_path", trained.checkpoint)
+    with (trained.folder / "predict" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["image"]) for row in rows] == list(range(360))
+    right = sum(row["label"] == row["prediction"] for row in rows) / len(rows)
+    assert right == pytest.approx(metrics(trained.folder)["test/accuracy"][0], abs=1e-6)
+    for row in rows[:20]:
+        lengths = [float(row[f"length_{digit}"]) for digit in range(10)]
+        assert float(row["confidence"]) == max(lengths) == lengths[int(row["prediction"])]
+        assert 0 < float(row["reconstruction_error"]) < 64
+    assert (trained.folder / "predict" / "figures" / "predict_reconstructions.png").is_file()
+
+
+def test_predict_of_image_files(run_main: Callable[..., Path], trained, tmp_path: Path) -> None:
+    data = DigitsDataModule()
+    images = data.load("test").images
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        Image.fromarray(images[number, 0].numpy()).save(tmp_path / "photos" / f"{number}.png")
+    run_main("predict", "--ckpt_path", trained.checkpoint, "--data.images", "photos")
+    with (trained.folder / "predict" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["image"]).name for row in rows] == [f"{n}.png" for n in range(5)]
+    assert {row["label"] for row in rows} == {""}
+    task = ClassificationTask.load_from_checkpoint(trained.checkpoint, map_location="cpu").eval()
+    with torch.no_grad():
+        expected = task(images[:5].float() / 255).activations.argmax(dim=-1)
+    assert [int(row["prediction"]) for row in rows] == expected.tolist()
+
+
+def test_a_checkpoint_holds_plain_values_alone(trained) -> None:
+    checkpoint = torch.load(trained.checkpoint, weights_only=True)
+    assert checkpoint["hyper_parameters"]["net"]["class_path"] == "capsule_lightning.models.capsnet.CapsNet"
+
+
+def test_the_command_line_wins_over_the_runs_config(run_main: Callable[..., Path], trained) -> None:
+    run_main("test", "--ckpt_path", trained.checkpoint, "--model.net.routing.iterations", "1", "--run_id", "once")
+    once = Path("runs/digits/once/test")
+    assert metrics(once)["test/loss"] != pytest.approx(metrics(trained.folder)["test/loss"], rel=1e-3)
+
+
+def test_resumed_training_continues_the_run(run_main: Callable[..., Path]) -> None:
+    small = ("--trainer.max_epochs", "2", "--test_after_fit", "false", "--run_id", "one")
+    cwd = run_main("fit", *small)
+    folder = cwd / "runs" / "digits" / "one"
+    before = metrics(folder)["val/loss"]
+    run_main("fit", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "3")
+    after = metrics(folder)["val/loss"]
+    assert after[:2] == before
+    assert len(after) == 3
+    assert after[2] < after[1]
+    assert [p.name for p in folder.parent.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision_learns(precision: str, run_main: Callable[..., Path]) -> None:
+    words = ("--trainer.precision", precision, "--trainer.gradient_clip_val", "1.0", "--trainer.accelerator", "cpu")
+    cwd = run_main("fit", "--trainer.max_epochs", "3", "--run_id", "mixed", *words)
+    values = metrics(cwd / "runs" / "digits" / "mixed")
+    assert values["test/accuracy"][0] > 0.6
+    assert all(torch.isfinite(torch.tensor(v)).all() for v in values.values())
+
+
+def test_training_on_everything_selects_nothing(run_main: Callable[..., Path]) -> None:
+    cwd = run_main("fit", "--data.val_size", "0", "--trainer.max_epochs", "1", "--run_id", "all")
+    folder = cwd / "runs" / "digits" / "all"
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert "test/accuracy" in metrics(folder)
+
+
+def test_two_runs_in_a_row_have_folders_of_their_own(run_main: Callable[..., Path]) -> None:
+    for _ in range(2):
+        cwd = run_main("fit", "--trainer.max_steps", "1", "--test_after_fit", "false", "--trainer.max_epochs", "1")
+    assert len(list((cwd / "runs" / "digits").iterdir())) == 2
+
+
+def test_the_same_seed_gives_the_same_run(run_main: Callable[..., Path]) -> None:
+    runs = {}
+    for run_id, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        words = ("--trainer.max_epochs", "1", "--test_after_fit", "false", "--seed_everything", seed)
+        cwd = run_main("fit", *words, "--run_id", run_id)
+        runs[run_id] = metrics(cwd / "runs" / "digits" / run_id)["train/loss"]
+    assert runs["a"] == runs["b"] != runs["c"]
+
+
+def test_wandb_offline_holds_config_history_and_images(trained) -> None:
+    (log,) = (trained.folder / "wandb").glob("offline-run-*/run-*.wandb")
+    shown = subprocess.run(
+        [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(log)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    records = [json.loads(line) for line in shown.stdout.splitlines()]
+
+    def of(kind: str) -> list[dict]:
+        return [record[kind] for record in records if record["type"] == kind]
+
+    run = of("run")[0]
+    assert (run["run_id"], run["run_group"], run["project"]) == (trained.folder.name, "digits", "capsule_lightning")
+    config = {k: v for update in of("config") for k, v in update["update"].items()}
+    assert config["model.net.routing"] == "DynamicRouting"
+    assert config["model.net.routing.iterations"] == 3
+    assert config["trainer.max_epochs"] == 4
+    assert not any("init_args" in key for key in config)
+    history = [row["item"] for row in of("history")]
+    logged = [row["val/accuracy"] for row in history if "val/accuracy" in row]
+    assert logged == pytest.approx(metrics(trained.folder)["val/accuracy"])
+    images = [row["val/reconstructions"] for row in history if "val/reconstructions" in row]
+    assert images
+    for path in images[0]["filenames"]:
+        assert (log.parent / "files" / path).is_file()
+    assert [row["exit_code"] for row in of("exit")] == [0]
+    (hint,) = re.findall(r"W&B: .*", trained.output)
+    assert "wandb login" in hint
+    assert "wandb sync" in hint
+
+
+def test_the_saved_config_is_the_resolved_one(trained) -> None:
+    config = yaml.safe_load((trained.folder / "config.yaml").read_text())
+    assert config["model"]["init_args"]["net"]["init_args"]["encoder"]["init_args"]["channels"] == 64
+    assert config["trainer"]["default_root_dir"] is None
+    assert config["run_id"] is None
