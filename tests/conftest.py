@@ -1,51 +1,19 @@
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
+from program import Run, capsule_lightning
 
 from capsule_lightning.cli import main
 
 
-class Run(NamedTuple):
-    """A finished training run."""
-
-    cwd: Path
-    folder: Path
-    output: str
-
-    @property
-    def checkpoint(self) -> str:
-        return str(next((self.folder / "checkpoints").glob("epoch*.ckpt")))
-
-
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def seed(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-
-
-def clean_environment(home: Path) -> dict[str, str]:
-    """The environment of someone with no W&B account, no data and one thread a process."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "CAPSULE_LIGHTNING", "SLURM"))}
-    return {**kept, "HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-
-def capsule_lightning(cwd: Path, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user does, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "capsule_lightning", *words],
-        cwd=cwd,
-        env=clean_environment(cwd),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # that `seed_everything` of another test has left
 
 
 @pytest.fixture

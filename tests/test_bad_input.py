@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from program import Run
 
 from capsule_lightning.errors import InputError
 
@@ -105,7 +106,7 @@ def test_a_faulty_folder_of_images(
 
 
 def test_a_checkpoint_of_another_network(
-    run_main: Callable[..., Path], trained: object, capsys: pytest.CaptureFixture[str]
+    run_main: Callable[..., Path], trained: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         run_main("test", "--ckpt_path", trained.checkpoint, "--model.net.dim", "8")

@@ -4,8 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from conftest import capsule_lightning
-from test_run import metrics
+from program import capsule_lightning, metrics
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:

@@ -12,21 +12,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from program import Run, metrics
 
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.tasks.classification import ClassificationTask
 
 
-def metrics(folder: Path) -> dict[str, list[float]]:
-    """Every metric of a run, in the order in which it was written."""
-    values: dict[str, list[float]] = {}
-    with (folder / "metrics.csv").open() as file:
-        for row in csv.DictReader(file):
-            values.setdefault(row["metric"], []).append(float(row["value"]))
-    return values
-
-
-def test_the_folder_of_a_run(trained) -> None:
+def test_the_folder_of_a_run(trained: Run) -> None:
     files = {p.relative_to(trained.folder).as_posix() for p in trained.folder.glob("*")}
     assert files >= {"config.yaml", "metrics.csv", "confusion.csv", "checkpoints", "figures", "wandb"}
     assert {p.name for p in (trained.folder / "figures").iterdir()} >= {
@@ -42,7 +34,7 @@ def test_the_folder_of_a_run(trained) -> None:
     assert values["test/accuracy"][0] > 0.6
 
 
-def test_pictures_are_pictures(trained) -> None:
+def test_pictures_are_pictures(trained: Run) -> None:
     for path in (trained.folder / "figures").iterdir():
         with Image.open(path) as image:
             assert min(image.size) > 200
@@ -50,31 +42,31 @@ def test_pictures_are_pictures(trained) -> None:
             assert high - low > 200
 
 
-def test_fit_ends_with_the_command_that_tests_it(trained) -> None:
+def test_fit_ends_with_the_command_that_tests_it(trained: Run) -> None:
     (command,) = re.findall(r"test it:\s+python -m (.*)", trained.output)
     assert "--ckpt_path" in command
     assert (trained.cwd / command.split()[-1]).is_file()
 
 
-def test_the_best_checkpoint_is_the_one_tested(trained) -> None:
+def test_the_best_checkpoint_is_the_one_tested(trained: Run) -> None:
     best = max(metrics(trained.folder)["val/accuracy"])
     assert trained.checkpoint.endswith(f"accuracy{best:.4f}.ckpt")
 
 
-def test_test_of_a_checkpoint_needs_nothing_else(run_main: Callable[..., Path], trained) -> None:
+def test_test_of_a_checkpoint_needs_nothing_else(run_main: Callable[..., Path], trained: Run) -> None:
     run_main("test", "--ckpt_path", trained.checkpoint)
     again, before = metrics(trained.folder / "test"), metrics(trained.folder)
     assert again["test/accuracy"] == before["test/accuracy"]
     assert again["test/loss"] == pytest.approx(before["test/loss"], rel=1e-5)  # other numbers of threads
 
 
-def test_validate_agrees_with_fit(run_main: Callable[..., Path], trained) -> None:
+def test_validate_agrees_with_fit(run_main: Callable[..., Path], trained: Run) -> None:
     run_main("validate", "--ckpt_path", trained.checkpoint)
     again = metrics(trained.folder / "validate")["val/accuracy"]
     assert again == [max(metrics(trained.folder)["val/accuracy"])]
 
 
-def test_predict_writes_a_table_that_agrees_with_test(run_main: Callable[..., Path], trained) -> None:
+def test_predict_writes_a_table_that_agrees_with_test(run_main: Callable[..., Path], trained: Run) -> None:
     run_main("predict", "--ckpt_path", trained.checkpoint)
     with (trained.folder / "predict" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -88,7 +80,7 @@ def test_predict_writes_a_table_that_agrees_with_test(run_main: Callable[..., Pa
     assert (trained.folder / "predict" / "figures" / "predict_reconstructions.png").is_file()
 
 
-def test_predict_of_image_files(run_main: Callable[..., Path], trained, tmp_path: Path) -> None:
+def test_predict_of_image_files(run_main: Callable[..., Path], trained: Run, tmp_path: Path) -> None:
     data = DigitsDataModule()
     images = data.load("test").images
     (tmp_path / "photos").mkdir()
@@ -105,12 +97,12 @@ def test_predict_of_image_files(run_main: Callable[..., Path], trained, tmp_path
     assert [int(row["prediction"]) for row in rows] == expected.tolist()
 
 
-def test_a_checkpoint_holds_plain_values_alone(trained) -> None:
+def test_a_checkpoint_holds_plain_values_alone(trained: Run) -> None:
     checkpoint = torch.load(trained.checkpoint, weights_only=True)
     assert checkpoint["hyper_parameters"]["net"]["class_path"] == "capsule_lightning.models.capsnet.CapsNet"
 
 
-def test_the_command_line_wins_over_the_runs_config(run_main: Callable[..., Path], trained) -> None:
+def test_the_command_line_wins_over_the_runs_config(run_main: Callable[..., Path], trained: Run) -> None:
     run_main("test", "--ckpt_path", trained.checkpoint, "--model.net.routing.iterations", "1", "--run_id", "once")
     once = Path("runs/digits/once/test")
     assert metrics(once)["test/loss"] != pytest.approx(metrics(trained.folder)["test/loss"], rel=1e-3)
@@ -160,7 +152,7 @@ def test_the_same_seed_gives_the_same_run(run_main: Callable[..., Path]) -> None
     assert runs["a"] == runs["b"] != runs["c"]
 
 
-def test_wandb_offline_holds_config_history_and_images(trained) -> None:
+def test_wandb_offline_holds_config_history_and_images(trained: Run) -> None:
     (log,) = (trained.folder / "wandb").glob("offline-run-*/run-*.wandb")
     shown = subprocess.run(
         [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(log)],
@@ -193,7 +185,7 @@ def test_wandb_offline_holds_config_history_and_images(trained) -> None:
     assert "wandb sync" in hint
 
 
-def test_the_saved_config_is_the_resolved_one(trained) -> None:
+def test_the_saved_config_is_the_resolved_one(trained: Run) -> None:
     config = yaml.safe_load((trained.folder / "config.yaml").read_text())
     assert config["model"]["init_args"]["net"]["init_args"]["encoder"]["init_args"]["channels"] == 64
     assert config["trainer"]["default_root_dir"] is None

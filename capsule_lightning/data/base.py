@@ -50,7 +50,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         batch_size: images a step, of all processes together.
         val_size: images held out of the training set for validation, a number or a fraction; 0 to train on all.
             The split is stratified and depends on ``seed`` alone.
-        seed: of the split, the order and the augmentation.
+        seed: of the split, the order and the augmentation; null for that of ``seed_everything``, or else 0.
         augmentation: of the training images; null for the data set's usual one.
         normalisation: of the network's input: ``per_image`` to mean 0 and deviation 1, ``channel`` by the statistics of
             the training images, null for the data set's usual one. The reconstruction target is never normalised.
@@ -81,7 +81,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         root: str | None = None,
         batch_size: int = 128,
         val_size: float | int = 0.1,
-        seed: int = 0,
+        seed: int | None = None,
         augmentation: Callable[[], Augmentation] | None = None,
         normalisation: Normalisation | None = None,
         download: bool = True,
@@ -94,7 +94,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if val_size < 0 or (isinstance(val_size, float) and val_size >= 1 and not val_size.is_integer()):
             raise InputError(f"val_size={val_size}: expected 0, a fraction below 1 or a number of images")
         self.root = Path(root or os.environ.get(ROOT_VARIABLE) or "data").expanduser()
-        self.batch_size, self.val_size, self.seed = batch_size, val_size, seed
+        self.batch_size, self.val_size = batch_size, val_size
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed  # set by seed_everything
         self.augmentation = type(self).usual_augmentation() if augmentation is None else augmentation()
         self.normalisation = self.usual_normalisation if normalisation is None else normalisation
         self.download, self.predict_path, self.fake = download, images, fake

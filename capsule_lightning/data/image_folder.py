@@ -43,7 +43,7 @@ class ImageFolderDataModule(ImageDataModule):
         test_size: float | int = 0.2,
         batch_size: int = 128,
         val_size: float | int = 0.1,
-        seed: int = 0,
+        seed: int | None = None,
         augmentation: Callable[[], Augmentation] | None = None,
         normalisation: Normalisation | None = None,
         images: str | None = None,

@@ -1,0 +1,49 @@
+"""The program as a user starts it, and what it leaves behind."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Run(NamedTuple):
+    """A finished training run."""
+
+    cwd: Path
+    folder: Path
+    output: str
+
+    @property
+    def checkpoint(self) -> str:
+        return str(next((self.folder / "checkpoints").glob("epoch*.ckpt")))
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """The environment of someone with no W&B account, no data and one thread a process."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "CAPSULE_LIGHTNING", "SLURM"))}
+    return {**kept, "HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def capsule_lightning(cwd: Path, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "capsule_lightning", *words],
+        cwd=cwd,
+        env=clean_environment(cwd),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def metrics(folder: Path) -> dict[str, list[float]]:
+    """Every metric of a run, in the order in which it was written."""
+    values: dict[str, list[float]] = {}
+    with (folder / "metrics.csv").open() as file:
+        for row in csv.DictReader(file):
+            values.setdefault(row["metric"], []).append(float(row["value"]))
+    return values
