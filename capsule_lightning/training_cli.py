@@ -83,7 +83,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Once, on rank zero; evaluation leaves the config of the run it looks at alone."""
-        if stage != "fit":
+        if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
         text = self.parser.dump(self.config, skip_none=False)
         folder = Path(trainer.default_root_dir)

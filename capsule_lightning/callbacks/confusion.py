@@ -19,7 +19,7 @@ class ConfusionFigure(L.Callback):
         if confusion is None:
             return
         matrix = confusion.compute().cpu()
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         from capsule_lightning.figures.confusion import confusion_figure
 

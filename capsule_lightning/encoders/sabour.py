@@ -72,9 +72,9 @@ class SabourEncoder(Encoder):
         }.items():
             if value < 1:
                 raise InputError(f"SabourEncoder: {name}={value}: expected at least 1")
-        for name, value, known in (("padding", padding, get_args(Padding)), ("mode", mode, get_args(Mode))):
-            if value not in known:
-                raise InputError(f"SabourEncoder: {name}={value!r}: expected one of {', '.join(known)}")
+        for name, word, known in (("padding", padding, get_args(Padding)), ("mode", mode, get_args(Mode))):
+            if word not in known:
+                raise InputError(f"SabourEncoder: {name}={word!r}: expected one of {', '.join(known)}")
         if leaky and mode == "paper":
             raise InputError("SabourEncoder: leaky=true divides as the released code does: it needs mode: official")
         self.in_shape, self.padding, self.dim, self.num_types = in_shape, padding, dim, num_types

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -55,7 +56,7 @@ def reconstruction_figure(
             )
         wrong = labels[n] is not None and labels[n] != predictions[n]
         colour, weight = (WRONG, "bold") if wrong else ("black", "normal")
-        centre = {"ha": "center", "fontsize": 9}
+        centre: dict[str, Any] = {"ha": "center", "fontsize": 9}
         if labels[n] is not None:
             axis.text(column + 0.5, top - 0.03, f"label {labels[n]}", va="bottom", **centre)
         below = f"{predictions[n]} ({confidences[n]:.2f})"

@@ -108,7 +108,8 @@ class GuardedWandbLogger(WandbLogger):
 
     def _go_offline(self, why: str) -> None:
         self._wandb_init["mode"] = "offline"
-        rank_zero_info(f"W&B: {why}. Logging offline; upload later with: wandb sync {self._wandb_init['dir']}/wandb/*")
+        files = Path(self._wandb_init["dir"] or ".") / "wandb" / "offline-run-*"
+        rank_zero_info(f"W&B: {why}. Logging offline; upload later with: wandb sync {files}")
 
     def _guarded(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._broken:
