@@ -85,13 +85,13 @@ class SaveConfig(SaveConfigCallback):
         """Once, on rank zero; evaluation leaves the config of the run it looks at alone."""
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
-        text = self.parser.dump(self.config, skip_none=False)
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        config |= {"run_id": None, "ckpt_path": None}  # of this start alone: the file may start another run
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(text)
-        values = dict(flat(yaml.safe_load(text)))
+        (folder / CONFIG_NAME).write_text(yaml.safe_dump(config, sort_keys=False))
         for logger in trainer.loggers:
-            logger.log_hyperparams(values)
+            logger.log_hyperparams(dict(flat(config)))
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -230,9 +230,6 @@ class CapsuleCLI(LightningCLI):
         path = ""
         if isinstance(checkpoints, RunCheckpoint):
             path = checkpoints.best_model_path or checkpoints.last_model_path
-        if self.trainer.interrupted:
-            self._say_where(checkpoints.last_model_path if isinstance(checkpoints, RunCheckpoint) else "")
-            return
         if self.config[self.subcommand].test_after_fit:
             self.trainer.test(self.model, self.datamodule, ckpt_path=path or None)
         self._say_where(path)

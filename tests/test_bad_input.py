@@ -9,7 +9,7 @@ from program import Run
 from capsule_lightning.errors import InputError
 
 MNIST = ("fit", "--config", "mnist.yaml")
-FAKE = (*MNIST, "--data.fake", "true", "--config", "trainer/debug")
+FAKE = (*MNIST, "--data.fake", "true", "--data.val_size", "0.2", "--config", "trainer/debug")
 NET = "--model.net"
 
 
