@@ -49,7 +49,7 @@ class Parser(LightningArgumentParser):
         found = UNKNOWN_OPTION.search(text)
         if found and "did you mean" not in text:
             word = next(group for group in found.groups() if group).split("=")[0].lstrip("-")
-            parser = getattr(ex, "subcommand_parser", self)
+            parser = getattr(ex, "subcommand_parser", None) or self
             text += nearest(word, [action.dest for action in parser._actions])
         raise InputError(text)
 

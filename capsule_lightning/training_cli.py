@@ -25,6 +25,7 @@ from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.heap import keep_heap
 from capsule_lightning.loggers.base import PlacedLogger
+from capsule_lightning.loggers.wandb import finish
 from capsule_lightning.parser import ConfigFile, Parser
 from capsule_lightning.runs import (
     CONFIG_NAME,
@@ -44,9 +45,10 @@ def run(words: list[str]) -> None:
     keep_heap()
     quieten()
     import_components()
-    inherited = ID_VARIABLE in os.environ
+    inherited, exit_code = ID_VARIABLE in os.environ, 1
     try:
         CapsuleCLI(words)
+        exit_code = 0
     except Exception as error:
         chain: BaseException | None = error
         while chain is not None:  # the parser wraps what a constructor refuses
@@ -55,6 +57,7 @@ def run(words: list[str]) -> None:
             chain = chain.__cause__ or chain.__context__
         raise
     finally:
+        finish(exit_code)
         if not inherited:
             os.environ.pop(ID_VARIABLE, None)
 

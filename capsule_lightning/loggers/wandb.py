@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -150,9 +152,10 @@ class GuardedWandbLogger(WandbLogger):
         """See `WandbLogger.finalize`."""
         self._guarded(super().finalize, status)
 
-    @rank_zero_only
-    def finish(self) -> None:
-        """End the W&B run, in ``finish_timeout`` seconds at most."""
-        if self._experiment is not None:
-            self._guarded(self._experiment.finish)
-            self._experiment = None
+
+def finish(exit_code: int) -> None:
+    """End the W&B run of this process, if there is one, in the logger's ``finish_timeout`` seconds at most."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        with suppress(Exception):  # the files are on disk, and there is nothing left to save
+            wandb.finish(exit_code=exit_code)

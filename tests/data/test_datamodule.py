@@ -99,11 +99,14 @@ def test_the_target_of_an_augmented_image_stays_in_range(normalisation):
             assert_close(batch.images.clamp(0, 1), batch.pictures)
 
 
-def test_training_images_are_augmented_with_the_draws_of_the_loader():
-    data = ready(DigitsDataModule, "fit", val_size=0, augmentation=Shift)
-    for batch in data.train_dataloader():
-        expected = Shift().train(batch.images / 255, batch.draws)
-        assert_close(data.on_after_batch_transfer(batch, 0).pictures, expected)
+@pytest.mark.parametrize("augmentation", [Shift, PaddedCrop, RandomPatch])
+def test_training_images_are_augmented_with_the_draws_of_the_loader(augmentation):
+    data = ready(CIFAR10DataModule, "fit", fake=True, augmentation=augmentation, normalisation="per_image")
+    for stored in data.train_dataloader():
+        augmented = augmentation().train(stored.images / 255, stored.draws)
+        batch = data.on_after_batch_transfer(stored, 0)
+        assert_close(batch.images, standardise(augmented))
+        assert_close(batch.pictures, augmented.clamp(0, 1))
 
 
 def test_validation_images_are_not_augmented():
@@ -151,6 +154,7 @@ def test_val_size_is_a_fraction_or_a_number(val_size, count):
     data = ready(DigitsDataModule, "fit", val_size=val_size, batch_size=1)
     assert sum(len(batch.labels) for batch in data.val_dataloader()) == count
     assert len(data.train_dataloader()) == data.steps_per_epoch == 1437 - count
+    assert (data.val_dataloader() == []) == (count == 0)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -184,7 +188,10 @@ def test_bad_values_are_refused(options, named):
         ready(DigitsDataModule, "fit", **options)
 
 
-@pytest.mark.parametrize(("label", "named"), [(11, "num_classes=10 but labels reach 11"), (-1, "labels reach -1")])
+@pytest.mark.parametrize(
+    ("label", "named"),
+    [(10, "labels reach 10 in"), (11, "num_classes=10 but labels reach 11"), (-1, "labels reach -1")],
+)
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_labels_outside_the_classes_are_refused(monkeypatch, stage, label, named):
     labels = torch.arange(20) % 10

@@ -1,5 +1,6 @@
 """Image files and class trees: pixel for pixel, in order, and every fault named."""
 
+import os
 import shutil
 
 import numpy as np
@@ -154,20 +155,36 @@ def test_a_folder_without_class_folders_is_named(tmp_path, write_image):
         class_tree(tmp_path)
 
 
-def test_fingerprint_changes_with_any_file_and_not_with_the_place(tmp_path, write_tree, write_image):
-    def of(folder):
-        return fingerprint(image_paths(folder), folder)
+@pytest.fixture
+def tree(tmp_path, write_tree):
+    write_tree(tmp_path / "tree", ["a", "b"])
+    return tmp_path / "tree"
 
-    write_tree(tmp_path / "here", ["a", "b"])
-    seen = [of(tmp_path / "here")]
-    shutil.move(tmp_path / "here", tmp_path / "there")
-    assert of(tmp_path / "there") == seen[0]
 
-    first = tmp_path / "there" / "a" / "0.png"
-    write_image(first, (3, 3))
-    seen.append(of(tmp_path / "there"))
-    first.rename(first.with_name("5.png"))
-    seen.append(of(tmp_path / "there"))
-    first.with_name("5.png").unlink()
-    seen.append(of(tmp_path / "there"))
-    assert len(set(seen)) == 4
+def resize(path):
+    times = path.stat()
+    path.write_bytes(path.read_bytes() + b"0")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        resize,
+        lambda path: os.utime(path, ns=(0, 0)),
+        lambda path: path.rename(path.with_name("5.png")),
+        lambda path: path.unlink(),
+        lambda path: shutil.copy2(path, path.with_name("5.png")),
+    ],
+    ids=["size", "time", "name", "less", "more"],
+)
+def test_the_fingerprint_changes_with_any_file(tree, change):
+    before = fingerprint(image_paths(tree), tree)
+    change(tree / "b" / "1.png")
+    assert fingerprint(image_paths(tree), tree) != before
+
+
+def test_the_fingerprint_does_not_change_with_the_place(tree, tmp_path):
+    before = fingerprint(image_paths(tree), tree)
+    shutil.move(tree, tmp_path / "there")
+    assert fingerprint(image_paths(tmp_path / "there"), tmp_path / "there") == before

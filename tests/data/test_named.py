@@ -177,7 +177,7 @@ def test_the_prepared_copy_stays_valid_elsewhere(tree, monkeypatch):
     MNISTDataModule(str(tree)).load("train")
 
 
-def test_the_prepared_copy_is_made_again_when_a_file_changes(tree, write_image):
+def test_the_prepared_copy_is_made_again_when_a_file_changes(tree, write_image, monkeypatch):
     before = MNISTDataModule(str(tree)).load("train").images
     pixels = write_image(tree / "mnist" / "train" / "3" / "1.png", (28, 28))
     write_image(tree / "mnist" / "train" / "9" / "2.png", (28, 28))
@@ -185,6 +185,8 @@ def test_the_prepared_copy_is_made_again_when_a_file_changes(tree, write_image):
     assert len(after) == len(before) + 1
     np.testing.assert_array_equal(after[7, 0].numpy(), pixels)
     assert_close(after[8:20], before[8:])
+    monkeypatch.setattr(named, "read_images", no_decoding)
+    assert_close(MNISTDataModule(str(tree)).load("train").images, after)
 
 
 def test_a_root_that_cannot_be_written_is_read(tree):
