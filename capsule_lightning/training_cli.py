@@ -65,7 +65,7 @@ def run(words: list[str]) -> None:
 def quieten() -> None:
     """Leave out what Lightning says that no user of ours can act on."""
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    warnings.filterwarnings("ignore", message=r"The '\w+' does not have many workers|Starting from v1\.9\.0")
+    warnings.filterwarnings("ignore", message=r"The dirpath has changed from")  # as it does for test and validate
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())
 

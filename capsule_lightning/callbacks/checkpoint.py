@@ -37,7 +37,7 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Choose the folder, and drop the monitor where nothing is held out."""
         if self.dirpath is None:
-            self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+            self.dirpath = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
         if stage == "fit" and getattr(getattr(trainer, "datamodule", None), "val_size", None) == 0:
             self.monitor, self.save_top_k = None, 0
         super().setup(trainer, pl_module, stage)
