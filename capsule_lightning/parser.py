@@ -58,7 +58,7 @@ def one_line(message: str) -> str:
     """What matters of the parser's account of everything that it tried.
 
     Example:
-        >>> one_line(os.linesep.join(['Parser key "net":', "Errors:", "- Expected a dot import path string: CapsNte"]))
+        >>> one_line('Parser key "net":' + chr(10) + "- Expected a dot import path string: CapsNte")
         "net: no class 'CapsNte'; did you mean 'CapsNet'?"
     """
     keys: list[str] = []

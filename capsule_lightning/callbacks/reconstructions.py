@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from capsule_lightning.callbacks.figures import publish
@@ -93,7 +94,7 @@ class ReconstructionFigures(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw them, in training only now and then."""
         epochs = trainer.current_epoch + 1
-        if trainer.validating or epochs.bit_count() == 1 or epochs == trainer.max_epochs:
+        if trainer.state.fn != TrainerFn.FITTING or epochs.bit_count() == 1 or epochs == trainer.max_epochs:
             self._publish(trainer, "val")
         else:
             self._first, self._wrong = [], []

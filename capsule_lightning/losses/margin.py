@@ -44,6 +44,7 @@ def margin_loss(
         InputError: targets that fit neither form; an unknown mode.
 
     Example:
+        >>> import torch
         >>> margin_loss(torch.zeros(1, 10), torch.tensor([3]))
         tensor(0.8100)
     """
