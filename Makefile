@@ -12,7 +12,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	$(RUN) pip install --quiet --editable ".[test]"
 	touch $@
 
-demo: $(VENV)/installed  ## train a capsule network on real handwritten digits and draw what it sees (no download, 2 minutes)
+demo: $(VENV)/installed  ## train a capsule network on real handwritten digits and draw what it sees (no download, about a minute)
 	$(RUN) capsule_lightning fit --config digits.yaml
 	@echo "pictures:   $$(ls -td runs/digits/*/ | head -n 1)figures"
 

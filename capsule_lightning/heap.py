@@ -1,7 +1,7 @@
 """Keep memory between training steps on the CPU.
 
-By default glibc hands large tensors back to the kernel when they are freed, and every step faults their pages in again:
-on two cores that is a third of the time of a CapsNet step.
+By default glibc hands large tensors back to the kernel when they are freed, and every step faults their pages in again,
+which can take as long as a good part of the arithmetic.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     one, both = (metrics(tmp_path / "runs" / "digits" / run_id) for run_id in ("one", "two"))
     assert both["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)  # sums in another order, over 60 steps
     assert both["train/loss"][:3] == pytest.approx(one["train/loss"][:3], rel=1e-5)
+    # the same drift may turn an image or two at the edge between classes
     assert both["test/accuracy"] == pytest.approx(one["test/accuracy"], abs=2 / 360)
     with (tmp_path / "runs" / "digits" / "two" / "confusion.csv").open() as file:
         rows = list(csv.reader(file))[1:]
