@@ -30,3 +30,15 @@ def squash(s: Tensor, dim: int = -1) -> Tensor:
     """
     length: Tensor = torch.linalg.vector_norm(s, dim=dim, keepdim=True)
     return s * (length / (1 + length.square()))
+
+
+def squash_gradient(s: Tensor, grad: Tensor) -> Tensor:
+    """Gradient with respect to ``s (..., D)`` from the gradient of ``squash(s)``, for passes written by hand.
+
+    With ``g(n) = n / (1 + n^2)`` and ``n = |s|``: ``g(n) grad + g'(n) / n (s . grad) s``, zero where ``s`` is zero.
+    """
+    length: Tensor = torch.linalg.vector_norm(s, dim=-1, keepdim=True)
+    scale = 1 + length.square()
+    direction = s / length.clamp_min(torch.finfo(s.dtype).tiny)
+    along = (direction * grad).sum(dim=-1, keepdim=True) * direction
+    return (length * grad + length * (1 - length.square()) / scale * along) / scale

@@ -5,41 +5,27 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
+from capsule_lightning.kernels.dynamic_blocked import blocked_dynamic_routing
+from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.votes import vote, vote_weight
 from capsule_lightning.routing.base import Routing
+
+Backend = Literal["auto", "torch", "blocked"]
 
 
 def require_passes(iterations: int) -> None:
     """Refuse a number of routing passes below 1."""
     if iterations < 1:
         raise InputError(f"iterations={iterations}: expected at least 1 pass of routing (the paper uses 3)")
-
-
-def coupling_coefficients(logits: Tensor, leaky: bool = False) -> Tensor:
-    """Softmax over the parents, ``c[i, j] = exp(b[i, j]) / sum_k exp(b[i, k])``.
-
-    Args:
-        logits: ``(..., I, J)``, routing logits b.
-        leaky: add a "none of the above" parent of logit zero to each softmax, so that the couplings of a child to the
-            real parents sum to less than 1.
-
-    Returns:
-        ``(..., I, J)``.
-
-    Source: Sabour et al. 2017, Eq. 3; ``leaky`` is the form that their released code gives to section 7's
-    none-of-the-above category for CIFAR-10.
-    """
-    if not leaky:
-        return logits.softmax(dim=-1)
-    none_of_the_above = logits.new_zeros(*logits.shape[:-1], 1)
-    return torch.cat([logits, none_of_the_above], dim=-1).softmax(dim=-1)[..., :-1]
 
 
 @full_precision
@@ -85,9 +71,11 @@ class DynamicRouting(Routing):
         leaky: a none-of-the-above parent, as the paper's CIFAR-10 network has.
         bias: learn a bias ``(J, E)`` on the parents' inputs, initially 0.1, as the released code does.
         detach: no gradient through the couplings. The paper's authors let it flow through all iterations.
+        backend: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time, for CPUs; or
+            ``auto``, the fastest for the device, dtype and shape at hand.
 
     Raises:
-        InputError: ``iterations`` below 1.
+        InputError: ``iterations`` below 1, or an unknown ``backend``.
 
     Example:
         >>> routing = DynamicRouting(1152, 8, 10, 16)
@@ -106,20 +94,35 @@ class DynamicRouting(Routing):
         leaky: bool = False,
         bias: bool = False,
         detach: bool = False,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out)
         require_passes(iterations)
-        self.iterations, self.leaky, self.detach = iterations, leaky, detach
+        if backend not in get_args(Backend):
+            raise InputError(f"DynamicRouting: backend={backend!r}: expected one of {', '.join(get_args(Backend))}")
+        self.iterations, self.leaky, self.detach, self.backend = iterations, leaky, detach, backend
         self.weight = vote_weight(num_in, num_out, dim_out, dim_in)
         self.bias = nn.Parameter(torch.full((num_out, dim_out), 0.1)) if bias else None
 
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""
-        return Capsules.from_vectors(self._route(capsules)[0])
+        if self._backend(capsules.poses) == "torch":
+            return Capsules.from_vectors(self._route(capsules)[0])
+        poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
+        parents = blocked_dynamic_routing(
+            poses, self.weight, self.iterations, bias=self.bias, leaky=self.leaky, detach=self.detach
+        )
+        return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
 
     def couplings(self, capsules: Capsules) -> Tensor:
         """Of the last iteration; they sum to 1 over the parents (to less with ``leaky``)."""
         return self._route(capsules)[1]
+
+    def _backend(self, poses: Tensor) -> Backend:
+        if self.backend != "auto":
+            return self.backend
+        single = self.weight.dtype == torch.float32
+        return "blocked" if poses.device.type == "cpu" and single and not torch.compiler.is_compiling() else "torch"
 
     def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor]:
         votes = vote(capsules.poses, self.weight)

@@ -9,9 +9,10 @@ from torch.testing import assert_close
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
+from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.votes import vote
-from capsule_lightning.routing.dynamic import DynamicRouting, coupling_coefficients, dynamic_routing
+from capsule_lightning.routing.dynamic import DynamicRouting, dynamic_routing
 
 
 def procedure_1(poses, weight, iterations, bias=None, leaky=False):

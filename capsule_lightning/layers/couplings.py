@@ -1,0 +1,27 @@
+"""Coupling coefficients: how a child capsule divides itself among the parents."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def coupling_coefficients(logits: Tensor, leaky: bool = False, dim: int = -1) -> Tensor:
+    """Softmax over the parents, ``c[i, j] = exp(b[i, j]) / sum_k exp(b[i, k])``.
+
+    Args:
+        logits: ``(..., I, J)``, routing logits b, or any layout with the parents along ``dim``.
+        leaky: add a "none of the above" parent of logit zero to each softmax, so that the couplings of a child to the
+            real parents sum to less than 1.
+        dim: the axis of the parents.
+
+    Returns:
+        Tensor of the shape of ``logits``.
+
+    Source: Sabour et al. 2017, Eq. 3; ``leaky`` is the form that their released code gives to section 7's
+    none-of-the-above category for CIFAR-10.
+    """
+    if not leaky:
+        return logits.softmax(dim=dim)
+    none_of_the_above = torch.zeros_like(logits.narrow(dim, 0, 1))
+    return torch.cat([logits, none_of_the_above], dim=dim).softmax(dim=dim).narrow(dim, 0, logits.shape[dim])
