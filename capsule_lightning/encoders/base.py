@@ -27,3 +27,17 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Capsules:
         """Images ``(B, C, H, W)`` to ``poses (B, I, D), activations (B, I)``."""
+
+
+def capsules_of_maps(maps: Tensor, dim: int) -> Tensor:
+    """Group neighbouring channels into vectors.
+
+    Args:
+        maps: ``(B, types * dim, H, W)``.
+        dim: dimensions of a capsule, D.
+
+    Returns:
+        ``(B, types * H * W, D)``, ordered by type, row, column.
+    """
+    poses = maps.reshape(len(maps), -1, dim, *maps.shape[-2:])  # (B, types, D, H, W)
+    return poses.movedim(2, -1).flatten(1, 3)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.encoders.base import Encoder
+from capsule_lightning.encoders.base import Encoder, capsules_of_maps
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.squash import squash
 
@@ -103,9 +103,7 @@ class SabourEncoder(Encoder):
         primary = self.primary
         weight = primary.weight if self.coupling == 1 else primary.weight * self.coupling
         maps = F.conv2d(self._pad(features, primary), weight, primary.bias, primary.stride)
-        poses = maps.reshape(-1, self.num_types, self.dim, *maps.shape[-2:])  # (B, types, D, H, W)
-        poses = poses.movedim(2, -1).flatten(1, 3)  # (B, types * H * W, D)
-        return Capsules.from_vectors(squash(poses))
+        return Capsules.from_vectors(squash(capsules_of_maps(maps, self.dim)))
 
     def _pad(self, maps: Tensor, layer: nn.Conv2d) -> Tensor:
         if self.padding == "valid":

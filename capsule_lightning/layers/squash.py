@@ -42,3 +42,26 @@ def squash_gradient(s: Tensor, grad: Tensor) -> Tensor:
     direction = s / length.clamp_min(torch.finfo(s.dtype).tiny)
     along = (direction * grad).sum(dim=-1, keepdim=True) * direction
     return (length * grad + length * (1 - length.square()) / scale * along) / scale
+
+
+@full_precision
+def exponential_squash(s: Tensor, dim: int = -1) -> Tensor:
+    """Squash with slope 1 at zero, so that short vectors keep their gradient: ``v = (1 - exp(-|s|)) * s / |s|``.
+
+    Args:
+        s: ``(..., D, ...)``.
+        dim: the capsule dimension ``D``.
+
+    Returns:
+        Tensor of the shape of ``s``, float32 or wider, of length in [0, 1] along ``dim``.
+
+    Source: Mazzia, Salvetti & Chiaberge, Efficient-CapsNet, 2021, Eq. 3 (arXiv 2101.12491); its first form is Xi, Bing
+    & Jin, Capsule Network Performance on Complex Data, 2017 (arXiv 1712.03480).
+
+    Example:
+        >>> exponential_squash(torch.tensor([3.0, 4.0]))
+        tensor([0.5960, 0.7946])
+    """
+    length: Tensor = torch.linalg.vector_norm(s, dim=dim, keepdim=True)
+    length = length.clamp_min(torch.finfo(s.dtype).tiny)  # the ratio below is then 1 for a zero vector, its limit
+    return s * (-torch.expm1(-length) / length)

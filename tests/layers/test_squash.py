@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from capsule_lightning.layers.squash import squash
+from capsule_lightning.layers.squash import exponential_squash, squash, squash_gradient
 
 
 @pytest.mark.parametrize(("length", "squashed"), [(0.5, 0.2), (1.0, 0.5), (3.0, 0.9), (7.0, 0.98)])
@@ -60,3 +60,33 @@ def test_gradient_is_the_numerical_one(s):
 def test_half_precision_is_widened_first(dtype):
     s = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert_close(squash(s), squash(s.float()), rtol=0, atol=0)
+
+
+def test_gradient_by_hand_is_the_gradient():
+    s = torch.cat([torch.randn(4, 3), torch.zeros(1, 3), torch.full((1, 3), 1e-30)]).double().requires_grad_()
+    upstream = torch.randn(6, 3, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(squash(s), s, upstream)
+    assert_close(squash_gradient(s.detach(), upstream), expected, atol=1e-14, rtol=1e-12)
+
+
+def test_exponential_squash_is_the_formula_and_keeps_the_direction():
+    s = torch.randn(5, 3, dtype=torch.float64)
+    length = s.norm(dim=-1, keepdim=True)
+    assert_close(exponential_squash(s), (1 - (-length).exp()) * s / length)
+    assert_close(exponential_squash(s.T, dim=0), exponential_squash(s).T)
+
+
+def test_exponential_squash_has_slope_one_at_zero():
+    s = torch.zeros(2, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(exponential_squash(s).sum(), s)
+    assert_close(slope, torch.ones(2, 3))
+    assert torch.autograd.gradcheck(exponential_squash, torch.randn(2, 3, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-7, 1e4, 1e18])
+def test_exponential_squash_of_extreme_vectors_stays_finite(size):
+    s = torch.full((4,), size, requires_grad=True)
+    v = exponential_squash(s)
+    (gradient,) = torch.autograd.grad(v.sum(), s)
+    assert gradient.isfinite().all()
+    assert_close(v.norm(), torch.tensor(1.0 if size > 1 else 2 * size))

@@ -1,0 +1,72 @@
+"""Self-attention routing: one pass, couplings from how much the votes for a parent resemble each other.
+
+Mazzia, Salvetti & Chiaberge, Efficient-CapsNet: Capsule Network with Self-Attention Routing, 2021 (arXiv 2101.12491).
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.layers.squash import exponential_squash
+from capsule_lightning.layers.votes import vote, vote_weight
+from capsule_lightning.routing.base import Routing
+
+
+@full_precision
+def self_attention_routing(votes: Tensor, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Parents are attended sums of votes, ``v[j] = squash(sum_i (c[i, j] + prior[i, j]) u_hat[i, j])``.
+
+    ``c`` is a softmax over the parents of ``a[i, j] = sum_m u_hat[i, j] . u_hat[m, j] / sqrt(E)``. The sum over m goes
+    inside the product, so that the cost is linear in the number of children and the matrix of pairs is never formed.
+
+    Args:
+        votes: ``(..., I, J, E)``.
+        prior: ``(I, J)``, added after the softmax, so that the couplings need not sum to 1.
+
+    Returns:
+        Poses ``(..., J, E)`` of length in [0, 1], and ``c (..., I, J)``, without the prior.
+
+    Source: Mazzia et al. 2021, Eq. 4 to 7; d = E, the size of a vote, as in the released code.
+    """
+    total = votes.sum(dim=-3)  # (..., J, E)
+    agreement = torch.einsum("...ije,...je->...ij", votes, total) / sqrt(votes.shape[-1])
+    couplings = coupling_coefficients(agreement)
+    weights = couplings if prior is None else couplings + prior
+    return exponential_squash(torch.einsum("...ij,...ije->...je", weights, votes)), couplings
+
+
+class SelfAttentionRouting(Routing):
+    """Routing in one pass by the agreement of the votes among themselves.
+
+    Args:
+        num_in, dim_in, num_out, dim_out: see `Routing`.
+        prior: learn a prior ``(I, J)``, initially 0, that is added to the couplings.
+
+    Example:
+        >>> routing = SelfAttentionRouting(16, 8, 10, 16)
+        >>> routing(Capsules.from_vectors(torch.rand(2, 16, 8))).poses.shape
+        torch.Size([2, 10, 16])
+    """
+
+    def __init__(self, num_in: int, dim_in: int, num_out: int, dim_out: int, *, prior: bool = True) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out)
+        # the released code draws He-normal numbers, counting every pair of capsules into the fan
+        self.weight = vote_weight(num_in, num_out, dim_out, dim_in, std=sqrt(2 / (num_in * num_out * dim_in)) / 0.88)
+        self.prior = nn.Parameter(torch.zeros(num_in, num_out)) if prior else None
+
+    def forward(self, capsules: Capsules) -> Capsules:
+        """See `Routing.forward`."""
+        return Capsules.from_vectors(self._route(capsules)[0])
+
+    def couplings(self, capsules: Capsules) -> Tensor:
+        """The softmax alone, which sums to 1 over the parents; the learnt ``prior`` comes on top of it."""
+        return self._route(capsules)[1]
+
+    def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor]:
+        return self_attention_routing(vote(capsules.poses, self.weight), self.prior)
