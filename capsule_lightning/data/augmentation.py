@@ -7,6 +7,7 @@ hands out. So it is the same on every device and for every number of processes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import inf, pi
 
 import torch
 from torch import Tensor
@@ -68,6 +69,45 @@ class Shift(Augmentation):
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """See `Augmentation.train`; the draws are the rows and columns of the shift."""
         return shift(images, self.pixels, draws[:, 0], draws[:, 1])
+
+
+class Affine(Augmentation):
+    """Rotation, scale, shear and shift of each image about its centre, in one bilinear resampling, zeros moving in.
+
+    Args:
+        degrees: the largest rotation either way.
+        scale: the largest relative change of size, in [0, 1).
+        shear: the largest shear either way, in degrees below 90.
+        pixels: the largest shift in each direction; a fraction is allowed.
+    """
+
+    num_draws = 5
+
+    def __init__(self, degrees: float = 10.0, scale: float = 0.1, shear: float = 0.0, pixels: float = 2.0) -> None:
+        for name, value, end in (
+            ("degrees", degrees, 180.0),
+            ("scale", scale, 0.999),
+            ("shear", shear, 89.0),
+            ("pixels", pixels, inf),
+        ):
+            if not 0 <= value <= end:
+                raise InputError(f"Affine: {name}={value}: expected a number from 0 to {end}")
+        self.degrees, self.scale, self.shear, self.pixels = degrees, scale, shear, pixels
+
+    def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """See `Augmentation.out_shape`."""
+        return _in_sight(f"Affine: pixels={self.pixels}", self.pixels, shape)
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See `Augmentation.train`; the draws are rotation, scale, shear, rows and columns, each from least to most."""
+        angle, size, slant, down, right = (2 * draws - 1).unbind(dim=1)
+        return affine(
+            images,
+            angle * self.degrees * pi / 180,
+            1 + size * self.scale,
+            slant * self.shear * pi / 180,
+            torch.stack([right, down], dim=1) * self.pixels,
+        )
 
 
 class PaddedCrop(Augmentation):
@@ -147,6 +187,29 @@ def shift(images: Tensor, pixels: int, row: Tensor, column: Tensor) -> Tensor:
     return crop(F.pad(images, (pixels,) * 4), images.shape[-2:], row, column)
 
 
+def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: Tensor) -> Tensor:
+    """Shear, then scale, then rotate each image about its centre, then move it; bilinear, zeros moving in.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        angle: ``(B)``, rotation in radians, clockwise as seen.
+        scale: ``(B)``, above 0; more than 1 enlarges.
+        shear: ``(B)``, radians; the top moves right of the bottom by its tangent where positive.
+        offset: ``(B, 2)``, pixels to the right and down.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    cosine, sine, slant = angle.cos() / scale, angle.sin() / scale, shear.tan()
+    # from pixels of the output, centred, to pixels of the input: the inverse of rotation, scale and shear in that order
+    inverse = torch.stack([cosine - slant * sine, sine + slant * cosine, -sine, cosine], dim=-1).view(-1, 2, 2)
+    half = images.new_tensor([images.shape[-1] / 2, images.shape[-2] / 2])  # pixels of one unit of `affine_grid`
+    matrix = inverse * half / half.unsqueeze(-1)
+    start = -(inverse @ offset.to(inverse).unsqueeze(-1)) / half.unsqueeze(-1)  # (B, 2, 1)
+    grid = F.affine_grid(torch.cat([matrix, start], dim=-1).to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
 def crop(images: Tensor, size: tuple[int, int] | torch.Size, row: Tensor, column: Tensor) -> Tensor:
     """Cut a window of ``size`` from each image, at places drawn uniformly from all that fit.
 
@@ -181,7 +244,7 @@ def standardise(images: Tensor) -> Tensor:
     return (images - mean) / deviation.clamp_min(floor)
 
 
-def _in_sight(option: str, pixels: int, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def _in_sight(option: str, pixels: float, shape: tuple[int, int, int]) -> tuple[int, int, int]:
     if pixels >= min(shape[1:]):
         raise InputError(f"{option} moves images of {shape[1]}x{shape[2]} out of sight")
     return shape

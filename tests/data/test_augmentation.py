@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from capsule_lightning.data.augmentation import NoAugmentation, PaddedCrop, RandomPatch, Shift, standardise
+from capsule_lightning.data.augmentation import (
+    Affine,
+    NoAugmentation,
+    PaddedCrop,
+    RandomPatch,
+    Shift,
+    affine,
+    standardise,
+)
 from capsule_lightning.errors import InputError
 
 LARGEST = 1 - 2**-24  # the float32 below 1
@@ -117,7 +125,7 @@ def test_random_patch_evaluates_the_centre(images, size, top, left):
     assert_close(RandomPatch(size).evaluate(images), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("make", [NoAugmentation, Shift, PaddedCrop, lambda: RandomPatch(5)])
+@pytest.mark.parametrize("make", [NoAugmentation, Shift, Affine, PaddedCrop, lambda: RandomPatch(5)])
 def test_training_and_evaluation_come_out_in_the_stated_shape(images, random, make):
     augment = make()
     shape = (25, *augment.out_shape((3, 7, 6)))
@@ -125,7 +133,7 @@ def test_training_and_evaluation_come_out_in_the_stated_shape(images, random, ma
     assert augment.evaluate(images).shape == shape
 
 
-@pytest.mark.parametrize("augment", [NoAugmentation(), Shift(), PaddedCrop()])
+@pytest.mark.parametrize("augment", [NoAugmentation(), Shift(), Affine(), PaddedCrop()])
 def test_evaluation_leaves_whole_images_alone(images, augment):
     assert_close(augment.evaluate(images), images, rtol=0, atol=0)
 
@@ -146,10 +154,15 @@ def test_standardise_equals_the_rule_of_tensorflow(images, contrast):
     [
         (lambda: Shift(-1), "pixels=-1"),
         (lambda: PaddedCrop(-1), "padding=-1"),
+        (lambda: Affine(degrees=181), "degrees=181: expected a number from 0 to 180"),
+        (lambda: Affine(scale=1), "scale=1: expected a number from 0 to 0.999"),
+        (lambda: Affine(shear=-1), "shear=-1: expected a number from 0 to 89"),
+        (lambda: Affine(pixels=-0.5), "pixels=-0.5: expected a number from 0"),
         (lambda: RandomPatch(0), "size=0"),
         (lambda: RandomPatch(brightness=1.5), "brightness=1.5"),
         (lambda: RandomPatch(contrast=-0.1), "contrast=-0.1"),
         (lambda: Shift(8).out_shape((1, 9, 8)), "pixels=8 moves images of 9x8 out of sight"),
+        (lambda: Affine(pixels=8).out_shape((1, 9, 8)), "pixels=8 moves images of 9x8 out of sight"),
         (lambda: PaddedCrop(8).out_shape((1, 9, 8)), "padding=8 moves images of 9x8 out of sight"),
         (lambda: RandomPatch(9).out_shape((1, 9, 8)), "size=9 is larger than the images of 9x8"),
     ],
@@ -157,3 +170,53 @@ def test_standardise_equals_the_rule_of_tensorflow(images, contrast):
 def test_bad_values_are_refused(make, named):
     with pytest.raises(InputError, match=named):
         make()
+
+
+def resampled(image, angle, scale, shear, right, down):
+    """``image (C, H, W)`` sheared, scaled, rotated and moved, one output pixel at a time."""
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    back = np.linalg.inv(turn * scale @ np.array([[1, -np.tan(shear)], [0, 1]]))
+    _, rows, columns = image.shape
+    middle = np.array([columns - 1, rows - 1]) / 2
+    out = np.zeros_like(image)
+    for y, x in product(range(rows), range(columns)):
+        u, v = back @ (np.array([x - right, y - down]) - middle) + middle
+        left, top = int(np.floor(u)), int(np.floor(v))
+        for j, i in product((top, top + 1), (left, left + 1)):
+            if 0 <= j < rows and 0 <= i < columns:
+                out[:, y, x] += (1 - abs(u - i)) * (1 - abs(v - j)) * image[:, j, i]
+    return out
+
+
+def test_affine_equals_the_loop(images, random):
+    images = images[:4].double()
+    angle, shear, down, right = 2 * torch.rand(4, 4, generator=random, dtype=torch.float64) - 1
+    scale = 0.6 + torch.rand(4, generator=random, dtype=torch.float64)
+    changed = affine(images, angle, scale, shear, torch.stack([right, down], dim=1))
+    expected = [
+        resampled(*sample)
+        for sample in zip(*(t.numpy() for t in (images, angle, scale, shear, right, down)), strict=True)
+    ]
+    assert_close(changed, torch.from_numpy(np.stack(expected)), atol=1e-12, rtol=0)
+
+
+def test_affine_by_a_quarter_turns_clockwise():
+    image = torch.rand(1, 2, 5, 5)
+    turned = affine(image, torch.tensor([np.pi / 2]), torch.ones(1), torch.zeros(1), torch.zeros(1, 2))
+    assert_close(turned, image.rot90(-1, dims=(2, 3)), atol=1e-5, rtol=0)
+
+
+def test_affine_by_whole_pixels_is_a_shift(images):
+    moved = affine(images[:1], torch.zeros(1), torch.ones(1), torch.zeros(1), torch.tensor([[2.0, -1.0]]))
+    assert_close(moved[0], torch.from_numpy(shifted(images[0].numpy(), -1, 2)), atol=1e-5, rtol=0)
+
+
+def test_affine_reaches_what_its_options_say(images):
+    draws = torch.tensor(
+        [[1.0, 0.5, 0.5, 0.5, 0.5], [0.5, 0.0, 0.5, 0.5, 0.5], [0.5, 0.5, 1.0, 0.5, 0.5], [0.5, 0.5, 0.5, 0.0, 1.0]]
+    )
+    changed = Affine(degrees=30, scale=0.2, shear=15, pixels=3).train(images[:4], draws)
+    turn, lean = np.radians(30), np.radians(15)
+    cases = ((turn, 1, 0, 0, 0), (0, 0.8, 0, 0, 0), (0, 1, lean, 0, 0), (0, 1, 0, 3, -3))
+    expected = [resampled(image, *case) for image, case in zip(images.numpy(), cases, strict=False)]
+    assert_close(changed, torch.from_numpy(np.stack(expected)), atol=1e-5, rtol=0)
