@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import ceil
 from typing import Any
@@ -11,8 +11,11 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import InputError
 from capsule_lightning.schedules import ExponentialDecay, Schedule
 
@@ -41,6 +44,16 @@ class Task(L.LightningModule, ABC):
         super().__init__()
         self.in_shape, self.num_classes = tuple(in_shape), num_classes
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+
+    @abstractmethod
+    def training_losses(self, batch: ImageBatch) -> tuple[Capsules, dict[str, Tensor]]:
+        """Class capsules of a training batch, and ``loss`` with its parts, each a mean over the batch."""
+
+    def example_batch(self, size: int) -> ImageBatch:
+        """Random images of the right shape on the task's device, to try a step with."""
+        images = torch.rand(size, *self.in_shape, device=self.device)
+        labels = torch.zeros(size, dtype=torch.int64, device=self.device)
+        return ImageBatch(images, images, labels, labels)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and its schedule stepped at every training step."""

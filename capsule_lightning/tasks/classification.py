@@ -105,10 +105,15 @@ class ClassificationTask(Task):
         capsules: Capsules = self.net(images)
         return capsules
 
+    def training_losses(self, batch: ImageBatch) -> tuple[Capsules, dict[str, Tensor]]:
+        """See `Task.training_losses`; the decoder sees the capsule of the label."""
+        capsules = self(batch.images)
+        reconstructions = self.net.reconstruct(capsules, batch.labels)
+        return capsules, self.losses(capsules, batch.labels, reconstructions, batch.pictures)
+
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """The loss of a batch; its parts and the accuracy are logged."""
-        capsules = self(batch.images)
-        parts = self.losses(capsules, batch.labels, self.net.reconstruct(capsules, batch.labels), batch.pictures)
+        capsules, parts = self.training_losses(batch)
         correct = (capsules.activations.argmax(dim=-1) == batch.labels).float().mean()
         self.log("train/loss", parts["loss"], prog_bar=True, sync_dist=True)
         self.log("train/accuracy", correct, prog_bar=True, sync_dist=True)

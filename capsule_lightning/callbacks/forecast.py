@@ -1,0 +1,149 @@
+"""What a run will need, said before it begins: parameters, multiply-adds and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
+
+from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.tasks.base import Task
+
+_FEW, _MORE = 2, 4  # images in the steps that are measured; batch normalisation wants at least two
+_GIB = 2**30
+
+
+class Needs(NamedTuple):
+    """What one training step needs on one device.
+
+    Attributes:
+        parameters: learnt numbers.
+        multiply_adds: of matrix products and convolutions in the forward pass of one image, decoder included.
+        fixed: bytes whatever the batch: weights, gradients and the optimiser's state.
+        per_image: bytes that each image of the batch adds: what the backward pass keeps, and room to work in.
+    """
+
+    parameters: int
+    multiply_adds: int
+    fixed: int
+    per_image: int
+
+    def memory(self, batch_size: int) -> int:
+        """Expected peak in bytes, above what the program takes before training."""
+        return self.fixed + batch_size * self.per_image
+
+    def largest_batch(self, memory: int) -> int:
+        """Images a step that ``memory`` bytes should hold; 0 where not even one fits."""
+        return max(0, (memory - self.fixed) // self.per_image)
+
+
+class Forecast(L.Callback):
+    """Says at the start of training how large the network is and how much memory a step is expected to take.
+
+    Where that is more than the device has left, a warning names the batch size that fits.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure two small steps, and speak."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(pl_module, Task) or not isinstance(data, ImageDataModule):
+            return
+        needs = forecast(pl_module, trainer.optimizers, trainer.precision_plugin.train_step_context())
+        batch_size, left = data.batch_size // trainer.world_size, memory_left(pl_module.device)
+        peak = needs.memory(batch_size)
+        rank_zero_info(
+            f"{needs.parameters:,} parameters, {needs.multiply_adds / 1e6:,.1f} M multiply-adds an image; a step of "
+            f"{batch_size} images should take {peak / _GIB:.1f} GiB"
+            + ("" if left is None else f" of the {left / _GIB:.1f} GiB left on {pl_module.device}")
+        )
+        if left is not None and peak > left:
+            fits = needs.largest_batch(left) * trainer.world_size
+            rank_zero_warn(
+                f"a step of {batch_size} images should take {peak / _GIB:.1f} GiB and {pl_module.device} has "
+                f"{left / _GIB:.1f} GiB left: "
+                + (f"--data.batch_size {fits} should fit" if fits else "not even one image should fit")
+            )
+
+
+def forecast(
+    task: Task, optimizers: list[Optimizer] | None = None, precision: AbstractContextManager[object] | None = None
+) -> Needs:
+    """Measure what steps of two and of four images keep; the task and the random numbers are as before afterwards.
+
+    Args:
+        task: on its device.
+        optimizers: whose state is counted.
+        precision: the autocast of a training step.
+    """
+    devices = [task.device] if task.device.type == "cuda" else []
+    weights = sum(p.numel() * p.element_size() for p in task.parameters())
+    with torch.random.fork_rng(devices), _buffers_kept(task), precision or nullcontext():
+        few, more = (_kept(task, n) for n in (_FEW, _MORE))
+        task.eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            task.training_losses(task.example_batch(1))
+        task.train()
+    growth = [(b - a) // (_MORE - _FEW) for a, b in zip(few, more, strict=True)]
+    constant = sum(few) - _FEW * sum(growth)
+    return Needs(
+        parameters=sum(p.numel() for p in task.parameters()),
+        multiply_adds=counter.get_total_flops() // 2,
+        fixed=weights * (2 + max(map(_states, optimizers or []), default=0)) + constant,
+        per_image=max(1, sum(growth) + 2 * max(growth, default=0)),  # the largest has a gradient and a copy at its side
+    )
+
+
+def memory_left(device: torch.device) -> int | None:
+    """Bytes that a device has left; None where that cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Undo what steps do to buffers, such as the statistics of batch normalisation."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
+
+
+def _kept(task: Task, size: int) -> list[int]:
+    """Bytes of each tensor that a step keeps for its backward pass, weights aside."""
+    own = {p.untyped_storage().data_ptr() for p in task.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = task.training_losses(task.example_batch(size))[1]["loss"]
+    del loss  # not before: what it keeps alive cannot share an address
+    return list(kept.values())
+
+
+def _states(optimizer: Optimizer) -> int:
+    """Numbers that an optimiser keeps for each parameter, found by one step on a small one."""
+    probe = nn.Parameter(torch.zeros(2))
+    probe.grad = torch.zeros(2)
+    small = type(optimizer)([probe], **optimizer.defaults)
+    small.step()
+    return sum(isinstance(value, Tensor) and value.shape == probe.shape for value in small.state[probe].values())
