@@ -5,6 +5,8 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -19,7 +21,7 @@ from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.votes import vote, vote_weight
 from capsule_lightning.routing.base import Routing
 
-Backend = Literal["auto", "torch", "blocked"]
+Backend = Literal["auto", "torch", "blocked", "compiled", "triton"]
 
 
 def require_passes(iterations: int) -> None:
@@ -71,8 +73,9 @@ class DynamicRouting(Routing):
         leaky: a none-of-the-above parent, as the paper's CIFAR-10 network has.
         bias: learn a bias ``(J, E)`` on the parents' inputs, initially 0.1, as the released code does.
         detach: no gradient through the couplings. The paper's authors let it flow through all iterations.
-        backend: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time, for CPUs; or
-            ``auto``, the fastest for the device, dtype and shape at hand.
+        backend: ``torch``, the plain functions; ``compiled``, the same by `torch.compile`; ``blocked``, the same a
+            block of the batch at a time, for CPUs; ``triton``, the same in kernels for GPUs, which have been compiled
+            and interpreted but not yet run on one; or ``auto``: ``blocked`` for float32 on a CPU, else ``torch``.
 
     Raises:
         InputError: ``iterations`` below 1, or an unknown ``backend``.
@@ -106,24 +109,40 @@ class DynamicRouting(Routing):
 
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""
-        if self._backend(capsules.poses) == "torch":
-            return Capsules.from_vectors(self._route(capsules)[0])
         poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
-        parents = blocked_dynamic_routing(
-            poses, self.weight, self.iterations, bias=self.bias, leaky=self.leaky, detach=self.detach
-        )
+        route = _route(self._choice(poses))
+        parents = route(poses, self.weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
 
     def couplings(self, capsules: Capsules) -> Tensor:
         """Of the last iteration; they sum to 1 over the parents (to less with ``leaky``)."""
-        return self._route(capsules)[1]
+        votes = vote(capsules.poses, self.weight)
+        return dynamic_routing(votes, self.iterations, self.bias, self.leaky, self.detach)[1]
 
-    def _backend(self, poses: Tensor) -> Backend:
+    def _choice(self, poses: Tensor) -> str:
         if self.backend != "auto":
             return self.backend
-        single = self.weight.dtype == torch.float32
-        return "blocked" if poses.device.type == "cpu" and single and not torch.compiler.is_compiling() else "torch"
+        if self.weight.dtype != torch.float32 or torch.compiler.is_compiling():
+            return "torch"
+        return "blocked" if poses.device.type == "cpu" else "torch"
 
-    def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor]:
-        votes = vote(capsules.poses, self.weight)
-        return dynamic_routing(votes, self.iterations, self.bias, self.leaky, self.detach)
+
+def _route(backend: str) -> Callable[[Tensor, Tensor, int, Tensor | None, bool, bool], Tensor]:
+    """From poses and weight to parents, as this backend does it."""
+    if backend == "triton":
+        from capsule_lightning.kernels.dynamic_triton import triton_dynamic_routing
+
+        return triton_dynamic_routing
+    if backend == "compiled":
+        return _compiled()
+    return blocked_dynamic_routing if backend == "blocked" else _plain
+
+
+def _plain(poses: Tensor, weight: Tensor, iterations: int, bias: Tensor | None, leaky: bool, detach: bool) -> Tensor:
+    return dynamic_routing(vote(poses, weight), iterations, bias, leaky, detach)[0]
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    """One for all layers, made when the first of them needs it."""
+    return torch.compile(_plain)
