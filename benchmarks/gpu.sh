@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything that one modern NVIDIA GPU can tell, in one call of under ten minutes.
+#
+#     CAPSULE_LIGHTNING_DATA=/path/to/data benchmarks/gpu.sh
+#
+# JSON files, tables and logs go to $OUT. Each part has its own time limit, and one that fails stops no other; the status
+# is 1 where any failed. $PYTHON is the interpreter, $ACCURACY the options of the run to accuracy.
+set -u
+cd "$(dirname "$0")/.."
+OUT=${OUT:-benchmarks/results/gpu}
+PYTHON=${PYTHON:-python}
+recipe=mnist_fast.yaml
+[ -f "configs/$recipe" ] || recipe=mnist.yaml
+ACCURACY=${ACCURACY:---config $recipe --config trainer/gpu.yaml --set trainer.max_epochs=20}
+export WANDB_MODE=${WANDB_MODE:-offline}
+mkdir -p "$OUT"
+failed=()
+
+part() { # NAME SECONDS COMMAND...
+    local name=$1 seconds=$2 before=$SECONDS status=0
+    shift 2
+    timeout --kill-after=2 "$seconds" "$@" >"$OUT/$name.log" 2>&1 || status=$?
+    echo "== $name: status $status after $((SECONDS - before)) s: $*"
+    tail -n 15 "$OUT/$name.log"
+    [ "$status" -eq 0 ] || failed+=("$name")
+}
+
+benchmark() { # NAME SECONDS SCRIPT OPTIONS...
+    local name=$1 seconds=$2 script=$3
+    shift 3
+    part "$name" "$seconds" "$PYTHON" "benchmarks/$script.py" --device cuda --out "$OUT/$name.json" "$@"
+}
+
+part device 10 nvidia-smi
+benchmark step 70 step
+benchmark floor 50 floor
+benchmark routing 110 routing --num_in 288 1152 4608 --num_out 5 10 50 --dims 8x16
+part kernels 70 "$PYTHON" -m pytest tests/kernels
+# shellcheck disable=SC2086  # words of a command line
+benchmark time_to_accuracy 130 time_to_accuracy --seeds 0 $ACCURACY
+benchmark step_compiled 90 step --compile
+benchmark profile_step 50 profile_step
+
+if [ "${#failed[@]}" -gt 0 ]; then
+    echo "failed: ${failed[*]}; see the logs in $OUT"
+    exit 1
+fi
+echo "all in $OUT"
