@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile
+from jsonargparse import ActionConfigFile, _typehints
+from jsonargparse._util import import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from capsule_lightning.cli import SLOTS, class_names, find_config, nearest
@@ -52,6 +54,44 @@ class Parser(LightningArgumentParser):
             parser = getattr(ex, "subcommand_parser", None) or self
             text += nearest(word, [action.dest for action in parser._actions])
         raise InputError(text)
+
+
+def keep_what_is_shared(parser: Any, before: Any, now: Any) -> None:
+    """Forget the arguments of the class that was chosen before, but for those that a base class of both declares.
+
+    The parser would keep every argument that happens to have a name of the new class: `SGD` would learn at `Adam`'s
+    rate, and one routing run for as many iterations as another wanted. So ``batch_size`` outlives a change of the data
+    set, and ``lr`` does not outlive a change of the optimiser.
+
+    Args:
+        parser: of the new class; not needed.
+        before: ``class_path`` and ``init_args`` of the class chosen before, or None; changed in place.
+        now: the same of the new class.
+    """
+    if not before or "init_args" not in before or before["class_path"] == now["class_path"]:
+        return
+    shared = shared_arguments(import_object(before["class_path"]), import_object(now["class_path"]))
+    arguments = before["init_args"]
+    for name in list(arguments if isinstance(arguments, dict) else vars(arguments)):
+        if name not in shared:
+            arguments.pop(name)
+
+
+def shared_arguments(one: object, other: object) -> set[str]:
+    """Names of the constructor arguments that the nearest base class of both declares.
+
+    Example:
+        >>> from torch.optim import SGD, Adam
+        >>> "lr" in shared_arguments(Adam, SGD)
+        False
+    """
+    if not (isinstance(one, type) and isinstance(other, type)):
+        return set()
+    base = next((c for c in one.__mro__ if issubclass(other, c) and "__init__" in c.__dict__ and c is not object), None)
+    return set(inspect.signature(base).parameters) if base else set()
+
+
+_typehints.discard_init_args_on_class_path_change = keep_what_is_shared
 
 
 def one_line(message: str) -> str:
