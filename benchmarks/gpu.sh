@@ -11,7 +11,7 @@ OUT=${OUT:-benchmarks/results/gpu}
 PYTHON=${PYTHON:-python}
 recipe=mnist_fast.yaml
 [ -f "configs/$recipe" ] || recipe=mnist.yaml
-ACCURACY=${ACCURACY:---config $recipe --config trainer/gpu.yaml --set trainer.max_epochs=20}
+ACCURACY=${ACCURACY:---config $recipe --config trainer/gpu.yaml --set trainer.max_epochs=10}
 export WANDB_MODE=${WANDB_MODE:-offline}
 mkdir -p "$OUT"
 failed=()
@@ -32,13 +32,14 @@ benchmark() { # NAME SECONDS SCRIPT OPTIONS...
 }
 
 part device 10 nvidia-smi
-benchmark step 70 step
-benchmark floor 50 floor
-benchmark routing 110 routing --num_in 288 1152 4608 --num_out 5 10 50 --dims 8x16
-part kernels 70 "$PYTHON" -m pytest tests/kernels
+benchmark step 60 step
+benchmark step_triton 55 step --set model.net.routing.backend=triton
+benchmark floor 40 floor
+benchmark routing 90 routing --num_in 288 1152 4608 --num_out 5 10 50 --dims 8x16
+part kernels 60 "$PYTHON" -m pytest tests/kernels
 # shellcheck disable=SC2086  # words of a command line
 benchmark time_to_accuracy 130 time_to_accuracy --seeds 0 $ACCURACY
-benchmark step_compiled 90 step --compile
+benchmark step_compiled 80 step --compile
 benchmark profile_step 50 profile_step
 
 if [ "${#failed[@]}" -gt 0 ]; then

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from capsule_lightning import __version__
@@ -83,6 +84,33 @@ def test_routing_is_swapped_by_one_flag(capsys: pytest.CaptureFixture[str]) -> N
     routing = config["model"]["init_args"]["net"]["init_args"]["routing"]
     assert routing["class_path"] == "capsule_lightning.routing.uniform.UniformRouting"
     assert not routing.get("init_args")
+
+
+def test_another_class_begins_with_its_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    optimizer = (
+        "--model.optimizer.lr",
+        "0.5",
+        "--model.optimizer",
+        "torch.optim.SGD",
+        "--model.optimizer.momentum=0.9",
+    )
+    config = printed_config(
+        capsys,
+        "--config",
+        "mnist.yaml",
+        *optimizer,
+        "--model.net.encoder",
+        "EfficientEncoder",
+        "--data",
+        "SVHNDataModule",
+    )
+    task, data = config["model"]["init_args"], config["data"]
+    default = inspect.signature(torch.optim.SGD).parameters["lr"].default
+    assert (task["optimizer"]["init_args"]["lr"], task["optimizer"]["init_args"]["momentum"]) == (default, 0.9)
+    # SabourEncoder has an argument of this name too, 9
+    assert task["net"]["init_args"]["encoder"]["init_args"]["primary_kernel_size"] is None
+    # every data set has these from the class that all are made of
+    assert (data["class_path"].split(".")[-1], data["init_args"]["val_size"]) == ("SVHNDataModule", 5000)
 
 
 def test_defaults_of_the_task_are_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
