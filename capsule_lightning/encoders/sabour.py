@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.base import Encoder, capsules_of_maps
 from capsule_lightning.errors import InputError
+from capsule_lightning.kernels.convolution import columns_pay, conv2d
 from capsule_lightning.layers.squash import squash
 
 Padding = Literal["valid", "same"]
@@ -99,10 +100,12 @@ class SabourEncoder(Encoder):
 
     def forward(self, images: Tensor) -> Capsules:
         """See `Encoder.forward`; capsules are ordered by type, row, column."""
-        features = torch.relu(self.conv(self._pad(images, self.conv)))
-        primary = self.primary
+        features, primary = self.conv(self._pad(images, self.conv)), self.primary
+        if columns_pay(features, primary.weight):
+            features = features.contiguous(memory_format=torch.channels_last)
+        features = torch.relu_(features)  # in place: these are the largest maps of the network
         weight = primary.weight if self.coupling == 1 else primary.weight * self.coupling
-        maps = F.conv2d(self._pad(features, primary), weight, primary.bias, primary.stride)
+        maps = conv2d(self._pad(features, primary), weight, primary.bias, (primary.stride[0], primary.stride[1]))
         return Capsules.from_vectors(squash(capsules_of_maps(maps, self.dim)))
 
     def _pad(self, maps: Tensor, layer: nn.Conv2d) -> Tensor:
