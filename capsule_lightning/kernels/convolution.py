@@ -8,8 +8,7 @@ time, with the channels innermost, so that both the laying out and its reverse m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -52,15 +51,15 @@ def columns_conv2d(
     """Convolution without padding as matrix products over columns, ``block`` images at a time; differentiable once.
 
     Computes in the dtype of ``maps``, in which the gradients are added up that one pixel gets from several places of
-    the kernel; what the blocks add to the gradient of ``weight`` is added up in float32 or wider.
+    the kernel. The backward pass goes by rows of the kernel, so that no products of blocks have to be added up.
 
     Args:
         maps, weight, bias, stride: see `conv2d`.
-        block: images at a time; None for as many as 32 MiB of columns hold.
+        block: images at a time in the forward pass; None for as many as 32 MiB of columns hold.
     """
     if block is None:
-        rows, columns = _out_sizes(maps, weight.shape, stride)
-        most = max(1, _BLOCK_OF_COLUMNS // (rows * columns * weight[0].numel()))
+        places = prod((n - k) // s + 1 for n, k, s in zip(maps.shape[2:], weight.shape[2:], stride, strict=True))
+        most = max(1, _BLOCK_OF_COLUMNS // (places * weight[0].numel()))
         block = max(1, ceil(len(maps) / max(1, ceil(len(maps) / most))))
     out: Tensor = _ColumnsConv2d.apply(maps, weight, bias, stride, block)
     return out
@@ -73,16 +72,19 @@ class _ColumnsConv2d(torch.autograd.Function):
     def forward(
         ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], block: int
     ) -> Tensor:
-        rows, columns = _out_sizes(maps, weight.shape, stride)
-        matrix = weight.permute(2, 3, 1, 0).to(maps.dtype).reshape(-1, len(weight))
-        out = maps.new_empty(len(maps), rows, columns, len(weight))
-        for part, of_part in _columns(maps, weight.shape, stride, block):
-            torch.mm(of_part, matrix, out=out[part].view(-1, len(weight)))
+        windows = _windows(maps, weight.shape, stride)
+        matrix = weight.permute(2, 3, 1, 0).to(maps.dtype).reshape(-1, len(weight))  # (K * L * C, O)
+        out = maps.new_empty(*windows.shape[:3], len(weight))
+        room = maps.new_empty(min(block, len(maps)), *windows.shape[1:])  # used again: in the cache, and mapped
+        for start in range(0, len(maps), block):
+            part = windows[start : start + block]
+            columns = room[: len(part)].copy_(part)
+            torch.mm(columns.view(-1, len(matrix)), matrix, out=out[start : start + block].view(-1, len(weight)))
         if bias is not None:
             out += bias
         ctx.save_for_backward(maps, matrix)
-        ctx.shape, ctx.stride, ctx.block = weight.shape, stride, block
-        ctx.weight_dtype, ctx.bias_dtype = weight.dtype, None if bias is None else bias.dtype
+        ctx.shape, ctx.stride, ctx.weight_dtype = weight.shape, stride, weight.dtype
+        ctx.bias_dtype = None if bias is None else bias.dtype
         return out.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -90,60 +92,46 @@ class _ColumnsConv2d(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         maps, matrix = ctx.saved_tensors
         grad = grad.permute(0, 2, 3, 1).contiguous()  # (B, rows, columns, O)
+        matrix = matrix.view(ctx.shape[2], -1, ctx.shape[0])  # (K, L * C, O)
         grad_maps = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_maps = _grad_maps(grad, maps.shape, matrix, ctx.shape, ctx.stride, ctx.block)
+            grad_maps = _grad_maps(grad, maps.shape, matrix, ctx.shape, ctx.stride)
         if ctx.needs_input_grad[1]:
-            total = matrix.new_zeros(matrix.shape, dtype=torch.promote_types(maps.dtype, torch.float32))
-            for part, of_part in _columns(maps, ctx.shape, ctx.stride, ctx.block):
-                total += of_part.t() @ grad[part].flatten(0, 2)
+            grad_matrix = torch.empty_like(matrix)
+            windows = _windows(maps, ctx.shape, ctx.stride)
+            room = maps.new_empty(windows[:, :, :, 0].shape)
+            for y, of_row in enumerate(grad_matrix):
+                columns = room.copy_(windows[:, :, :, y]).view(-1, len(of_row))
+                torch.mm(columns.t(), grad.view(-1, ctx.shape[0]), out=of_row)
             out, channels, height, width = ctx.shape
-            grad_weight = total.view(height, width, channels, out).permute(3, 2, 0, 1).to(ctx.weight_dtype)
+            grad_weight = grad_matrix.view(height, width, channels, out).permute(3, 2, 0, 1).to(ctx.weight_dtype)
         if ctx.bias_dtype is not None:
             grad_bias = grad.sum(dim=(0, 1, 2), dtype=ctx.bias_dtype)
         return grad_maps, grad_weight, grad_bias, None, None
 
 
-def _columns(maps: Tensor, shape: torch.Size, stride: tuple[int, int], block: int) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of images, and the pixels under the kernel at each of its places, ``(n * rows * columns, K * L * C)``.
-
-    A block's columns are overwritten by those of the next: memory that is used again is in the cache, and mapped.
-    """
+def _windows(maps: Tensor, shape: torch.Size, stride: tuple[int, int]) -> Tensor:
+    """The pixels under the kernel at each of its places, ``(B, rows, columns, K, L, C)``, a view where it can be."""
     pixels = maps.permute(0, 2, 3, 1).contiguous()
-    windows = pixels.unfold(1, shape[2], stride[0]).unfold(2, shape[3], stride[1]).permute(0, 1, 2, 4, 5, 3)
-    room = maps.new_empty(min(block, len(maps)), *windows.shape[1:])
-    for start in range(0, len(maps), block):
-        part = slice(start, start + block)
-        of_part = room[: len(windows[part])]
-        of_part.copy_(windows[part])
-        yield part, of_part.flatten(0, 2).flatten(1)
+    return pixels.unfold(1, shape[2], stride[0]).unfold(2, shape[3], stride[1]).permute(0, 1, 2, 4, 5, 3)
 
 
-def _grad_maps(
-    grad: Tensor, maps: torch.Size, matrix: Tensor, shape: torch.Size, stride: tuple[int, int], block: int
-) -> Tensor:
-    """Gradients of the columns, added up where kernels overlap: first along the rows of the image, then across."""
+def _grad_maps(grad: Tensor, maps: torch.Size, matrix: Tensor, shape: torch.Size, stride: tuple[int, int]) -> Tensor:
+    """For each row of the kernel the gradients of its columns, added up along the rows of the image, then across."""
     batch, rows, columns, out = grad.shape
     _, channels, height, width = shape
     pixels = grad.new_zeros(batch, *maps[2:], channels)
-    room = grad.new_empty(min(block, batch), rows, columns, height, width, channels)
-    for start in range(0, batch, block):
-        part = slice(start, start + block)
-        of_columns = room[: len(pixels[part])]
-        torch.mm(grad[part].view(-1, out), matrix.t(), out=of_columns.view(-1, len(matrix)))
-        lines = grad.new_zeros(len(of_columns), rows, height, maps[3], channels)
+    room = grad.new_empty(batch, rows, columns, width, channels)
+    lines = grad.new_empty(batch, rows, maps[3], channels)
+    for y in range(height):
+        torch.mm(grad.view(-1, out), matrix[y].t(), out=room.view(-1, width * channels))
+        lines.zero_()
         for x in range(width):
-            lines[:, :, :, _places(x, columns, stride[1])] += of_columns[:, :, :, :, x].transpose(2, 3)
-        for y in range(height):
-            pixels[part, _places(y, rows, stride[0])] += lines[:, :, y]
+            lines[:, :, _places(x, columns, stride[1])] += room[:, :, :, x]
+        pixels[:, _places(y, rows, stride[0])] += lines
     return pixels.permute(0, 3, 1, 2)
 
 
 def _places(offset: int, count: int, step: int) -> slice:
     """The pixels of one axis that lie under one place of the kernel."""
     return slice(offset, offset + step * (count - 1) + 1, step)
-
-
-def _out_sizes(maps: Tensor, shape: torch.Size, stride: tuple[int, int]) -> tuple[int, int]:
-    rows, columns = ((n - k) // s + 1 for n, k, s in zip(maps.shape[2:], shape[2:], stride, strict=True))
-    return rows, columns
