@@ -18,6 +18,7 @@ from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.tasks.base import Task
 
 _FEW, _MORE = 2, 4  # images in the steps that are measured; batch normalisation wants at least two
+_COPIES = 4  # of the largest maps, at their way back: gradients in and out, and a convolution's own layout of both
 _GIB = 2**30
 
 
@@ -61,14 +62,14 @@ class Forecast(L.Callback):
         peak = needs.memory(batch_size)
         rank_zero_info(
             f"{needs.parameters:,} parameters, {needs.multiply_adds / 1e6:,.1f} M multiply-adds an image; a step of "
-            f"{batch_size} images should take {peak / _GIB:.1f} GiB"
-            + ("" if left is None else f" of the {left / _GIB:.1f} GiB left on {pl_module.device}")
+            f"{batch_size} images should take {readable(peak)}"
+            + ("" if left is None else f" of the {readable(left)} left on {pl_module.device}")
         )
         if left is not None and peak > left:
             fits = needs.largest_batch(left) * trainer.world_size
             rank_zero_warn(
-                f"a step of {batch_size} images should take {peak / _GIB:.1f} GiB and {pl_module.device} has "
-                f"{left / _GIB:.1f} GiB left: "
+                f"a step of {batch_size} images should take {readable(peak)} and {pl_module.device} has "
+                f"{readable(left)} left: "
                 + (f"--data.batch_size {fits} should fit" if fits else "not even one image should fit")
             )
 
@@ -97,8 +98,18 @@ def forecast(
         parameters=sum(p.numel() for p in task.parameters()),
         multiply_adds=counter.get_total_flops() // 2,
         fixed=weights * (2 + max(map(_states, optimizers or []), default=0)) + constant,
-        per_image=max(1, sum(growth) + 2 * max(growth, default=0)),  # the largest has a gradient and a copy at its side
+        per_image=max(1, sum(growth) + _COPIES * max(growth, default=0)),
     )
+
+
+def readable(size: int) -> str:
+    """Bytes in the unit that suits them.
+
+    Example:
+        >>> readable(3 * 2**29), readable(2**20)
+        ('1.5 GiB', '1 MiB')
+    """
+    return f"{size / _GIB:.1f} GiB" if size >= _GIB else f"{size / 2**20:.0f} MiB"
 
 
 def memory_left(device: torch.device) -> int | None:

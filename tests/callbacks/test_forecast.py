@@ -51,7 +51,7 @@ def test_what_an_image_adds_is_what_autograd_keeps():
     assert loss.isfinite()
     needs = forecast(net)
     assert 32 * needs.per_image >= total - needs.fixed
-    assert 32 * needs.per_image <= 3 * total
+    assert 32 * needs.per_image <= 5 * total  # all of it, and four copies of its largest part
 
 
 def test_nothing_is_changed():
@@ -76,7 +76,7 @@ def test_the_largest_batch_is_the_last_that_fits():
 )
 def test_a_batch_too_large_is_told_before_training(run_main, monkeypatch, left, says):
     monkeypatch.setattr(module, "memory_left", lambda device: left)
-    with pytest.warns(UserWarning, match=f"GiB left: .*{says}"):
+    with pytest.warns(UserWarning, match=f"iB left: .*{says}"):
         run_main(
             "fit",
             "--config",
