@@ -1,6 +1,6 @@
 """Convolution with a large kernel in bfloat16 on the CPU, as matrix products over columns.
 
-Library convolutions leave much of the bfloat16 units idle in the backward pass: for the primary capsules of Sabour et
+On some processors library convolutions leave much of the bfloat16 units idle: for the primary capsules of Sabour et
 al. 2017 (9x9, stride 2, 256 to 256 channels) they take up to four times what the matrix products take that the same
 arithmetic amounts to. Here the pixels under the kernel are laid out as the rows of a matrix, a block of the batch at a
 time, with the channels innermost, so that both the laying out and its reverse move long runs of numbers.
