@@ -29,6 +29,34 @@ class Encoder(nn.Module, ABC):
         """Images ``(B, C, H, W)`` to ``poses (B, I, D), activations (B, I)``."""
 
 
+class MapEncoder(Encoder):
+    """An encoder whose capsules lie on a map, so that capsule layers can convolve them.
+
+    Args:
+        in_shape: ``(C, H, W)`` of one image.
+        size: rows and columns of the map.
+        num_types: capsules at each position, A.
+        dim: dimensions of their poses, D.
+    """
+
+    size: tuple[int, int]
+    num_types: int
+
+    def __init__(self, in_shape: tuple[int, ...], size: tuple[int, int], num_types: int, dim: int) -> None:
+        super().__init__()
+        self.in_shape, self.size, self.num_types, self.dim = in_shape, size, num_types, dim
+        self.num_capsules = size[0] * size[1] * num_types
+
+    @abstractmethod
+    def maps(self, images: Tensor) -> Capsules:
+        """Images ``(B, C, H, W)`` to ``poses (B, rows, columns, A, D), activations (B, rows, columns, A)``."""
+
+    def forward(self, images: Tensor) -> Capsules:
+        """See `Encoder.forward`; capsules are ordered by row, column, type."""
+        poses, activations = self.maps(images)
+        return Capsules(poses.flatten(1, 3), activations.flatten(1, 3))
+
+
 def capsules_of_maps(maps: Tensor, dim: int) -> Tensor:
     """Group neighbouring channels into vectors.
 

@@ -11,21 +11,42 @@ def vote(poses: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         poses: ``(..., I, D)``, poses of the children.
-        weight: ``(I, J, E, D)``, one matrix for each pair of child and parent.
+        weight: ``(K, J, E, D)``; child i uses matrices i modulo K, and K divides I. With K = I, as in the paper, each
+            pair of child and parent has a matrix of its own.
 
     Returns:
         ``(..., I, J, E)``, in the precision that autocast asks for.
 
     Source: Sabour et al. 2017, Eq. 2, left half.
     """
-    return torch.einsum("...id,ijed->...ije", poses, weight)
+    if weight.shape[0] == poses.shape[-2]:
+        return torch.einsum("...id,ijed->...ije", poses, weight)
+    poses = poses.reshape(*poses.shape[:-2], -1, weight.shape[0], poses.shape[-1])  # (..., I / K, K, D)
+    return torch.einsum("...nkd,kjed->...nkje", poses, weight).flatten(-4, -3)
 
 
-def vote_weight(num_in: int, num_out: int, dim_out: int, dim_in: int, std: float = 0.1) -> nn.Parameter:
+def matrix_vote(poses: Tensor, weight: Tensor) -> Tensor:
+    """Votes of matrix capsules, ``V[j|i] = M[i] W[i, j]``, a product of n x n matrices.
+
+    Args:
+        poses: ``(..., I, D)``, the rows of M one after the other, ``D = n * n``.
+        weight: ``(K, J, n, n)``; child i uses matrices i modulo K.
+
+    Returns:
+        ``(..., I, J, D)``, in the precision that autocast asks for.
+
+    Source: Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, section 2.
+    """
+    count, _, n, _ = weight.shape
+    matrices = poses.reshape(*poses.shape[:-2], -1, count, n, n)  # (..., I / K, K, n, n)
+    return torch.einsum("...ckxy,kjyz->...ckjxz", matrices, weight).flatten(-2).flatten(-4, -3)
+
+
+def vote_weight(num_matrices: int, num_out: int, dim_out: int, dim_in: int, std: float = 0.1) -> nn.Parameter:
     """A weight for `vote`, truncated normal at two standard deviations as in the authors' released code.
 
     Returns:
-        Parameter ``(num_in, num_out, dim_out, dim_in)``.
+        Parameter ``(num_matrices, num_out, dim_out, dim_in)``.
     """
-    weight = torch.empty(num_in, num_out, dim_out, dim_in)
+    weight = torch.empty(num_matrices, num_out, dim_out, dim_in)
     return nn.Parameter(nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std))

@@ -68,7 +68,7 @@ class DynamicRouting(Routing):
     """Routing by agreement between votes and parents.
 
     Args:
-        num_in, dim_in, num_out, dim_out: see `Routing`.
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         iterations: passes of routing, 3 in the paper; 1 gives uniform couplings.
         leaky: a none-of-the-above parent, as the paper's CIFAR-10 network has.
         bias: learn a bias ``(J, E)`` on the parents' inputs, initially 0.1, as the released code does.
@@ -93,25 +93,29 @@ class DynamicRouting(Routing):
         num_out: int,
         dim_out: int,
         *,
+        vote_weights: int | None = None,
         iterations: int = 3,
         leaky: bool = False,
         bias: bool = False,
         detach: bool = False,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__(num_in, dim_in, num_out, dim_out)
+        super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         require_passes(iterations)
         if backend not in get_args(Backend):
             raise InputError(f"DynamicRouting: backend={backend!r}: expected one of {', '.join(get_args(Backend))}")
         self.iterations, self.leaky, self.detach, self.backend = iterations, leaky, detach, backend
-        self.weight = vote_weight(num_in, num_out, dim_out, dim_in)
+        self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in)
         self.bias = nn.Parameter(torch.full((num_out, dim_out), 0.1)) if bias else None
 
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""
         poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
         route = _route(self._choice(poses))
-        parents = route(poses, self.weight, self.iterations, self.bias, self.leaky, self.detach)
+        weight = self.weight  # the fast paths know one matrix for each child
+        if self.vote_weights != self.num_in:
+            weight = weight.repeat(self.num_in // self.vote_weights, 1, 1, 1)
+        parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
 
     def couplings(self, capsules: Capsules) -> Tensor:

@@ -45,7 +45,7 @@ class SelfAttentionRouting(Routing):
     """Routing in one pass by the agreement of the votes among themselves.
 
     Args:
-        num_in, dim_in, num_out, dim_out: see `Routing`.
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         prior: learn a prior ``(I, J)``, initially 0, that is added to the couplings.
 
     Example:
@@ -54,10 +54,20 @@ class SelfAttentionRouting(Routing):
         torch.Size([2, 10, 16])
     """
 
-    def __init__(self, num_in: int, dim_in: int, num_out: int, dim_out: int, *, prior: bool = True) -> None:
-        super().__init__(num_in, dim_in, num_out, dim_out)
+    def __init__(
+        self,
+        num_in: int,
+        dim_in: int,
+        num_out: int,
+        dim_out: int,
+        *,
+        vote_weights: int | None = None,
+        prior: bool = True,
+    ) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         # the released code draws He-normal numbers, counting every pair of capsules into the fan
-        self.weight = vote_weight(num_in, num_out, dim_out, dim_in, std=sqrt(2 / (num_in * num_out * dim_in)) / 0.88)
+        std = sqrt(2 / (self.vote_weights * num_out * dim_in)) / 0.88
+        self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in, std=std)
         self.prior = nn.Parameter(torch.zeros(num_in, num_out)) if prior else None
 
     def forward(self, capsules: Capsules) -> Capsules:

@@ -18,16 +18,22 @@ class UniformRouting(Routing):
     0.29 % against 0.25 % with r = 3, their Table 1), as one matrix product that never forms the votes.
 
     Args:
-        num_in, dim_in, num_out, dim_out: see `Routing`.
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`. With ``vote_weights`` 1 this is Aff-CapsNet,
+            Gu & Tresp 2020 (arXiv 1911.07968).
     """
 
-    def __init__(self, num_in: int, dim_in: int, num_out: int, dim_out: int) -> None:
-        super().__init__(num_in, dim_in, num_out, dim_out)
-        self.weight = vote_weight(num_in, num_out, dim_out, dim_in)
+    def __init__(
+        self, num_in: int, dim_in: int, num_out: int, dim_out: int, *, vote_weights: int | None = None
+    ) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
+        self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in)
 
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""
-        total = torch.einsum("...id,ijed->...je", capsules.poses, self.weight)  # (..., J, E)
+        poses = capsules.poses
+        if self.vote_weights != self.num_in:
+            poses = poses.reshape(*poses.shape[:-2], -1, self.vote_weights, self.dim_in).sum(dim=-3)
+        total = torch.einsum("...id,ijed->...je", poses, self.weight)  # (..., J, E)
         return Capsules.from_vectors(squash(total / self.num_out))
 
     def couplings(self, capsules: Capsules) -> Tensor:

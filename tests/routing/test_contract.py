@@ -40,6 +40,8 @@ def switched(cls):
     for name, parameter in inspect.signature(cls).parameters.items():
         if isinstance(parameter.default, bool):
             yield pytest.param(partial(cls, **{name: not parameter.default}), id=f"{cls.__name__}-{name}")
+        for value in {"vote_weights": (1,), "pose": ("matrix",)}.get(name, ()):
+            yield pytest.param(partial(cls, **{name: value}), id=f"{cls.__name__}-{name}-{value}")
 
 
 def build(case, num_in=CHILDREN, num_out=PARENTS):
@@ -98,7 +100,8 @@ class TestLaws:
     def test_order_of_the_children_does_not_matter(self, case):
         net, capsules, order = build(case), children(2), torch.randperm(CHILDREN)
         before, couplings = net(capsules), net.couplings(capsules)
-        assert not torch.allclose(net(capsules._replace(poses=capsules.poses[:, order])).poses, before.poses)
+        moved = net(capsules._replace(poses=capsules.poses[:, order])).poses
+        assert net.vote_weights == 1 or not torch.allclose(moved, before.poses)
         with torch.no_grad():
             for parameter in net.parameters():
                 for axis in (axis for axis, size in enumerate(parameter.shape) if size == CHILDREN):
@@ -106,6 +109,18 @@ class TestLaws:
         shuffled = Capsules(capsules.poses[:, order], capsules.activations[:, order])
         assert_close(net(shuffled), before)
         assert_close(net.couplings(shuffled), couplings[:, order])
+
+    def test_children_share_vote_weights(self, case):
+        types = 2
+        shared, alone = (partial(case, vote_weights=n) for n in (types, None))
+        few, many = build(shared, num_in=6), build(alone, num_in=6)
+        with torch.no_grad():
+            for target, source in zip(many.parameters(), few.parameters(), strict=True):
+                repeats = [n // m for n, m in zip(target.shape, source.shape, strict=True)]
+                target.copy_(source.repeat(repeats))
+        capsules = children(2, num_in=6)
+        assert_close(few(capsules), many(capsules))
+        assert few.weight.shape[0] == types if hasattr(few, "weight") else True
 
     @pytest.mark.parametrize("num_out", [1, PARENTS])
     def test_couplings_of_a_child_sum_to_one(self, case, num_out):
@@ -132,14 +147,16 @@ class TestLaws:
         assert all(gradient.isfinite().all() for gradient in gradients)
         assert size != 1 or all(gradient.any() for gradient in gradients)
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_autocast_gives_float32(self, case, dtype):
+    @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("narrow", [False, True])
+    def test_autocast_gives_float32(self, case, half, narrow):
         net, capsules = build(case).float(), children(2)
+        dtype = half if narrow else torch.float32
         narrow = Capsules(capsules.poses.to(dtype), capsules.activations.to(dtype))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=half):
             parents, couplings = net(narrow), net.couplings(narrow)
         assert parents.poses.dtype == parents.activations.dtype == couplings.dtype == torch.float32
-        # bfloat16 votes carry eight bits, of which the squashed sum over the children keeps six and more
+        # bfloat16 votes carry eight bits (float16 eleven), of which the sum over the children keeps six and more
         assert_close(parents, net.double()(capsules), rtol=0, atol=0.01, check_dtype=False)
 
     def test_float64_stays_float64(self, case):
@@ -160,3 +177,15 @@ class TestLaws:
         assert_close(net(together).poses[:1], alone.poses)
         assert_close(net(together).activations[:1], alone.activations)
         assert_close(net.couplings(together)[:1], net.couplings(first))
+
+    def test_compiles_into_one_graph(self, case):
+        net, capsules = build(case).float(), Capsules(*(x.float() for x in children(2)))
+        torch.compiler.reset()
+        compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+        parents, expected = compiled(capsules), net(capsules)
+        assert_close(parents, expected, rtol=1e-5, atol=1e-6)
+        parents.poses.square().sum().backward()
+        gradient = net.weight.grad.clone() if hasattr(net, "weight") else None
+        net.zero_grad()
+        expected.poses.square().sum().backward()
+        assert gradient is None or torch.allclose(gradient, net.weight.grad, rtol=1e-4, atol=1e-5)

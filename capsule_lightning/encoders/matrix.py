@@ -1,0 +1,74 @@
+"""One convolution, and primary capsules that are linear maps of each of its positions.
+
+Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, section 4.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.encoders.base import MapEncoder
+from capsule_lightning.encoders.sabour import out_size
+from capsule_lightning.errors import InputError
+from capsule_lightning.layers.precision import full_precision
+
+
+class MatrixEncoder(MapEncoder):
+    """A convolution with ReLU; at each position poses by a linear map, activations by another and a sigmoid.
+
+    Defaults are the paper's: 32x32 images give 14x14 positions of 32 capsules.
+
+    Args:
+        in_shape: ``(C, H, W)`` of one image.
+        channels: filters of the convolution, A in the paper.
+        kernel_size, stride: of the convolution.
+        num_types: capsules at each position, B in the paper.
+        dim: dimensions of their poses, 16 for a 4x4 matrix.
+        normalise: batch normalisation of the convolution, the poses and the activations before their sigmoid, as De
+            Sousa Ribeiro et al. 2020 (arXiv 1905.11455) have it.
+
+    Raises:
+        InputError: a size below 1, or images too small for the convolution.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        *,
+        channels: int = 32,
+        kernel_size: int = 5,
+        stride: int = 2,
+        num_types: int = 32,
+        dim: int = 16,
+        normalise: bool = False,
+    ) -> None:
+        if min(channels, kernel_size, stride, num_types, dim) < 1:
+            raise InputError("MatrixEncoder: channels, kernel_size, stride, num_types and dim: expected at least 1")
+        rows, columns = (out_size(n, kernel_size, stride, "valid") for n in in_shape[-2:])
+        if min(rows, columns) < 1:
+            raise InputError(
+                f"images of {in_shape[-2]}x{in_shape[-1]} are too small for a kernel of {kernel_size}: "
+                f"expected at least {kernel_size}x{kernel_size}; choose a smaller kernel_size"
+            )
+        super().__init__(in_shape, (rows, columns), num_types, dim)
+
+        def norm(width: int) -> nn.Module:
+            return nn.BatchNorm2d(width) if normalise else nn.Identity()
+
+        self.features = nn.Sequential(nn.Conv2d(in_shape[0], channels, kernel_size, stride), norm(channels), nn.ReLU())
+        self.poses = nn.Sequential(nn.Conv2d(channels, num_types * dim, 1), norm(num_types * dim))
+        self.activations = nn.Sequential(nn.Conv2d(channels, num_types, 1), norm(num_types))
+
+    def maps(self, images: Tensor) -> Capsules:
+        """See `MapEncoder.maps`."""
+        features = self.features(images)
+        poses = self.poses(features).unflatten(1, (self.num_types, self.dim)).permute(0, 3, 4, 1, 2)
+        return Capsules(poses, sigmoid(self.activations(features).permute(0, 2, 3, 1)))
+
+
+@full_precision
+def sigmoid(logits: Tensor) -> Tensor:
+    """Activations in [0, 1] from logits of any shape, in float32 or wider."""
+    return torch.sigmoid(logits)

@@ -1,0 +1,118 @@
+"""Windows over maps of capsules: cutting them out, and adding up what several windows say of one capsule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from capsule_lightning.errors import InputError
+from capsule_lightning.layers.precision import full_precision
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows of a convolutional capsule layer lie.
+
+    Index letters: y, x position of a window; p place inside it.
+
+    Args:
+        size: rows and columns of the map.
+        kernel: rows and columns of a window.
+        stride: from one window to the next.
+        padding: zeros around the map.
+
+    Attributes:
+        out_size: rows and columns of windows.
+
+    Raises:
+        InputError: windows that do not fit.
+    """
+
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: int = 1
+    padding: int = 0
+
+    def __post_init__(self) -> None:
+        if min(*self.size, *self.kernel, self.stride) < 1 or self.padding < 0:
+            raise InputError(
+                f"windows of {self.kernel[0]}x{self.kernel[1]}, stride {self.stride}, padding {self.padding}: "
+                "expected sizes and stride of at least 1"
+            )
+        if min(self.out_size) < 1 or self.padding >= min(self.kernel):
+            raise InputError(
+                f"windows of {self.kernel[0]}x{self.kernel[1]} with padding {self.padding} on a map of "
+                f"{self.size[0]}x{self.size[1]}: expected a map at least as large as a window, and less padding than "
+                "a window is wide; choose smaller kernels or strides, or larger images"
+            )
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """Rows and columns of windows."""
+        rows, columns = (
+            (n + 2 * self.padding - k) // self.stride + 1 for n, k in zip(self.size, self.kernel, strict=True)
+        )
+        return rows, columns
+
+    def cut(self, maps: Tensor) -> Tensor:
+        """``(B, rows, columns, *rest)`` to ``(B, y, x, p, *rest)``, zeros where a window reaches over the edge."""
+        if self.padding:
+            maps = F.pad(maps, (0, 0) * (maps.ndim - 3) + (self.padding,) * 4)
+        if self.kernel == tuple(maps.shape[1:3]):
+            return maps.flatten(1, 2)[:, None, None]
+        cut = maps.unfold(1, self.kernel[0], self.stride).unfold(2, self.kernel[1], self.stride)
+        return cut.movedim((-2, -1), (3, 4)).flatten(3, 4)
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """``(B, y, x, p, A)`` to ``(B, rows, columns, A)`` of the padded map: the sum over all windows of a place."""
+        columns = values.permute(0, 4, 3, 1, 2).flatten(3).flatten(1, 2)  # (B, A * p, y * x)
+        padded = tuple(n + 2 * self.padding for n in self.size)
+        return F.fold(columns, padded, self.kernel, stride=self.stride).movedim(1, -1)
+
+    @torch.no_grad()
+    def largest(self, values: Tensor) -> Tensor:
+        """Like `add_up`, the maximum in place of the sum."""
+        largest = values.new_full(
+            (len(values), *(n + 2 * self.padding for n in self.size), values.shape[-1]), -torch.inf
+        )
+        for p in range(self.kernel[0] * self.kernel[1]):
+            y, x = divmod(p, self.kernel[1])
+            rows, columns = (
+                slice(first, first + self.stride * (n - 1) + 1, self.stride)
+                for first, n in zip((y, x), self.out_size, strict=True)
+            )
+            place = largest[:, rows, columns]
+            torch.maximum(place, values[:, :, :, p], out=place)
+        return largest
+
+
+@full_precision
+def compete_across_positions(logits: Tensor, windows: Windows) -> Tensor:
+    """Coupling coefficients of children that several windows see: a softmax over the parents of *all* of them.
+
+    A child under nine windows of 32 parents each divides itself among 288 parents.
+
+    Args:
+        logits: ``(B, y, x, p * A, J)``, of the windows of maps of A capsule types.
+        windows: where they lie.
+
+    Returns:
+        Tensor of the shape of ``logits``; the coefficients of each child, over J and over all windows that see it, sum
+        to 1.
+
+    Source: Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, Procedure 1; Gritzman 2019 (arXiv
+    1907.00652) names the softmax over the parents of a single window as a pitfall.
+    """
+    count = windows.kernel[0] * windows.kernel[1]
+    places = logits.reshape(*logits.shape[:3], count, -1, logits.shape[-1])  # (B, y, x, p, A, J)
+    without_padding = Windows(
+        (windows.size[0] + 2 * windows.padding, windows.size[1] + 2 * windows.padding), windows.kernel, windows.stride
+    )
+    largest = without_padding.cut(windows.largest(places.amax(dim=-1)))
+    weights = (places - largest.unsqueeze(-1)).exp()
+    total = without_padding.cut(windows.add_up(weights.sum(dim=-1)))
+    couplings: Tensor = weights / total.unsqueeze(-1)
+    return couplings.flatten(3, 4)
