@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import cos, pi
 from typing import Any
 
@@ -128,3 +129,30 @@ class OneCycle(Schedule):
         else:
             low, fallen = self.final, min((step - peak) / max(self.total_steps - 1 - peak, 1), 1.0)
         return low + (1 - low) * (1 + cos(pi * fallen)) / 2
+
+
+class StepDecay(Schedule):
+    """Falls to a fraction of itself at given points of the run, and is constant between them.
+
+    The usual schedule of residual networks since He et al. 2016 (arXiv 1512.03385), section 4.2. The points are
+    fractions of the run, so that a shorter run falls as often as a long one.
+
+    Args:
+        optimizer, total_steps: see `Schedule`.
+        at: the points, in (0, 1), ascending.
+        decay: factor at each of them, in (0, 1].
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, *, at: Sequence[float] = (0.5, 0.75), decay: float = 0.1
+    ) -> None:
+        if not 0 < decay <= 1:
+            raise InputError(f"StepDecay: decay={decay}: expected a number in (0, 1]")
+        if list(at) != sorted(at) or any(not 0 < point < 1 for point in at):
+            raise InputError(f"StepDecay: at={list(at)}: expected fractions of the run in (0, 1), ascending")
+        self.at, self.decay = tuple(at), decay
+        super().__init__(optimizer, total_steps)
+
+    def factor(self, step: int, base_lr: float) -> float:
+        """See `Schedule.factor`."""
+        return float(self.decay ** sum(step >= round(point * self.total_steps) for point in self.at))

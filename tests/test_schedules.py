@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from capsule_lightning.errors import InputError
-from capsule_lightning.schedules import ExponentialDecay, OneCycle, WarmupCosine
+from capsule_lightning.schedules import ExponentialDecay, OneCycle, StepDecay, WarmupCosine
 
 LR = 0.1
 SCHEDULES = [
     pytest.param(partial(ExponentialDecay, decay=0.5, steps=3), id="exponential"),
     pytest.param(partial(WarmupCosine, warmup=0.25), id="warmup-cosine"),
     pytest.param(OneCycle, id="one-cycle"),
+    pytest.param(partial(StepDecay, at=(0.3, 0.6)), id="steps"),
 ]
 
 
@@ -54,6 +55,12 @@ def factors(schedule, total_steps, steps):
             20,
             {0: 0.2, 5: 0.6, 10: 1, 19: 0.1},
             id="one-cycle-options",
+        ),
+        pytest.param(
+            partial(StepDecay, at=(150 / 350, 250 / 350)),
+            700,
+            {0: 1, 299: 1, 300: 0.1, 499: 0.1, 500: 0.01, 699: 0.01},
+            id="steps",
         ),
     ],
 )
@@ -124,8 +131,15 @@ def test_resumed_run_goes_on_unchanged(schedule):
         (WarmupCosine, "final", 1.5),
         (OneCycle, "rise", 0.0),
         (OneCycle, "rise", 1.0),
+        (StepDecay, "decay", 0.0),
     ],
 )
 def test_impossible_values_are_refused(schedule, name, value):
     with pytest.raises(InputError, match=f"{schedule.__name__}: {name}={value}: expected"):
         make(partial(schedule, **{name: value}), 10)
+
+
+@pytest.mark.parametrize("at", [(0.5, 0.2), (0.0,), (0.5, 1.0)])
+def test_points_outside_the_run_or_out_of_order_are_refused(at):
+    with pytest.raises(InputError, match="StepDecay: at="):
+        make(partial(StepDecay, at=at), 10)
