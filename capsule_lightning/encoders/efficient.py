@@ -5,7 +5,9 @@ Mazzia, Salvetti & Chiaberge, Efficient-CapsNet, 2021 (arXiv 2101.12491), sectio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -15,9 +17,17 @@ from capsule_lightning.encoders.sabour import out_size
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.squash import exponential_squash
 
+Norm = Literal["batch", "instance"]
+
+#: With the constants that the framework of the authors has as its defaults.
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01),
+    "instance": partial(nn.InstanceNorm2d, eps=1e-3, affine=True),
+}
+
 
 class EfficientEncoder(Encoder):
-    """Convolutions, each with ReLU and then batch normalisation, and a linear depthwise convolution, squashed.
+    """Convolutions, each with ReLU and then normalisation, and a linear depthwise convolution, squashed.
 
     Defaults are the MNIST network: 28x28 images give 16 capsules of 8 dimensions, from 141,184 parameters.
 
@@ -29,9 +39,11 @@ class EfficientEncoder(Encoder):
         dim: dimensions of a primary capsule; divides the last of ``channels``.
         primary_kernel_size: of the depthwise convolution; null for the whole map, which leaves one capsule of a type.
         primary_stride: of the depthwise convolution.
+        norm: ``batch``, or ``instance`` as the smallNORB network has it.
+        slope: of the activation below zero; 0 is ReLU, the smallNORB network's LeakyReLU has 0.3.
 
     Raises:
-        InputError: sizes that do not fit each other or the images.
+        InputError: an unknown ``norm``; sizes that do not fit each other or the images.
     """
 
     def __init__(
@@ -44,8 +56,12 @@ class EfficientEncoder(Encoder):
         dim: int = 8,
         primary_kernel_size: int | None = None,
         primary_stride: int = 1,
+        norm: Norm = "batch",
+        slope: float = 0.0,
     ) -> None:
         super().__init__()
+        if norm not in NORMS:
+            raise InputError(f"EfficientEncoder: norm={norm!r}: expected one of {', '.join(NORMS)}")
         if not len(channels) == len(kernel_sizes) == len(strides) >= 1:
             raise InputError(
                 f"EfficientEncoder: channels={list(channels)}, kernel_sizes={list(kernel_sizes)}, "
@@ -64,9 +80,9 @@ class EfficientEncoder(Encoder):
         rows, columns = in_shape[-2:]
         layers: list[nn.Module] = []
         for width, out, kernel, stride in zip((in_shape[0], *channels), channels, kernel_sizes, strides, strict=False):
-            layers += [nn.Conv2d(width, out, kernel, stride), nn.ReLU(), nn.BatchNorm2d(out, eps=1e-3, momentum=0.01)]
+            activation = nn.LeakyReLU(slope) if slope else nn.ReLU()
+            layers += [nn.Conv2d(width, out, kernel, stride), activation, NORMS[norm](out)]
             rows, columns = (out_size(n, kernel, stride, "valid") for n in (rows, columns))
-        # eps and momentum above are the defaults of the framework that the authors used
         primary = (rows, columns) if primary_kernel_size is None else (primary_kernel_size,) * 2
         if rows < primary[0] or columns < primary[1] or min(rows, columns) < 1:
             raise InputError(

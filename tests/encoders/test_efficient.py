@@ -15,8 +15,13 @@ from capsule_lightning.layers.squash import exponential_squash
     [
         ((1, 28, 28), {}, 161_824 - 20_640),
         ((1, 36, 36), {"strides": (1, 1, 2, 2), "primary_kernel_size": 5, "primary_stride": 2}, 154_656 - 20_640),
+        (
+            (2, 48, 48),
+            {"kernel_sizes": (7, 3, 3, 3), "strides": (2, 1, 1, 2), "norm": "instance", "slope": 0.3},
+            151_664 - 10_320,
+        ),
     ],
-    ids=["mnist", "multimnist"],
+    ids=["mnist", "multimnist", "smallnorb"],
 )
 def test_parameters_and_capsules_of_the_papers_networks(in_shape, options, parameters):
     encoder = EfficientEncoder(in_shape, **options)
@@ -54,6 +59,7 @@ def test_capsules_are_ordered_by_type_row_column():
         ({"strides": (1, 1)}, r"strides=\[1, 1\]: expected one of each"),
         ({"channels": (32, 64, 64, 100)}, "channels end in 100, dim=8: expected dim to divide it"),
         ({"dim": 0}, "expected at least 1"),
+        ({"norm": "layer"}, "norm='layer': expected one of batch, instance"),
         ({"primary_kernel_size": 10}, "leave maps of 9x9 for the primary capsules"),
         ({"kernel_sizes": (29, 3, 3, 3)}, "leave maps of 0x0"),
     ],
