@@ -1,14 +1,21 @@
-"""Cross-entropy, for networks whose poses are logits."""
+"""Cross-entropy: over the classes, of logits, lengths or activations, and of each class by itself."""
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.precision import full_precision
-from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.losses.base import ClassificationLoss, multi_hot
+
+Of = Literal["logits", "lengths", "activations", "log_odds"]
+
+_LEAST = 1e-30  # that an activation is taken for before its logarithm; gradients up to 1e30 fit into float32
 
 
 @full_precision
@@ -17,22 +24,141 @@ def logit_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets)
 
 
+@full_precision
+def length_cross_entropy(lengths: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
+    """Softmax cross-entropy of ``scale`` times ``lengths (B, J)`` against class indices ``(B)``.
+
+    Lengths of at most 1 leave a loss of at least ``log(1 + (J - 1) exp(-scale))``: 1.46 for 10 classes and scale 1.
+
+    Returns:
+        Scalar, the mean over the batch.
+
+    Source: de Sousa Ribeiro, Leontidis & Kollias, Capsule Routing via Variational Bayes, AAAI 2020 (arXiv 1905.11455),
+    train so on the activations of their class capsules.
+    """
+    return F.cross_entropy(scale * lengths, targets)
+
+
+@full_precision
+def activation_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
+    """``-log(a_t / sum of a_k)``, the negative log-likelihood of activations as probabilities.
+
+    Args:
+        activations: ``(B, J)``, at least 0; below 1e-30 they count as 1e-30 and have no gradient.
+        targets: class indices ``(B)``.
+
+    Returns:
+        Scalar, the mean over the batch.
+
+    Source: Hahn, Pyeon & Kim, Self-Routing Capsule Networks, NeurIPS 2019, whose activations sum to 1.
+    """
+    return F.cross_entropy(activations.clamp_min(_LEAST).log(), targets)
+
+
+@full_precision
+def log_odds_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
+    """Softmax cross-entropy of ``log(a / (1 - a))``: that of the scores where the activations are their sigmoids.
+
+    A float32 sigmoid gives its score back to within 0.01 up to 12; beyond 17 it is 1, and the score is lost.
+
+    Args:
+        activations: ``(B, J)`` in [0, 1]; below 1e-30 they count as 1e-30, and 1 counts as the number before it, which
+            in float32 is 6e-8 less.
+        targets: class indices ``(B)``.
+
+    Returns:
+        Scalar, the mean over the batch.
+    """
+    absent = (1 - activations).clamp_min(torch.finfo(activations.dtype).eps / 2)
+    return F.cross_entropy(activations.clamp_min(_LEAST).log() - absent.log(), targets)
+
+
+@full_precision
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """``-T_k log s(z_k) - (1 - T_k) log(1 - s(z_k))``, s the sigmoid, summed over classes.
+
+    Args:
+        logits: ``(B, J)``, z.
+        targets: class indices ``(B)``, or multi-hot ``(B, J)`` where several classes may be present.
+
+    Returns:
+        Scalar, the mean over the batch.
+
+    Raises:
+        InputError: targets that fit neither form.
+    """
+    present = multi_hot(targets, logits)
+    return F.binary_cross_entropy_with_logits(logits, present, reduction="none").sum(dim=-1).mean()
+
+
 class CrossEntropyLoss(ClassificationLoss):
-    """Softmax cross-entropy of one-dimensional poses, the logits of `BaselineCNN`, against class indices ``(B)``."""
+    """Softmax cross-entropy against class indices ``(B)``.
+
+    Args:
+        of: what is compared with the labels.
+
+            ``logits``: one-dimensional poses, as `BaselineCNN` has them.
+            ``lengths``: the activations, times ``scale``, as if they were logits; see `length_cross_entropy`.
+            ``activations``: the activations as probabilities; see `activation_cross_entropy`.
+            ``log_odds``: the scores whose sigmoids the activations are; see `log_odds_cross_entropy`.
+        scale: of the lengths, above 0; 1 for the others.
+
+    Raises:
+        InputError: an unknown ``of``; a ``scale`` that is not above 0, or that is not used.
+    """
+
+    def __init__(self, *, of: Of = "logits", scale: float = 1.0) -> None:
+        super().__init__()
+        if of not in get_args(Of):
+            raise InputError(f"CrossEntropyLoss: of={of!r}: expected one of {', '.join(get_args(Of))}")
+        if scale <= 0:
+            raise InputError(f"CrossEntropyLoss: scale={scale}: expected more than 0")
+        if of != "lengths" and scale != 1:
+            raise InputError(f"CrossEntropyLoss: scale={scale}, of={of}: only lengths are scaled; leave scale at 1")
+        self.of: Of = of
+        self.scale = scale
 
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
         """See `ClassificationLoss.forward`.
 
         Raises:
-            InputError: poses of more than one dimension, or multi-hot targets.
+            InputError: multi-hot targets; of logits, poses of more than one dimension.
         """
         if targets.ndim != 1:
             raise InputError(
                 f"targets of shape {tuple(targets.shape)}: CrossEntropyLoss expects one class index an image"
             )
-        if capsules.poses.shape[-1] != 1:
-            raise InputError(
-                f"poses of {capsules.poses.shape[-1]} dimensions are no logits: CrossEntropyLoss is for networks with "
-                "one logit a class, such as BaselineCNN; use MarginLoss for vector capsules"
-            )
-        return logit_cross_entropy(capsules.poses.squeeze(-1), targets)
+        if self.of == "lengths":
+            return length_cross_entropy(capsules.activations, targets, self.scale)
+        if self.of == "activations":
+            return activation_cross_entropy(capsules.activations, targets)
+        if self.of == "log_odds":
+            return log_odds_cross_entropy(capsules.activations, targets)
+        remedy = "use MarginLoss, or CrossEntropyLoss with of=lengths, for vector capsules"
+        return logit_cross_entropy(_logits(capsules, "CrossEntropyLoss", remedy), targets)
+
+
+class BinaryCrossEntropyLoss(ClassificationLoss):
+    """Sigmoid cross-entropy of one-dimensional poses, for images that show several classes; see `binary_cross_entropy`.
+
+    Source: Sabour, Frosst & Hinton 2017 (arXiv 1710.09829), section 6: the baseline on MultiMNIST.
+    """
+
+    def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
+        """See `ClassificationLoss.forward`.
+
+        Raises:
+            InputError: poses of more than one dimension; targets that are neither class indices nor multi-hot.
+        """
+        remedy = "use MarginLoss for vector capsules"
+        return binary_cross_entropy(_logits(capsules, "BinaryCrossEntropyLoss", remedy), targets)
+
+
+def _logits(capsules: Capsules, loss: str, remedy: str) -> Tensor:
+    """One-dimensional poses as ``(B, J)``."""
+    if capsules.poses.shape[-1] != 1:
+        raise InputError(
+            f"poses of {capsules.poses.shape[-1]} dimensions are no logits: {loss} is for networks with one logit a "
+            f"class, such as BaselineCNN; {remedy}"
+        )
+    return capsules.poses.squeeze(-1)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.precision import full_precision
-from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.losses.base import ClassificationLoss, multi_hot
 
 Mode = Literal["paper", "official"]
 
@@ -50,15 +50,7 @@ def margin_loss(
     """
     if mode not in get_args(Mode):
         raise InputError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}")
-    if targets.shape == lengths.shape[:-1]:
-        present = F.one_hot(targets.long(), lengths.shape[-1]).to(lengths.dtype)
-    elif targets.shape == lengths.shape:
-        present = targets.to(lengths.dtype)
-    else:
-        raise InputError(
-            f"targets of shape {tuple(targets.shape)}: expected class indices {tuple(lengths.shape[:-1])} or "
-            f"multi-hot {tuple(lengths.shape)}"
-        )
+    present = multi_hot(targets, lengths)
     losses = present * F.relu(m_plus - lengths).square()
     losses = losses + down_weight * (1 - present) * F.relu(lengths - m_minus).square()  # (B, J)
     return losses.sum(dim=-1).mean() if mode == "paper" else losses.mean() / 2

@@ -1,0 +1,133 @@
+"""Spread loss: the activation of the target class leads every other by a margin that grows in training.
+
+Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, Eq. 3.
+"""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.errors import InputError
+from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.losses.margin import Mode
+
+MarginSchedule = Literal["linear", "official"]
+
+
+@full_precision
+def spread_loss(activations: Tensor, targets: Tensor, margin: Tensor | float, mode: Mode = "paper") -> Tensor:
+    """``L = sum of max(0, m - (a_t - a_j))^2`` over the classes j other than the target t.
+
+    Args:
+        activations: ``(B, J)``, of the class capsules, in [0, 1].
+        targets: class indices ``(B)``.
+        margin: m, in [0, 1]; a number or a tensor of no dimensions.
+        mode: ``paper`` sums over classes; ``official`` is the mean over all J classes, what the released code computes.
+
+    Returns:
+        Scalar, the mean over the batch.
+
+    Raises:
+        InputError: targets that are not one class index an image; an unknown mode.
+
+    Source: Hinton et al. 2018, Eq. 3.
+
+    Example:
+        >>> spread_loss(torch.zeros(1, 5), torch.tensor([3]), 0.5)
+        tensor(1.)
+    """
+    if mode not in get_args(Mode):
+        raise InputError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}")
+    if targets.shape != activations.shape[:-1]:
+        raise InputError(
+            f"targets of shape {tuple(targets.shape)}: the spread loss expects one class index an image, "
+            f"{tuple(activations.shape[:-1])}; use MarginLoss where several classes are present"
+        )
+    target = targets.unsqueeze(-1)
+    losses = F.relu(margin - (activations.gather(-1, target) - activations)).square()  # (B, J)
+    losses = losses.scatter(-1, target, 0.0)
+    return losses.sum(dim=-1).mean() if mode == "paper" else losses.mean()
+
+
+def linear_margin(step: int, steps: float, start: float, end: float) -> float:
+    """From ``start`` at step 0 to ``end`` at ``steps`` and after; ``start`` throughout where ``steps`` is infinite.
+
+    Example:
+        >>> [round(linear_margin(step, 10, 0.2, 0.9), 2) for step in (0, 5, 10, 20)]
+        [0.2, 0.55, 0.9, 0.9]
+    """
+    return start + (end - start) * min(step / steps, 1.0)
+
+
+def official_margin(step: int) -> float:
+    """``0.2 + 0.79 sigmoid(min(10, step / 50000 - 4))``, the authors' own.
+
+    It starts at 0.214, passes 0.595 after 200,000 steps and ends at 0.99.
+    """
+    return 0.2 + 0.79 / (1 + exp(-min(10.0, step / 50_000 - 4)))
+
+
+class SpreadLoss(ClassificationLoss):
+    """Spread loss of the activations, with the margin of the current training step.
+
+    The paper raises the margin from 0.2 to 0.9 and does not say how fast: in a straight line over the run here. The
+    margin is kept in checkpoints, so that a trained network is measured with the margin that it was trained with.
+
+    Args:
+        mode: see `spread_loss`.
+        schedule: ``linear``, or ``official`` for `official_margin`, which has no settings.
+        margin_start: of the linear schedule, the margin of the first step, at least 0.
+        margin_end: of the linear schedule, the margin of the last step, at least ``margin_start``.
+        steps: of the linear schedule, steps until ``margin_end``; null for the whole run. A run without an end
+            (``max_epochs: -1`` or ``max_time`` alone) keeps ``margin_start`` unless this is given.
+
+    Raises:
+        InputError: an unknown mode or schedule, margins out of order, ``steps`` below 1.
+    """
+
+    margin: Tensor
+
+    def __init__(
+        self,
+        *,
+        mode: Mode = "paper",
+        schedule: MarginSchedule = "linear",
+        margin_start: float = 0.2,
+        margin_end: float = 0.9,
+        steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, word, known in (("mode", mode, get_args(Mode)), ("schedule", schedule, get_args(MarginSchedule))):
+            if word not in known:
+                raise InputError(f"SpreadLoss: {name}={word!r}: expected one of {', '.join(known)}")
+        if not 0 <= margin_start <= margin_end:
+            raise InputError(
+                f"SpreadLoss: margin_start={margin_start}, margin_end={margin_end}: expected 0 <= start <= end"
+            )
+        if steps is not None and steps < 1:
+            raise InputError(f"SpreadLoss: steps={steps}: expected at least 1, or null for the whole run")
+        self.mode: Mode = mode
+        self.schedule: MarginSchedule = schedule
+        self.margin_start, self.margin_end, self.steps = margin_start, margin_end, steps
+        self.register_buffer("margin", torch.zeros(()))
+        self.at(0, 1)
+
+    def at(self, step: int, total_steps: float) -> None:
+        """See `ClassificationLoss.at`; sets the margin."""
+        if self.schedule == "official":
+            margin = official_margin(step)
+        else:
+            steps = max(total_steps - 1, 1) if self.steps is None else self.steps
+            margin = linear_margin(step, steps, self.margin_start, self.margin_end)
+        self.margin.fill_(margin)  # a number the device is sent, none that it is waited for
+
+    def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
+        """See `ClassificationLoss.forward`; targets are class indices."""
+        return spread_loss(capsules.activations, targets, self.margin, self.mode)
