@@ -1,11 +1,22 @@
-"""Where a figure of a run goes: its folder, and the loggers that take images."""
+"""Where a figure of a run goes, and when pictures of its images are drawn."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
+from torch import Tensor
+
+from capsule_lightning.data.base import ImageBatch
+from capsule_lightning.errors import InputError
+
+Row = TypeVar("Row")
 
 
 def publish(trainer: L.Trainer, name: str, figure: Figure) -> None:
@@ -27,3 +38,93 @@ def publish(trainer: L.Trainer, name: str, figure: Figure) -> None:
         log_image = getattr(logger, "log_image", None)
         if log_image is not None:
             log_image(key=name, images=[str(path)], step=trainer.global_step)
+
+
+class ImageFigures(L.Callback, ABC, Generic[Row]):
+    """After validation, test and prediction: a figure of the first images, and one of those predicted wrongly.
+
+    In training they are drawn after epochs 1, 2, 4, 8, ... and the last: often while much changes, and never at a cost.
+
+    Args:
+        count: images in each of the two figures.
+
+    Raises:
+        InputError: a ``count`` below 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise InputError(f"{type(self).__name__}: count={count}: expected at least 1")
+        self.count = count
+        self._first: list[Row] = []
+        self._wrong: list[Row] = []
+
+    @abstractmethod
+    def wrong(self, outputs: Any, batch: ImageBatch) -> Tensor | None:
+        """Which of a batch are predicted wrongly, ``(B)`` bool; None where this callback has nothing to draw."""
+
+    @abstractmethod
+    def row(self, outputs: Any, batch: ImageBatch, n: int) -> Row:
+        """What is drawn of image ``n`` of a batch, its tensors on the CPU."""
+
+    @abstractmethod
+    def draw(self, rows: Sequence[Row], names: Sequence[str], title: str) -> Figure:
+        """A figure of at least one row; ``names`` are those of the classes."""
+
+    def _collect(self, outputs: Any, batch: ImageBatch) -> None:
+        wrong = self.wrong(outputs, batch)
+        if wrong is None:
+            return
+        for rows, candidates in (
+            (self._first, torch.arange(len(wrong))),
+            (self._wrong, wrong.nonzero()[:, 0].cpu()),
+        ):
+            rows += [self.row(outputs, batch, n) for n in candidates[: max(self.count - len(rows), 0)].tolist()]
+
+    def _publish(self, trainer: L.Trainer, stage: str) -> None:
+        first, wrong = self._first, self._wrong
+        self._first, self._wrong = [], []
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        when = f"{stage}, after {trainer.current_epoch + 1} epochs" if stage == "val" else stage
+        for rows, name, title in (
+            (first, "reconstructions", "Inputs and reconstructions"),
+            (wrong, "wrong", "Wrong predictions and their reconstructions"),
+        ):
+            if rows:
+                publish(trainer, f"{stage}/{name}", self.draw(rows, names, f"{title} ({when})"))
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Keep a few images."""
+        self._collect(outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Keep a few images."""
+        self._collect(outputs, batch)
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Keep a few images."""
+        self._collect(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw them, in training only now and then."""
+        epochs = trainer.current_epoch + 1
+        if trainer.state.fn != TrainerFn.FITTING or epochs.bit_count() == 1 or epochs == trainer.max_epochs:
+            self._publish(trainer, "val")
+        else:
+            self._first, self._wrong = [], []
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw them."""
+        self._publish(trainer, "test")
+
+    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw them."""
+        self._publish(trainer, "predict")

@@ -12,12 +12,17 @@ from torch import distributed
 
 from capsule_lightning.data.base import ImageBatch, ImageDataModule
 from capsule_lightning.tasks.classification import Prediction
+from capsule_lightning.tasks.multilabel import MultiLabelPrediction
 
-Row = tuple[int, int, int, float, float | str, list[float]]
+Row = tuple[int, list[int], list[int], float, float | str, list[float]]
 
 
 class PredictionTable(L.Callback):
-    """Writes ``predictions.csv``: image, label, prediction, confidence, reconstruction error, all capsules' lengths."""
+    """Writes ``predictions.csv``: image, label, prediction, confidence, reconstruction error, all capsules' lengths.
+
+    The confidence is the length of the predicted capsule. Where an image has several labels, they and their predictions
+    stand in one cell, and the confidence is that of the least sure.
+    """
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
@@ -26,14 +31,15 @@ class PredictionTable(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the numbers of a batch."""
-        prediction: Prediction = outputs
+        prediction: Prediction | MultiLabelPrediction = outputs
         images: ImageBatch = batch
         errors: list[Any] = [""] * len(images.labels) if prediction.errors is None else prediction.errors.tolist()
+        labels, classes = (each.reshape(len(each), -1) for each in (images.labels, prediction.classes))  # (B, L)
         self._rows += zip(
             images.indices.tolist(),
-            images.labels.tolist(),
-            prediction.classes.tolist(),
-            prediction.activations.amax(dim=-1).tolist(),
+            labels.tolist(),
+            classes.tolist(),
+            prediction.activations.gather(1, classes).amin(dim=1).tolist(),
             errors,
             prediction.activations.tolist(),
             strict=True,
@@ -56,7 +62,7 @@ class PredictionTable(L.Callback):
             writer = csv.writer(file)
             header = ("image", "label", "prediction", "confidence", "reconstruction_error")
             writer.writerow((*header, *(f"length_{name}" for name in names)))
-            for index, label, predicted, confidence, error, lengths in sorted(rows):
-                true = names[label] if label >= 0 else ""
-                writer.writerow((data.name_of(index), true, names[predicted], confidence, error, *lengths))
+            for index, labels, classes, confidence, error, lengths in sorted(rows):
+                true, predicted = (", ".join(names[c] for c in each if c >= 0) for each in (labels, classes))
+                writer.writerow((data.name_of(index), true, predicted, confidence, error, *lengths))
         rank_zero_info(f"{len(rows)} predictions: {path}")

@@ -30,7 +30,8 @@ class ImageBatch(NamedTuple):
     Attributes:
         images: ``(B, C, H, W)`` float32, augmented and normalised: the input of the network.
         pictures: ``(B, C, H, W)`` float32 in [0, 1], augmented and not normalised: what a decoder should reconstruct.
-        labels: ``(B)`` int64 in [0, num_classes); -1 where unknown.
+            ``(B, L, C, H, W)`` where an image has L labels: a picture of each object alone.
+        labels: ``(B)`` int64 in [0, num_classes); -1 where unknown. ``(B, L)`` where an image has L labels.
         indices: ``(B)`` int64, positions in the stored set.
     """
 
@@ -75,6 +76,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
     """Mean and standard deviation of each channel of the training images in [0, 1]; None to measure them."""
     usual_augmentation: ClassVar[Callable[[], Augmentation]] = NoAugmentation
     usual_normalisation: ClassVar[Normalisation] = "none"
+    num_labels: ClassVar[int] = 1
+    """Labels of an image."""
 
     def __init__(
         self,
@@ -129,7 +132,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         elif stage in ("test", "predict", None):
             self._images("test")
         if stage in ("fit", "validate", None) and not len(self._train):
-            self._train, self._val = split_off(self._images("train").labels, self.val_size, self.seed)
+            self._train, self._val = self.hold_out(self._images("train").labels)
             if self.batch_size > len(self._train):
                 raise InputError(
                     f"batch_size={self.batch_size} but only {len(self._train)} training images: "
@@ -138,9 +141,13 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if self.normalisation == "channel" and self.statistics is None:
             self.statistics = channel_statistics(self._images("train").images)
 
+    def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the training images to train on and of those to validate on, as ``val_size`` says."""
+        return split_off(labels, self.val_size, self.seed)
+
     def train_dataloader(self) -> InMemoryLoader:
         """Shuffled and augmented."""
-        world_size = 1 if self.trainer is None else self.trainer.world_size
+        _, world_size = self._process
         if self.batch_size % world_size:
             raise InputError(
                 f"batch_size={self.batch_size} is the batch of all {world_size} processes together: "
@@ -183,7 +190,13 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """The file of a predicted image, or its number in the test set."""
         return str(self.predict_files[index]) if self.predict_files else str(index)
 
+    @property
+    def _process(self) -> tuple[int, int]:
+        """Rank of this process, and number of all."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
     def _loader(self, split: str, subset: Tensor, training: bool = False) -> InMemoryLoader:
+        rank, world_size = self._process
         return InMemoryLoader(
             *self._stored[split],
             subset,
@@ -191,8 +204,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
             training=training,
             num_draws=self.augmentation.num_draws,
             seed=self.seed,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
-            world_size=1 if self.trainer is None else self.trainer.world_size,
+            rank=rank,
+            world_size=world_size,
         )
 
     def _images(self, split: Split) -> Images:

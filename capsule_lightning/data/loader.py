@@ -13,10 +13,11 @@ class StoredBatch(NamedTuple):
     """What the loader yields; `ImageDataModule` makes an `ImageBatch` of it on the device.
 
     Attributes:
-        images: ``(B, C, H, W)`` uint8, as stored.
-        labels: ``(B)`` int64.
-        indices: ``(B)`` int64, positions in the stored set.
-        draws: ``(B, K)`` float32 in [0, 1), the random numbers of each image's augmentation; None in evaluation.
+        images: ``(B, C, H, W)`` uint8, as stored; ``(B, L, C, H, W)`` from a loader that puts L images together.
+        labels: ``(B)`` int64, or ``(B, L)``.
+        indices: ``(B)`` int64, positions in the stored set; of the first where there are L.
+        draws: ``(B, K)`` float32 in [0, 1), the random numbers of each image's augmentation; None in evaluation
+            without chance.
     """
 
     images: Tensor
@@ -87,26 +88,33 @@ class InMemoryLoader:
     def __iter__(self) -> Iterator[StoredBatch]:
         """The batches of the epoch, all of them or, once after `load_state_dict`, those that remain."""
         start, self._start = self._start, 0
+        order, draws = self.plan()
         if self.training:
-            random = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = self.subset[torch.randperm(len(self.subset), generator=random)]
-            draws = torch.rand(len(order), self.num_draws, generator=random)
-            size = self.batch_size // self.world_size
-            complete = len(self) * self.batch_size
-            order, draws = (
-                order[:complete][self.rank :: self.world_size],
-                draws[:complete][self.rank :: self.world_size],
-            )
+            used, size = len(self) * self.batch_size, self.batch_size // self.world_size
         else:
-            order, draws = self.subset[self.rank :: self.world_size], None
-            size = -(-self.batch_size // self.world_size)
+            used, size = len(order), -(-self.batch_size // self.world_size)
+        share = slice(self.rank, used, self.world_size)
+        order, draws = order[share], None if draws is None else draws[share]
         for number in range(start, len(self)):
             here = slice(number * size, (number + 1) * size)
-            indices = order[here]
             self.position = (number + 1) % len(self)  # before the yield: a checkpoint is taken while this batch is out
-            yield StoredBatch(
-                self.images[indices], self.labels[indices], indices, None if draws is None else draws[here]
-            )
+            yield self.batch(order[here], None if draws is None else draws[here])
+
+    def plan(self) -> tuple[Tensor, Tensor | None]:
+        """Indices ``(M)`` of the epoch in their order and draws ``(M, K)``, of all processes together."""
+        if not self.training:
+            return self.subset, None
+        random = self.random(self.epoch)
+        order = self.subset[torch.randperm(len(self.subset), generator=random)]
+        return order, torch.rand(len(order), self.num_draws, generator=random)
+
+    def batch(self, indices: Tensor, draws: Tensor | None) -> StoredBatch:
+        """The batch of indices ``(B)`` and draws ``(B, K)``."""
+        return StoredBatch(self.images[indices], self.labels[indices], indices, draws)
+
+    def random(self, epoch: int) -> torch.Generator:
+        """The random numbers of an epoch."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
 
     def state_dict(self) -> dict[str, int]:
         """Epoch and position, for the checkpoint."""

@@ -71,4 +71,4 @@ def reconstruction_figure(
 
 def _for_imshow(image: Tensor) -> np.ndarray:
     array: np.ndarray = image.detach().float().cpu().clamp(0, 1).numpy()
-    return array[0] if len(array) == 1 else array[:3].transpose(1, 2, 0)
+    return array[0] if len(array) < 3 else array[:3].transpose(1, 2, 0)  # of a stereo pair, the left view

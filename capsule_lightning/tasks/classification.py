@@ -5,13 +5,12 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from capsule_lightning.capsules import Capsules
@@ -23,7 +22,7 @@ from capsule_lightning.losses.reconstruction import reconstruction_error
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.schedules import ExponentialDecay
-from capsule_lightning.tasks.base import ScheduleCallable, Task
+from capsule_lightning.tasks.base import ScheduleCallable, StageMetrics, Task, loss_names, with_reconstruction
 
 
 class Prediction(NamedTuple):
@@ -40,27 +39,6 @@ class Prediction(NamedTuple):
     activations: Tensor
     reconstructions: Tensor | None
     errors: Tensor | None
-
-
-class StageMetrics(nn.Module):
-    """Accuracy and mean losses of a stage; each image counts once, on any number of processes.
-
-    Args:
-        num_classes: number of classes, J.
-        parts: names of the losses.
-    """
-
-    def __init__(self, num_classes: int, parts: Sequence[str]) -> None:
-        super().__init__()
-        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.losses = nn.ModuleDict({part: MeanMetric() for part in parts})
-
-    def update(self, classes: Tensor, labels: Tensor, parts: dict[str, Tensor]) -> None:
-        """Count predicted ``classes (B)`` against ``labels (B)``, and batch means of the losses."""
-        self.accuracy.update(classes, labels)
-        for part, value in parts.items():
-            mean: MeanMetric = self.losses[part]  # type: ignore[assignment]
-            mean.update(value, weight=len(labels))
 
 
 class ClassificationTask(Task):
@@ -96,8 +74,10 @@ class ClassificationTask(Task):
         self.net = net(self.in_shape, num_classes)
         self.loss = loss()
         self.reconstruction_weight = reconstruction_weight
-        parts = ("loss",) if self.net.decoder is None else ("loss", "class_loss", "reconstruction_loss")
-        self.val_metrics, self.test_metrics = StageMetrics(num_classes, parts), StageMetrics(num_classes, parts)
+        parts = loss_names(self.net.decoder is not None)
+        self.val_metrics, self.test_metrics = (
+            StageMetrics({"accuracy": MulticlassAccuracy(num_classes, average="micro")}, parts) for _ in range(2)
+        )
         self.confusion = MulticlassConfusionMatrix(num_classes)
 
     def forward(self, images: Tensor) -> Capsules:
@@ -115,10 +95,7 @@ class ClassificationTask(Task):
         """The loss of a batch; its parts and the accuracy are logged."""
         capsules, parts = self.training_losses(batch)
         correct = (capsules.activations.argmax(dim=-1) == batch.labels).float().mean()
-        self.log("train/loss", parts["loss"], prog_bar=True, sync_dist=True)
-        self.log("train/accuracy", correct, prog_bar=True, sync_dist=True)
-        self.log_dict({f"train/{k}": v for k, v in parts.items() if k != "loss"}, sync_dist=True)
-        return parts["loss"]
+        return self.log_training({"accuracy": correct}, parts)
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:  # type: ignore[override]
         """Metrics of a validation batch."""
@@ -146,15 +123,8 @@ class ClassificationTask(Task):
         self, capsules: Capsules, labels: Tensor, reconstructions: Tensor | None, pictures: Tensor
     ) -> dict[str, Tensor]:
         """The loss and its parts, each a mean over the batch."""
-        loss = self.loss(capsules, labels)
-        if reconstructions is None:
-            return {"loss": loss}
-        reconstruction = reconstruction_error(reconstructions, pictures).mean()
-        return {
-            "loss": loss + self.reconstruction_weight * reconstruction,
-            "class_loss": loss,
-            "reconstruction_loss": reconstruction,
-        }
+        errors = None if reconstructions is None else reconstruction_error(reconstructions, pictures)
+        return with_reconstruction(self.loss(capsules, labels), errors, self.reconstruction_weight)
 
     def evaluate(self, batch: ImageBatch, stage: Literal["val", "test"]) -> Prediction:
         """Predict a batch and update the metrics of a stage."""
@@ -162,9 +132,7 @@ class ClassificationTask(Task):
         metrics = self.val_metrics if stage == "val" else self.test_metrics
         parts = self.losses(capsules, batch.labels, prediction.reconstructions, batch.pictures)
         metrics.update(prediction.classes, batch.labels, parts)
-        self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True, on_step=False, on_epoch=True)
-        for part, mean in metrics.losses.items():
-            self.log(f"{stage}/{part}", mean, on_step=False, on_epoch=True)  # type: ignore[arg-type]
+        self.log_metrics(stage, metrics)
         return prediction
 
     def on_test_epoch_start(self) -> None:

@@ -53,7 +53,7 @@ def test_every_data_module_states_the_shapes_of_its_batches(tmp_path, write_tree
         data.prepare_data()
     for stage in ("fit", "test"):
         for batch in batches(data, stage):
-            assert batch.images.shape[1:] == batch.pictures.shape[1:] == data.in_shape
+            assert batch.images.shape[1:] == batch.pictures.shape[-3:] == data.in_shape
             assert batch.images.dtype == torch.float32
             assert batch.labels.dtype == torch.int64
             assert batch.labels.min() >= 0

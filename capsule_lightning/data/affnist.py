@@ -1,0 +1,166 @@
+"""affNIST: trained on MNIST digits moved about a 40x40 canvas, tested on digits rotated, scaled and sheared as well.
+
+Tieleman, affNIST, 2013 (https://www.cs.toronto.edu/~tijmen/affNIST/). Sabour, Frosst & Hinton, Dynamic Routing Between
+Capsules, NIPS 2017 (arXiv 1710.09829), section 5.2.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from capsule_lightning.data import prepared
+from capsule_lightning.data.augmentation import Augmentation, Shift, shift
+from capsule_lightning.data.base import Normalisation, Split
+from capsule_lightning.data.loader import InMemoryLoader
+from capsule_lightning.data.mnist import MNISTDataModule
+from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
+from capsule_lightning.data.prepared import Images
+from capsule_lightning.errors import InputError
+
+TestSet = Literal["affnist", "mnist"]
+
+URL = "https://www.cs.toronto.edu/~tijmen/affNIST/32x/transformed/test.mat.zip"
+SIZE = 40
+PADDING = (SIZE - 28) // 2
+TEST_COUNT = 320_000  # 32 transformations of each of MNIST's 10,000 test digits
+
+
+class AffNISTDataModule(NamedDataModule):
+    """Train on MNIST digits at random places of a black 40x40 canvas, test on affNIST's 320,000 transformed digits.
+
+    Training knows no rotation, scale or shear, so that the test asks for generalisation. Places are drawn anew in every
+    epoch; validation digits, held out of MNIST's training set, have one place each, always the same. The paper stops
+    training at 99.23 % on MNIST's test digits moved likewise, and then measures affNIST once (79 %).
+
+    Digits are found wherever `MNISTDataModule` finds them. affNIST's test images come from ``test.mat`` or
+    ``test.mat.zip`` of its folder ``transformed``, in ``root/affnist``; they are read once and kept under
+    ``prepared/affnist/test`` (512 MB). See `ImageDataModule` for the arguments not listed.
+
+    Args:
+        test_on: ``affnist``, or ``mnist`` for MNIST's test digits on the canvas, each at one place, always the same.
+
+    Raises:
+        InputError: values out of range; files missing, damaged or of another set.
+    """
+
+    name = "affnist"
+    stored_shape = (1, SIZE, SIZE)
+    class_names = tuple("0123456789")
+    usual_augmentation = staticmethod(partial(Shift, pixels=PADDING))
+
+    def __init__(
+        self,
+        root: str | None = None,
+        test_on: TestSet = "affnist",
+        batch_size: int = 128,
+        val_size: float | int = 0.1,
+        seed: int | None = None,
+        augmentation: Callable[[], Augmentation] | None = None,
+        normalisation: Normalisation | None = None,
+        download: bool = True,
+        images: str | None = None,
+        fake: bool = False,
+    ) -> None:
+        super().__init__(root, batch_size, val_size, seed, augmentation, normalisation, download, images, fake)
+        if test_on not in get_args(TestSet):
+            raise InputError(f"test_on={test_on!r}: expected one of {', '.join(get_args(TestSet))}")
+        self.test_on = test_on
+        self.digits = MNISTDataModule(root, download=download)
+
+    def setup(self, stage: str | None = None) -> None:
+        """See `ImageDataModule.setup`; the validation digits get their places."""
+        super().setup(stage)
+        if len(self._val) and "val" not in self._stored:
+            images, labels = self._images("train")
+            self._stored["val"] = Images(placed(images[self._val]), labels[self._val])
+
+    def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
+        """See `ImageDataModule.val_dataloader`; positions are those among the validation digits."""
+        return self._loader("val", torch.arange(len(self._val))) if len(self._val) else []
+
+    def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
+        """See `NamedDataModule.read_original`; of affNIST's test images."""
+        folder = self.root / self.name
+        if download:
+            from torchvision.datasets.utils import download_url
+
+            download_url(URL, str(folder))
+        path = next((path for path in (folder / "test.mat.zip", folder / "test.mat") if path.is_file()), None)
+        if path is None:
+            raise InputError(
+                f"{folder / 'test.mat'}: no such file, nor test.mat.zip; it comes from {URL}, and --data.test_on mnist "
+                "does without it"
+            )
+        images, labels = read_affnist(path)
+        prepared.save(self._prepared(split), as_images(images, labels))
+        return images, labels
+
+    def _find(self, split: Split, download: bool) -> Images:
+        if split == "test" and self.test_on == "affnist":
+            return super()._find(split, download)
+        found = prepared.load(self._prepared(split))
+        if found is None:
+            digits, labels = self.digits._find(split, download)
+            canvas = F.pad(digits, (PADDING,) * 4)
+            found = Images(canvas if split == "train" else placed(canvas), labels)
+        return found
+
+    def _prepared(self, split: Split) -> Path:
+        usual = super()._prepared(split)
+        return usual if split == "train" or self.test_on == "affnist" else usual.with_name("test_mnist")
+
+
+def placed(canvas: Tensor) -> Tensor:
+    """Move digits in the middle of ``(N, 1, 40, 40)`` to places drawn at random, the same in every call."""
+    row, column = torch.rand(2, len(canvas), generator=torch.Generator().manual_seed(0))
+    return shift(canvas, PADDING, row, column)
+
+
+def read_affnist(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the MATLAB file of transformed test images, which may lie in a zip archive.
+
+    Its struct ``affNISTdata`` has the images as columns of ``image (1600, N)`` uint8, row after row of the picture, and
+    their digits as ``label_int (1, N)``.
+
+    Args:
+        path: ``test.mat``, or an archive that holds it.
+
+    Returns:
+        Images ``(N, 40, 40)`` uint8 and labels ``(N)``.
+
+    Raises:
+        InputError: a file that is damaged, has no such struct, or holds other images.
+    """
+    from scipy.io import loadmat
+
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                member = next(name for name in archive.namelist() if name.endswith(".mat"))
+                with archive.open(member) as file:
+                    content = loadmat(file, variable_names=["affNISTdata"])
+        else:
+            content = loadmat(path, variable_names=["affNISTdata"])
+        data = content["affNISTdata"][0, 0]
+        columns, labels = data["image"], data["label_int"].ravel().astype(np.int64)
+    except Exception as error:  # a broken file raises anything: OSError, ValueError, BadZipFile, KeyError, ...
+        raise InputError(
+            f"{path}: cannot be read as affNIST's MATLAB file; remove it and fetch it again from {URL} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if columns.shape != (SIZE**2, TEST_COUNT) or columns.dtype != np.uint8 or len(labels) != TEST_COUNT:
+        raise InputError(
+            f"{path}: image {columns.shape} {columns.dtype} and {len(labels)} labels, expected "
+            f"{(SIZE**2, TEST_COUNT)} uint8: test.mat of the folder `transformed`, not of `just_centered`; it comes "
+            f"from {URL}"
+        )
+    return columns.T.reshape(-1, SIZE, SIZE), labels

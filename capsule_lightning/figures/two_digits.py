@@ -1,0 +1,81 @@
+"""Two digits on top of each other, taken apart by the network (Sabour et al. 2017, Figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from capsule_lightning.figures.reconstructions import COLUMNS, WRONG
+
+ROW = 3.85  # height of the three images and their words, in images
+
+
+def two_digit_figure(
+    images: Tensor,
+    pictures: Tensor,
+    reconstructions: Tensor,
+    labels: Sequence[Sequence[str]],
+    predictions: Sequence[Sequence[str]],
+    confidences: Sequence[Sequence[float]],
+    title: str,
+) -> Figure:
+    """Draw each input above its two digits and above their reconstructions, ten inputs a row, wrong predictions in red.
+
+    The first digit of a pair is red, the second green, and where both are it is yellow.
+
+    Args:
+        images: ``(N, C, H, W)``, values beyond [0, 1] are clipped, N at least 1.
+        pictures: ``(N, 2, C, H, W)`` in [0, 1], each digit alone.
+        reconstructions: the same shape, in [0, 1].
+        labels: the two true classes of each of the N.
+        predictions: the two predicted classes, each at the place of the label it is compared with.
+        confidences: the lengths of the predicted capsules, in [0, 1].
+        title: of the figure.
+
+    Returns:
+        The figure.
+    """
+    count = len(images)
+    rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
+    width, height = 1.15 * max(columns, 5) + 0.4, 1.15 * ROW * rows + 0.75
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, fontsize=12, y=1 - 0.12 / height, va="top")
+    figure.text(0.5, 1 - 0.38 / height, "first digit red, second green, both yellow", fontsize=9, ha="center", va="top")
+    axis = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.65 / height))
+    axis.set_axis_off()
+    for n in range(count):
+        row, column = divmod(n, COLUMNS)
+        top = ROW * row
+        drawn = (_grey(images[n]), two_colours(pictures[n]), two_colours(reconstructions[n]))
+        for place, image in enumerate(drawn):
+            y = top + 1.04 * place
+            extent = (column + 0.02, column + 0.98, y + 0.98, y + 0.02)
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=extent)
+        wrong = set(labels[n]) != set(predictions[n])
+        colour, weight = (WRONG, "bold") if wrong else ("black", "normal")
+        centre: dict[str, Any] = {"ha": "center", "fontsize": 9}
+        axis.text(column + 0.5, top - 0.03, f"label {', '.join(labels[n])}", va="bottom", **centre)
+        sure = ", ".join(f"{confidence:.2f}" for confidence in confidences[n])
+        below = f"predicted {', '.join(predictions[n])}\n({sure})"
+        axis.text(column + 0.5, top + 3.12, below, va="top", color=colour, fontweight=weight, **centre)
+        if column == 0:
+            for place, word in enumerate(("input", "two digits", "reconstructed")):
+                axis.text(-0.05, top + 0.5 + 1.04 * place, word, ha="right", va="center", rotation=90, fontsize=9)
+    # imshow has fitted the limits to its last image
+    axis.set(xlim=(-0.25, columns + 0.1), ylim=(ROW * rows - 0.3, -0.25), aspect="equal")
+    return figure
+
+
+def two_colours(pictures: Tensor) -> np.ndarray:
+    """Lay two pictures over each other: ``(2, C, H, W)`` in [0, 1] to ``(H, W, 3)``, red and green."""
+    first, second = (_grey(picture) for picture in pictures)
+    return np.stack([first, second, np.zeros_like(first)], axis=-1)
+
+
+def _grey(image: Tensor) -> np.ndarray:
+    array: np.ndarray = image.detach().float().cpu().clamp(0, 1).mean(dim=0).numpy()
+    return array
