@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, _typehints
 from jsonargparse._util import import_object
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from capsule_lightning.cli import SLOTS, class_names, find_config, nearest
@@ -57,7 +58,7 @@ class Parser(LightningArgumentParser):
 
 
 def keep_what_is_shared(parser: Any, before: Any, now: Any) -> None:
-    """Forget the arguments of the class that was chosen before, but for those that a base class of both declares.
+    """Forget the arguments of the class that was chosen before, but for those that all data sets or all tasks have.
 
     The parser would keep every argument that happens to have a name of the new class: `SGD` would learn at `Adam`'s
     rate, and one routing run for as many iterations as another wanted. So ``batch_size`` outlives a change of the data
@@ -78,14 +79,15 @@ def keep_what_is_shared(parser: Any, before: Any, now: Any) -> None:
 
 
 def shared_arguments(one: object, other: object) -> set[str]:
-    """Names of the constructor arguments that the nearest base class of both declares.
+    """Names of the constructor arguments that the nearest base class of two data modules or of two tasks declares.
 
     Example:
         >>> from torch.optim import SGD, Adam
-        >>> "lr" in shared_arguments(Adam, SGD)
-        False
+        >>> shared_arguments(Adam, SGD)
+        set()
     """
-    if not (isinstance(one, type) and isinstance(other, type)):
+    whole = (LightningDataModule, LightningModule)
+    if not (isinstance(one, type) and isinstance(other, type) and issubclass(one, whole)):
         return set()
     base = next((c for c in one.__mro__ if issubclass(other, c) and "__init__" in c.__dict__ and c is not object), None)
     return set(inspect.signature(base).parameters) if base else set()
