@@ -1,0 +1,158 @@
+"""Heinsen's routing of matrices: parents are Gaussians, and a child's data pay where used and cost where ignored.
+
+Heinsen, An Algorithm for Routing Capsules in All Domains, 2019 (arXiv 1911.00792).
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.layers.votes import matrix_vote, vote
+from capsule_lightning.routing.base import Routing
+from capsule_lightning.routing.dynamic import require_passes
+
+_EPSILON = 1e-5  # the paper's, of the weights' sum and the variances
+
+
+@full_precision
+def heinsen_matrix_routing(
+    votes: Tensor, activations: Tensor, use: Tensor, ignore: Tensor, iterations: int = 3
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Expectation, data and maximisation steps of Gaussian parents.
+
+    Expectation: couplings ``R[i, j]`` are a softmax over the parents of ``log a[j] + log p[i, j]``, p the density of
+    the vote under the parent's Gaussian; uniform in the first pass. Data: of child i the share ``U[i, j] = a[i] R[i,
+    j]`` is used by parent j, and ``a[i] - U[i, j]`` is ignored. Maximisation: the parent's score is
+    ``sum_i use[i, j] U[i, j] - ignore[i, j] (a[i] - U[i, j])``, its activation the score's sigmoid; mean and variance
+    are those of the votes, weighted by ``U[i, j] / (sum_k U[k, j] + 1e-5)``, 1e-5 added to the variance.
+
+    Args:
+        votes: ``(..., I, J, E)``.
+        activations: ``(..., I)`` in [0, 1], the paper's ``f(a)``.
+        use: ``(I, J)``, benefit of each unit of data that is used.
+        ignore: ``(I, J)``, cost of each unit that is ignored.
+        iterations: number of passes, at least 1.
+
+    Returns:
+        Poses ``(..., J, E)``, the means; activations ``(..., J)`` in [0, 1]; the couplings ``(..., I, J)`` that made
+        them.
+
+    Raises:
+        InputError: ``iterations`` below 1.
+
+    Source: Heinsen 2019, Algorithm 1.
+    """
+    require_passes(iterations)
+    votes = votes.transpose(-3, -2).contiguous()  # (..., J, I, E): sums over children are then products of matrices
+    use, ignore, activations = use.T, ignore.T, activations.unsqueeze(-2)
+
+    def parents(couplings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        used = activations * couplings  # (..., J, I)
+        scores = (use * used - ignore * (activations - used)).sum(dim=-1)
+        weights = (used / (used.sum(dim=-1, keepdim=True) + _EPSILON)).unsqueeze(-2)  # (..., J, 1, I)
+        return scores, weights, weights @ votes
+
+    couplings = votes.new_full(votes.shape[:-1], 1 / votes.shape[-3])
+    scores, weights, means = parents(couplings)
+    for _ in range(iterations - 1):
+        squares = _SquaredDistance.apply(votes, means)
+        variances = weights @ squares + _EPSILON  # (..., J, 1, E)
+        distances = (squares @ variances.reciprocal().mT).squeeze(-1)
+        log_densities = -(distances + variances.log().sum(dim=-1)) / 2  # less a constant, which the softmax forgets
+        couplings = coupling_coefficients(F.logsigmoid(scores).unsqueeze(-1) + log_densities, dim=-2)
+        scores, weights, means = parents(couplings)
+    return means.squeeze(-2), scores.sigmoid(), couplings.mT
+
+
+class _SquaredDistance(torch.autograd.Function):
+    """``(votes - means)^2``, whose backward pass needs nothing of the votes' size but the votes themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, votes: Tensor, means: Tensor) -> Tensor:
+        """``votes (..., J, I, E)``, ``means (..., J, 1, E)``."""
+        ctx.save_for_backward(votes, means)
+        return (votes - means).square_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of ``votes`` and ``means``."""
+        votes, means = ctx.saved_tensors
+        grad = (votes - means).mul_(grad).mul_(2)
+        return grad, -grad.sum(dim=-2, keepdim=True)
+
+
+class HeinsenMatrixRouting(Routing):
+    """Routing by how well parents explain the votes, with a benefit of using and a cost of ignoring each child.
+
+    Poses are the paper's d_cov x d_inp matrices: n x n where ``dim_in = dim_out = n * n``, else one row. Activations
+    are sigmoids of the paper's scores, so that the softmax cross-entropy of their log-odds is the paper's loss.
+
+    Args:
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`; children that share vote matrices share biases,
+            benefits and costs too.
+        iterations: passes of routing, 3 in the paper; 1 gives uniform couplings.
+
+    Raises:
+        InputError: ``iterations`` below 1.
+
+    Example:
+        >>> routing = HeinsenMatrixRouting(64, 16, 10, 16)
+        >>> routing(Capsules.from_vectors(torch.rand(2, 64, 16))).poses.shape
+        torch.Size([2, 10, 16])
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        dim_in: int,
+        num_out: int,
+        dim_out: int,
+        *,
+        vote_weights: int | None = None,
+        iterations: int = 3,
+    ) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
+        require_passes(iterations)
+        self.iterations = iterations
+        side = isqrt(dim_in)
+        self.matrix = dim_in == dim_out == side * side
+        rows, columns = (side, side) if self.matrix else (dim_out, dim_in)
+        count = self.vote_weights
+        self.weight = nn.Parameter(torch.randn(count, num_out, rows, columns) / columns)
+        self.bias = nn.Parameter(torch.zeros(count, num_out, dim_out))
+        self.use, self.ignore = (nn.Parameter(torch.zeros(count, num_out)) for _ in range(2))
+
+    def forward(self, capsules: Capsules) -> Capsules:
+        """See `Routing.forward`."""
+        poses, activations, _ = self._route(capsules)
+        return Capsules(poses, activations)
+
+    def couplings(self, capsules: Capsules) -> Tensor:
+        """Of the last pass; they sum to 1 over the parents."""
+        return self._route(capsules)[2]
+
+    def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor, Tensor]:
+        bias, use, ignore = (for_each_child(p, self.num_in) for p in (self.bias, self.use, self.ignore))
+        votes = _votes(capsules.poses, self.weight, bias, self.matrix)
+        return heinsen_matrix_routing(votes, capsules.activations, use, ignore, self.iterations)
+
+
+@full_precision
+def _votes(poses: Tensor, weight: Tensor, bias: Tensor, matrix: bool) -> Tensor:
+    """``V[i, j] = M[i] W[i, j] + B[i, j]``; eight bits of a vote are too few for the density of a narrow Gaussian."""
+    return (matrix_vote if matrix else vote)(poses, weight) + bias
+
+
+def for_each_child(shared: Tensor, num_in: int) -> Tensor:
+    """Rows of a parameter ``(K, *rest)`` as ``(I, *rest)``; child i has row i modulo K."""
+    return shared.repeat(num_in // len(shared), *(1 for _ in shared.shape[1:]))

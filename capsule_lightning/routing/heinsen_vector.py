@@ -1,0 +1,229 @@
+"""Heinsen's routing of vectors: parents predict the children, and a child's votes count by how well it is predicted.
+
+Heinsen, An Algorithm for Routing Vectors in Sequences, 2022 (arXiv 2211.11754).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.errors import InputError
+from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.layers.readout import ActivationReadout
+from capsule_lightning.routing.base import Routing
+from capsule_lightning.routing.heinsen_matrix import for_each_child
+
+
+@full_precision
+def heinsen_vector_routing(
+    poses: Tensor,
+    relevance: Tensor,
+    vote_in: Tensor,
+    vote_out: Tensor,
+    vote_bias: Tensor,
+    use: Tensor,
+    ignore: Tensor,
+    likeness: Callable[[Tensor], Tensor] | None = None,
+    iterations: int = 2,
+    normalise: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Parents are sums of votes, each times what it is worth, ``x[j] = sum_i phi[i, j] V[i, j]``.
+
+    Couplings ``R[i, j]`` are 1 / J in the first pass, and then a softmax over the parents of the ``likeness``. Of child
+    i the share ``U[i, j] = f[i] R[i, j]`` is used by parent j and the rest of ``f[i]`` is ignored: ``phi[i, j] =
+    use[i, j] U[i, j] - ignore[i, j] (f[i] - U[i, j])``.
+
+    The vote of a child with pose u is ``V[i, j] = (u[i] / sqrt(I) * vote_in[j]) @ vote_out + vote_bias[j]``. It is
+    linear, so that the children are summed up before and no vote is ever formed.
+
+    Args:
+        poses: ``(..., I, D)``, u.
+        relevance: ``(..., I)`` in [0, 1], f.
+        vote_in: ``(J, D)``.
+        vote_out: ``(D, E)``.
+        vote_bias: ``(J, E)``.
+        use: ``(I, J)``, benefit of each unit of data that is used.
+        ignore: ``(I, J)``, cost of each unit that is ignored.
+        likeness: from parents ``(..., J, E)``, normalised, to logits ``(..., I, J)``; None for a single pass.
+        iterations: number of passes, at least 1.
+        normalise: layer normalisation of the parents that are returned; see `normalised`.
+
+    Returns:
+        Poses ``(..., J, E)``, and the couplings ``(..., I, J)`` that made them.
+
+    Source: Heinsen 2022, its efficient form.
+    """
+    scaled, relevance = poses / sqrt(poses.shape[-2]), relevance.unsqueeze(-1)
+
+    def parents(couplings: Tensor) -> Tensor:
+        used = relevance * couplings
+        worth = use * used - ignore * (relevance - used)  # (..., I, J)
+        sums = worth.mT @ scaled  # (..., J, D)
+        return (sums * vote_in) @ vote_out + worth.sum(dim=-2).unsqueeze(-1) * vote_bias
+
+    couplings = relevance.new_full((*poses.shape[:-1], len(vote_in)), 1 / len(vote_in))
+    x = parents(couplings)
+    if likeness is not None:
+        for _ in range(iterations - 1):
+            couplings = coupling_coefficients(likeness(normalised(x)))
+            x = parents(couplings)
+    return normalised(x) if normalise else x, couplings
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Layer normalisation without parameters; one dimension, which it would make zero, is left as it is."""
+    return F.layer_norm(x, x.shape[-1:]) if x.shape[-1] > 1 else x
+
+
+@full_precision
+def child_relevance(poses: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``f[i] = sigmoid(w[i] . u[i] / sqrt(I) + b[i])``.
+
+    Args:
+        poses: ``(..., I, D)``, u.
+        weight: ``(I, D)``.
+        bias: ``(I)``.
+
+    Returns:
+        ``(..., I)`` in [0, 1].
+
+    Source: Heinsen 2022.
+    """
+    return (torch.einsum("...id,id->...i", poses, weight) / sqrt(poses.shape[-2]) + bias).sigmoid()
+
+
+@full_precision
+def predicted_likeness(
+    poses: Tensor,
+    predict_in: Tensor,
+    predict_out: Tensor,
+    predict_bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    parents: Tensor,
+) -> Tensor:
+    """How each child resembles what each parent predicts, ``log sigmoid((u[i] . p[j]) scale[i, j] + shift[i, j])``.
+
+    The prediction of a child is ``p[j] = (x[j] @ predict_in) * predict_out[j] + predict_bias[j]``.
+
+    Args:
+        poses: ``(..., I, D)``, of the children, u.
+        predict_in: ``(E, D)``.
+        predict_out, predict_bias: ``(J, D)``.
+        scale, shift: ``(I, J)``.
+        parents: ``(..., J, E)``, x.
+
+    Returns:
+        ``(..., I, J)``, at most 0.
+
+    Source: Heinsen 2022.
+    """
+    predictions = (parents @ predict_in) * predict_out + predict_bias
+    return F.logsigmoid(poses @ predictions.mT * scale + shift)
+
+
+class HeinsenVectorRouting(Routing):
+    """Routing by how well parents predict the children, with a benefit of using and a cost of ignoring each child.
+
+    No votes are formed: memory grows with ``I (D + J)`` where that of other algorithms grows with ``I J E``. The
+    activations of the children are not looked at; how relevant a child is, is read from its pose.
+
+    Args:
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`. A parent's vote weights are the same for all
+            children in any case; what belongs to a child, its relevance, benefits, costs and the scale of its likeness,
+            is shared by children of the same number modulo ``vote_weights``.
+        iterations: passes of routing, 2 in the paper; 1 gives uniform couplings.
+        normalise: layer normalisation of the parents, without parameters. Poses of one dimension, which it would make
+            zero, are left as they are, and so they are inside.
+        readout: activation = sigmoid of a linear score of the pose, one for all parents; else every activation is 1.
+
+    Raises:
+        InputError: ``iterations`` below 1.
+
+    Example:
+        >>> routing = HeinsenVectorRouting(1152, 8, 10, 16)
+        >>> routing(Capsules.from_vectors(torch.rand(2, 1152, 8))).poses.shape
+        torch.Size([2, 10, 16])
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        dim_in: int,
+        num_out: int,
+        dim_out: int,
+        *,
+        vote_weights: int | None = None,
+        iterations: int = 2,
+        normalise: bool = True,
+        readout: bool = True,
+    ) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
+        if iterations < 1:
+            raise InputError(f"iterations={iterations}: expected at least 1 pass of routing (the paper uses 2)")
+        self.iterations, self.normalise = iterations, normalise
+        count = self.vote_weights
+        self.relevance_weight = _normal(count, dim_in, std=2 / sqrt(dim_in))
+        self.relevance_bias = nn.Parameter(torch.zeros(count))
+        self.vote_in = _normal(num_out, dim_in)
+        self.vote_out = _normal(dim_in, dim_out, std=2 / sqrt(dim_in))
+        self.vote_bias = nn.Parameter(torch.zeros(num_out, dim_out))
+        self.use, self.ignore = _normal(count, num_out), _normal(count, num_out)
+        # of a single pass they would be parameters without a gradient
+        self.prediction = Prediction(count, dim_in, num_out, dim_out) if iterations > 1 else None
+        self.readout = ActivationReadout(dim_out) if readout else None
+
+    def forward(self, capsules: Capsules) -> Capsules:
+        """See `Routing.forward`."""
+        poses = self._route(capsules.poses)[0]
+        return Capsules(poses, poses.new_ones(poses.shape[:-1]) if self.readout is None else self.readout(poses))
+
+    def couplings(self, capsules: Capsules) -> Tensor:
+        """Of the last pass; they sum to 1 over the parents."""
+        return self._route(capsules.poses)[1]
+
+    def _route(self, poses: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias, use, ignore = (
+            for_each_child(p, self.num_in)
+            for p in (self.relevance_weight, self.relevance_bias, self.use, self.ignore)
+        )  # fmt: skip
+        return heinsen_vector_routing(
+            poses, child_relevance(poses, weight, bias), self.vote_in, self.vote_out, self.vote_bias, use, ignore,
+            None if self.prediction is None else partial(self.prediction, poses), self.iterations, self.normalise,
+        )  # fmt: skip
+
+
+class Prediction(nn.Module):
+    """Parameters of `predicted_likeness`.
+
+    Args:
+        count: rows of what belongs to a child, K; child i has row i modulo K.
+        dim_in, num_out, dim_out: see `Routing`.
+    """
+
+    def __init__(self, count: int, dim_in: int, num_out: int, dim_out: int) -> None:
+        super().__init__()
+        self.predict_in = _normal(dim_out, dim_in, std=1 / sqrt(dim_out))
+        self.predict_out = _normal(num_out, dim_in)
+        self.predict_bias = nn.Parameter(torch.zeros(num_out, dim_in))
+        self.scale = _normal(count, num_out, std=1 / sqrt(dim_in))
+        self.shift = nn.Parameter(torch.zeros(count, num_out))
+
+    def forward(self, poses: Tensor, parents: Tensor) -> Tensor:
+        """Children ``(..., I, D)`` and parents ``(..., J, E)`` to logits ``(..., I, J)``."""
+        scale, shift = (for_each_child(p, poses.shape[-2]) for p in (self.scale, self.shift))
+        return predicted_likeness(
+            poses, self.predict_in, self.predict_out, self.predict_bias, scale, shift, parents
+        )  # fmt: skip
+
+
+def _normal(*shape: int, std: float = 1.0) -> nn.Parameter:
+    return nn.Parameter(std * torch.randn(*shape))
