@@ -65,6 +65,26 @@ class Routing(nn.Module, ABC):
     def couplings(self, capsules: Capsules) -> Tensor:
         """The coupling coefficients ``(..., I, J)`` of the last iteration, recomputed for whoever wants to look."""
 
+    def has_matrices(self, pose: Pose) -> bool:
+        """Whether votes are products of two matrices, for algorithms that leave the choice.
+
+        Args:
+            pose: ``matrix``, which needs ``dim_in = dim_out = n * n``; ``vector``, a matrix times a vector; ``auto``,
+                ``matrix`` where it can be.
+
+        Raises:
+            InputError: an unknown ``pose``; ``matrix`` with dimensions that are not the same square number.
+        """
+        name, square = type(self).__name__, self.dim_in == self.dim_out == isqrt(self.dim_in) ** 2
+        if pose not in get_args(Pose):
+            raise InputError(f"{name}: pose={pose!r}: expected one of {', '.join(get_args(Pose))}")
+        if pose == "matrix" and not square:
+            raise InputError(
+                f"{name}: pose: matrix with children of {self.dim_in} and parents of {self.dim_out} dimensions: "
+                "expected the same square number, such as 16; or choose pose: vector"
+            )
+        return square and pose != "vector"
+
     def extra_repr(self) -> str:
         """Shapes for the model summary."""
         return f"{self.num_in} x {self.dim_in}D -> {self.num_out} x {self.dim_out}D"
@@ -78,8 +98,7 @@ class MatrixRouting(Routing):
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
-        pose: ``matrix``, a vote is a product of two matrices, which needs ``dim_in = dim_out = n * n``; ``vector``, a
-            matrix times a vector; ``auto``, ``matrix`` where it can be.
+        pose: see `has_matrices`.
         std: standard deviation of the vote weights at the start.
 
     Attributes:
@@ -104,17 +123,8 @@ class MatrixRouting(Routing):
         std: float,
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
-        if pose not in get_args(Pose):
-            raise InputError(f"{type(self).__name__}: pose={pose!r}: expected one of {', '.join(get_args(Pose))}")
-        side = isqrt(dim_in)
-        square = dim_in == dim_out == side * side
-        if pose == "matrix" and not square:
-            raise InputError(
-                f"{type(self).__name__}: pose: matrix with children of {dim_in} and parents of {dim_out} dimensions: "
-                "expected the same square number, such as 16; or choose pose: vector"
-            )
-        self.matrix = square and pose != "vector"
-        shape = (side, side) if self.matrix else (dim_out, dim_in)
+        self.matrix = self.has_matrices(pose)
+        shape = (isqrt(dim_in),) * 2 if self.matrix else (dim_out, dim_in)
         self.weight = vote_weight(self.vote_weights, num_out, *shape, std=std)
         self.compete: Competition = coupling_coefficients
         self.register_buffer("offsets", None, persistent=False)

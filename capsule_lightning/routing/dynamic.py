@@ -112,7 +112,7 @@ class DynamicRouting(Routing):
         """See `Routing.forward`."""
         poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
         route = _route(self._choice(poses))
-        weight = self.weight  # the fast paths know one matrix for each child
+        weight: Tensor = self.weight  # the fast paths know one matrix for each child
         if self.vote_weights != self.num_in:
             weight = weight.repeat(self.num_in // self.vote_weights, 1, 1, 1)
         parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)

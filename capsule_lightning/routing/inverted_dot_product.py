@@ -1,0 +1,169 @@
+"""Inverted dot-product attention routing: votes that agree with a parent as it is now count more in its next pose.
+
+Tsai, Srivastava, Goh & Salakhutdinov, Capsules with Inverted Dot-Product Attention Routing, ICLR 2020 (arXiv
+2002.04764).
+"""
+
+from __future__ import annotations
+
+from math import isqrt, sqrt
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.errors import InputError
+from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.layers.readout import ActivationReadout
+from capsule_lightning.layers.votes import matrix_vote, vote
+from capsule_lightning.routing.base import Pose, Routing
+
+
+def sum_of_votes(poses: Tensor, weight: Tensor) -> Tensor:
+    """``sum_i v[i, j]`` of `vote` or `matrix_vote`, as one matrix product that never forms the votes.
+
+    Args:
+        poses: ``(..., I, D)``.
+        weight: ``(K, J, E, D)`` of `vote`, or ``(K, J, n, n)`` of `matrix_vote`, ``D = n * n``.
+
+    Returns:
+        ``(..., J, E)``, in the precision that autocast asks for.
+    """
+    count, _, _, columns = weight.shape
+    if count != poses.shape[-2]:
+        poses = poses.reshape(*poses.shape[:-2], -1, count, poses.shape[-1]).sum(dim=-3)
+    if columns == poses.shape[-1]:
+        return torch.einsum("...kd,kjed->...je", poses, weight)
+    matrices = poses.reshape(*poses.shape[:-1], columns, columns)
+    return torch.einsum("...kxy,kjyz->...jxz", matrices, weight).flatten(-2)
+
+
+@full_precision
+def normalised_mean(total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Parents of the first round, whose couplings are all 1 / J: ``p[j] = LayerNorm(sum_i v[i, j] / J)``.
+
+    Args:
+        total: ``(..., J, E)``, the sum of the votes.
+        weight, bias: ``(E)``, of the layer normalisation.
+
+    Source: Tsai et al. 2020, Procedure 1, where the parents are zero before the first round.
+    """
+    return F.layer_norm(total / total.shape[-2], weight.shape, weight, bias)
+
+
+@full_precision
+def inverted_dot_product_routing(
+    votes: Tensor, parents: Tensor, weight: Tensor, bias: Tensor, rounds: int = 1, scaled: bool = True
+) -> tuple[Tensor, Tensor]:
+    """``p[j] = LayerNorm(sum_i r[i, j] v[i, j])``, ``r`` the softmax over parents of ``p[j] . v[i, j] / sqrt(E)``.
+
+    Args:
+        votes: ``(..., I, J, E)``.
+        parents: ``(..., J, E)``, poses of the parents before.
+        weight, bias: ``(E)``, of the layer normalisation.
+        rounds: at least 1.
+        scaled: divide by ``sqrt(E)``, as the released code does; the paper's formula does not.
+
+    Returns:
+        Poses ``(..., J, E)``, and the couplings ``(..., I, J)`` that made them.
+
+    Source: Tsai et al. 2020, Procedure 1, Eq. 2 and 3.
+    """
+    # one matrix for each parent: a view of votes that a product has just made, at most one copy of others
+    of_parents = votes.transpose(-3, -2).reshape(-1, votes.shape[-3], votes.shape[-1])  # (N * J, I, E)
+    scale = 1 / sqrt(votes.shape[-1]) if scaled else 1.0
+    for _ in range(rounds):
+        agreement = torch.bmm(of_parents, parents.reshape(len(of_parents), -1, 1)).view(*parents.shape[:-1], -1)
+        couplings = coupling_coefficients(scale * agreement, dim=-2)  # (..., J, I)
+        total = torch.bmm(couplings.view(len(of_parents), 1, -1), of_parents).view(parents.shape)
+        parents = F.layer_norm(total, weight.shape, weight, bias)
+    return parents, couplings.transpose(-1, -2)
+
+
+class InvertedDotProductRouting(Routing):
+    """Routing by the agreement of votes with layer-normalised parents; no squash, and no activations inside.
+
+    The activations of the children are not looked at.
+
+    Args:
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
+        iterations: rounds of routing, 2 in the paper; 1 gives uniform couplings.
+        pose: see `has_matrices`.
+        readout: an activation is the sigmoid of a linear score of the pose, the same for all parents, so that the
+            cross-entropy of the activations' log-odds is the loss of the paper; ``false`` for activations of 1, as
+            between the layers of the paper.
+        scaled: divide the agreements by ``sqrt(dim_out)``, as the released code does, with which the published results
+            were made; ``false`` for the formula of the paper.
+
+    Raises:
+        InputError: ``iterations`` below 1; an unknown ``pose``; ``matrix`` with dimensions that are not the same
+            square number.
+
+    Example:
+        >>> routing = InvertedDotProductRouting(288, 16, 32, 16)
+        >>> routing(Capsules.from_vectors(torch.rand(2, 288, 16))).poses.shape
+        torch.Size([2, 32, 16])
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        dim_in: int,
+        num_out: int,
+        dim_out: int,
+        *,
+        vote_weights: int | None = None,
+        iterations: int = 2,
+        pose: Pose = "auto",
+        readout: bool = True,
+        scaled: bool = True,
+    ) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
+        if iterations < 1:
+            raise InputError(f"iterations={iterations}: expected at least 1 round of routing (the paper uses 2)")
+        self.matrix, self.iterations, self.scaled = self.has_matrices(pose), iterations, scaled
+        rows, columns = (isqrt(dim_in),) * 2 if self.matrix else (dim_out, dim_in)
+        std = sqrt(num_out / (columns * num_in))  # uniform couplings then give parents of variance 1 / J
+        self.weight = nn.Parameter(std * torch.randn(self.vote_weights, num_out, rows, columns))
+        self.norm = nn.LayerNorm(dim_out)
+        self.readout = ActivationReadout(dim_out) if readout else None
+
+    def forward(self, capsules: Capsules) -> Capsules:
+        """See `Routing.forward`."""
+        parents = self._first_round(capsules.poses)
+        if self.iterations > 1:
+            parents, _ = self._next_rounds(capsules.poses, parents, self.iterations - 1)
+        return self._capsules(parents)
+
+    def update(self, children: Capsules, parents: Capsules | None = None) -> Capsules:
+        """One round.
+
+        Args:
+            children: ``poses (..., I, D), activations (..., I)``.
+            parents: ``poses (..., J, E), activations (..., J)`` of the round before; None for uniform couplings.
+
+        Returns:
+            ``poses (..., J, E), activations (..., J)``.
+        """
+        if parents is None:
+            return self._capsules(self._first_round(children.poses))
+        return self._capsules(self._next_rounds(children.poses, parents.poses, 1)[0])
+
+    def couplings(self, capsules: Capsules) -> Tensor:
+        """Of the last round; they sum to 1 over the parents."""
+        parents = self._first_round(capsules.poses)
+        if self.iterations == 1:
+            return parents.new_full((*capsules.poses.shape[:-1], self.num_out), 1 / self.num_out)
+        return self._next_rounds(capsules.poses, parents, self.iterations - 1)[1]
+
+    def _first_round(self, poses: Tensor) -> Tensor:
+        return normalised_mean(sum_of_votes(poses, self.weight), self.norm.weight, self.norm.bias)
+
+    def _next_rounds(self, poses: Tensor, parents: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+        votes = matrix_vote(poses, self.weight) if self.matrix else vote(poses, self.weight)
+        return inverted_dot_product_routing(votes, parents, self.norm.weight, self.norm.bias, rounds, self.scaled)
+
+    def _capsules(self, poses: Tensor) -> Capsules:
+        return Capsules(poses, poses.new_ones(poses.shape[:-1]) if self.readout is None else self.readout(poses))

@@ -1,0 +1,190 @@
+"""Self-routing: every child decides by itself, from its pose, how it divides itself among the parents.
+
+Hahn, Pyeon & Kim, Self-Routing Capsule Networks, NeurIPS 2019.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.errors import InputError
+from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.routing.base import Routing
+
+_SILENT = 1e-8  # an activation below it counts as this one, so that a layer of silent children is a layer of equals
+
+
+@full_precision
+def routing_logits(poses: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What each child says of each parent, ``W[i, j] . u[i] + b[i, j]``.
+
+    Args:
+        poses: ``(..., I, D)``, poses of the children.
+        weight: ``(K, J, D)``; child i uses vectors i modulo K, and K divides I.
+        bias: ``(K, J)``.
+
+    Returns:
+        ``(..., I, J)``.
+
+    Source: Hahn et al. 2019.
+    """
+    of_types = poses.reshape(*poses.shape[:-2], -1, weight.shape[0], poses.shape[-1])  # (..., I / K, K, D)
+    return (torch.einsum("...nkd,kjd->...nkj", of_types, weight) + bias).flatten(-3, -2)
+
+
+@full_precision
+def self_routing(logits: Tensor, activations: Tensor) -> tuple[Tensor, Tensor]:
+    """``a[j] = sum_i c[i, j] a[i] / sum_i a[i]``, ``c`` the softmax of the logits over the parents.
+
+    Computed with logarithms, which need no division and stay finite where no child is active or none chooses a parent.
+
+    Args:
+        logits: ``(..., I, J)``.
+        activations: ``(..., I)``, of the children, not negative; 1e-8 at least is taken for each.
+
+    Returns:
+        Shares ``(..., I, J)`` of the children in the pose of each parent, ``c[i, j] a[i] / sum_i c[i, j] a[i]``, which
+        sum to 1 over the children; activations ``(..., J)``, which sum to 1 over the parents.
+
+    Source: Hahn et al. 2019.
+    """
+    messages = logits.log_softmax(dim=-1) + activations.clamp_min(_SILENT).log().unsqueeze(-1)
+    received = messages.logsumexp(dim=-2)  # (..., J); the sum of its exponentials is sum_i a[i]
+    return (messages - received.unsqueeze(-2)).exp(), received.softmax(dim=-1)
+
+
+@full_precision
+def weighted_votes(shares: Tensor, poses: Tensor, weight: Tensor) -> Tensor:
+    """``u[j] = sum_i s[i, j] W[i, j] u[i]``, a matrix product for each parent of weighted poses in place of votes.
+
+    Nothing of the size of the votes is formed, forwards or backwards. Differentiable once.
+
+    Args:
+        shares: ``(..., I, J)``, s.
+        poses: ``(..., I, D)``.
+        weight: ``(K, J, E, D)``; child i uses matrices i modulo K.
+
+    Returns:
+        ``(..., J, E)``.
+
+    Source: Hahn et al. 2019.
+    """
+    (count, num_out, dim_out, dim_in), num_in = weight.shape, poses.shape[-2]
+    children, shares = poses.reshape(-1, num_in, dim_in), shares.reshape(-1, num_in, num_out)
+    if count == num_in:
+        maps = weight.permute(1, 0, 3, 2).flatten(1, 2)  # (J, I * D, E)
+        parents: Tensor = _WeightedVotes.apply(shares.movedim(-1, 0).contiguous(), children, maps)
+    else:  # of children with the same matrices the weighted sum is enough, and small
+        shares, children = (x.reshape(len(x), -1, count, x.shape[-1]) for x in (shares, children))
+        weighted = torch.einsum("bnkj,bnkd->bjkd", shares, children)
+        parents = torch.einsum("bjkd,kjed->bje", weighted, weight)
+    return parents.reshape(*poses.shape[:-2], num_out, dim_out)
+
+
+class _WeightedVotes(torch.autograd.Function):
+    """From shares ``(J, B, I)``, children ``(B, I, D)`` and maps ``(J, I * D, E)`` to parents ``(B, J, E)``.
+
+    The weighted poses of one parent at a time stay in the cache; the backward pass forms them again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, shares: Tensor, children: Tensor, maps: Tensor) -> Tensor:
+        ctx.save_for_backward(shares, children, maps)
+        of_parents = zip(shares.unsqueeze(-1), maps, strict=True)
+        return torch.stack([(children * share).flatten(1) @ to_parent for share, to_parent in of_parents], dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shares, children, maps = ctx.saved_tensors
+        grad_shares, grad_maps = torch.empty_like(shares), torch.empty_like(maps)
+        grad_children = torch.zeros_like(children)
+        for j, share in enumerate(shares.unsqueeze(-1)):
+            torch.mm((children * share).flatten(1).T, grad[:, j], out=grad_maps[j])
+            grad_weighted = (grad[:, j] @ maps[j].T).view_as(children)
+            grad_children.addcmul_(grad_weighted, share)
+            torch.sum(grad_weighted.mul_(children), dim=-1, out=grad_shares[j])
+        return grad_shares, grad_children, grad_maps
+
+
+@full_precision
+def weighted_poses(shares: Tensor, poses: Tensor) -> Tensor:
+    """``u[j] = sum_i s[i, j] u[i]``, of ``shares (..., I, J)`` and ``poses (..., I, D)``, to ``(..., J, D)``."""
+    return torch.einsum("...ij,...id->...jd", shares, poses)
+
+
+class SelfRouting(Routing):
+    """A mixture of experts: children choose their parents, without iteration, agreement or squash.
+
+    The activations of the parents sum to 1, so that the negative log-likelihood of the paper is
+    ``CrossEntropyLoss`` with ``of: activations``. They are a mean of what the children say, never surer than the
+    surest of them: children should each see enough of the image to know its class, as behind the paper's ResNet.
+
+    Args:
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`; the weights that choose parents are shared as the
+            vote matrices are.
+        poses: form votes. ``false`` leaves out the vote matrices, as the released code does in its last layer, whose
+            poses nobody reads; the pose of a parent is then the weighted mean of the children's, which needs
+            ``dim_in = dim_out``.
+        normalise: batch normalisation of the parents' poses, which the released code puts behind every layer but the
+            last.
+
+    Raises:
+        InputError: ``poses: false`` with parents of other dimensions than the children.
+
+    Example:
+        >>> routing = SelfRouting(2048, 16, 10, 16)
+        >>> routing(Capsules.from_vectors(torch.rand(2, 2048, 16))).poses.shape
+        torch.Size([2, 10, 16])
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        dim_in: int,
+        num_out: int,
+        dim_out: int,
+        *,
+        vote_weights: int | None = None,
+        poses: bool = True,
+        normalise: bool = False,
+    ) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
+        if not poses and dim_in != dim_out:
+            raise InputError(
+                f"SelfRouting: poses: false with children of {dim_in} and parents of {dim_out} dimensions: expected as "
+                "many, the parents' poses are then means of the children's; choose poses: true"
+            )
+        self.poses = poses
+        if poses:
+            bound = sqrt(6 / dim_in)  # Kaiming; the released code takes all J * E * D numbers of a child for the fan
+            shape = (self.vote_weights, num_out, dim_out, dim_in)
+            self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.route_weight = nn.Parameter(torch.zeros(self.vote_weights, num_out, dim_in))
+        self.route_bias = nn.Parameter(torch.zeros(self.vote_weights, num_out))
+        self.norm = nn.BatchNorm1d(num_out * dim_out) if normalise else None
+
+    def forward(self, capsules: Capsules) -> Capsules:
+        """See `Routing.forward`."""
+        shares, activations = self_routing(self._logits(capsules), capsules.activations)
+        if self.poses:
+            poses = weighted_votes(shares, capsules.poses, self.weight)
+        else:
+            poses = weighted_poses(shares, capsules.poses)
+        if self.norm is not None:
+            poses = self.norm(poses.reshape(-1, self.num_out * self.dim_out)).view(poses.shape)
+        return Capsules(poses, activations)
+
+    def couplings(self, capsules: Capsules) -> Tensor:
+        """Of each child by itself, whatever its activation; they sum to 1 over the parents."""
+        return coupling_coefficients(self._logits(capsules))
+
+    def _logits(self, capsules: Capsules) -> Tensor:
+        return routing_logits(capsules.poses, self.route_weight, self.route_bias)
