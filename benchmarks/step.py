@@ -93,6 +93,7 @@ class PackageStep(Workload):
             "in_shape": list(task.in_shape),
             "num_classes": task.num_classes,
             "parameters": sum(p.numel() for p in task.parameters()),
+            "decoder": sum(p.numel() for p in task.net.decoder.parameters()) if task.net.decoder else 0,
         }
 
 

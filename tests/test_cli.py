@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from routings import ROUTINGS
 
 from capsule_lightning import __version__
 from capsule_lightning.cli import CONFIG_DIR, SLOTS, class_names, config_names, find_config, main
@@ -83,7 +84,38 @@ def test_routing_is_swapped_by_one_flag(capsys: pytest.CaptureFixture[str]) -> N
     config = printed_config(capsys, "--config", "mnist.yaml", "--model.net.routing", "UniformRouting")
     routing = config["model"]["init_args"]["net"]["init_args"]["routing"]
     assert routing["class_path"] == "capsule_lightning.routing.uniform.UniformRouting"
-    assert not routing.get("init_args")
+    assert routing["init_args"] == {"vote_weights": None}
+
+
+def defaults(routing: type) -> dict[str, object]:
+    """Hyperparameters of a routing, and what they are where nothing is said."""
+    parameters = inspect.signature(routing).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def other_than(value: object) -> object:
+    """A value of the same kind that is no default."""
+    if isinstance(value, bool):
+        return not value
+    return 1 if value is None else value if isinstance(value, str) else value + 1  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("before", ROUTINGS, ids=lambda cls: cls.__name__)
+def test_a_routing_has_its_own_defaults_whatever_it_replaces(
+    before: type, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    chosen = {"class_path": before.__name__, "init_args": {k: other_than(v) for k, v in defaults(before).items()}}
+    (tmp_path / "before.yaml").write_text(
+        yaml.safe_dump({"model": {"init_args": {"net": {"init_args": {"routing": chosen}}}}})
+    )
+    words = ("--config", "mnist.yaml", "--config", str(tmp_path / "before.yaml"))
+    following = ROUTINGS[(ROUTINGS.index(before) + 1) % len(ROUTINGS)]
+    overlay = ("--config", f"routing/{following.__module__.rsplit('.', 1)[1]}.yaml")
+    swaps = [(after, ("--model.net.routing", after.__name__)) for after in ROUTINGS if after is not before]
+    for after, swap in ((following, overlay), *swaps):
+        routing = printed_config(capsys, *words, *swap)["model"]["init_args"]["net"]["init_args"]["routing"]
+        assert routing["class_path"] == f"{after.__module__}.{after.__name__}"
+        assert routing.get("init_args", {}) == defaults(after)
 
 
 def test_another_class_begins_with_its_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,8 @@ def forecast(
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             task.training_losses(task.example_batch(1))
         task.train()
+    if len(few) != len(more):  # a step that keeps other tensors of other batches: known in all, not each by itself
+        few, more = [sum(few)], [sum(more)]
     growth = [(b - a) // (_MORE - _FEW) for a, b in zip(few, more, strict=True)]
     constant = sum(few) - _FEW * sum(growth)
     return Needs(
@@ -137,18 +139,17 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
 def _kept(task: Task, size: int) -> list[int]:
     """Bytes of each tensor that a step keeps for its backward pass, weights aside."""
     own = {p.untyped_storage().data_ptr() for p in task.parameters()}
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no two of them share an address one after the other
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = task.training_losses(task.example_batch(size))[1]["loss"]
-    del loss  # not before: what it keeps alive cannot share an address
-    return list(kept.values())
+        task.training_losses(task.example_batch(size))
+    return [storage.nbytes() for storage in kept.values()]
 
 
 def _states(optimizer: Optimizer) -> int:

@@ -34,7 +34,8 @@ class ConvCapsules(nn.Module):
         stride: from one window to the next.
         padding: zeros around the map.
         share_votes: share the vote matrices of a type over the places of a window, as class capsules do.
-        coordinates: add to the votes where in the map the child stands; see `coordinates`. For `MatrixRouting`.
+        coordinates: add to the votes where in the map the child stands, see `coordinate_offsets`; null for the
+            algorithms whose papers do so (`MatrixRouting`).
         competition: among whom a child divides itself: ``positions``, the parents of all windows that see it;
             ``window``, those of one; ``auto``, ``positions`` for the algorithms whose papers do so (`MatrixRouting`).
         scrambled: reorder the windows as the released code of Tsai et al. 2020 does, which fills the "pose" at one
@@ -66,7 +67,7 @@ class ConvCapsules(nn.Module):
         stride: int = 1,
         padding: int = 0,
         share_votes: bool = False,
-        coordinates: bool = False,
+        coordinates: bool | None = False,
         competition: Competition = "auto",
         scrambled: bool = False,
     ) -> None:
@@ -88,7 +89,7 @@ class ConvCapsules(nn.Module):
         if isinstance(self.routing, MatrixRouting):
             if competition != "window" and self.out_size != (1, 1):
                 self.routing.compete = self._compete
-            if coordinates:
+            if coordinates or coordinates is None:
                 self.routing.offsets = coordinate_offsets(self.windows, num_in, dim_out)
 
     def forward(self, capsules: Capsules) -> Capsules:

@@ -21,7 +21,8 @@ def vote(poses: Tensor, weight: Tensor) -> Tensor:
     """
     if weight.shape[0] == poses.shape[-2]:
         return torch.einsum("...id,ijed->...ije", poses, weight)
-    poses = poses.reshape(*poses.shape[:-2], -1, weight.shape[0], poses.shape[-1])  # (..., I / K, K, D)
+    count = weight.shape[0]
+    poses = poses.reshape(*poses.shape[:-2], poses.shape[-2] // count, count, poses.shape[-1])
     return torch.einsum("...nkd,kjed->...nkje", poses, weight).flatten(-4, -3)
 
 
@@ -33,13 +34,15 @@ def matrix_vote(poses: Tensor, weight: Tensor) -> Tensor:
         weight: ``(K, J, n, n)``; child i uses matrices i modulo K.
 
     Returns:
-        ``(..., I, J, D)``, in the precision that autocast asks for.
+        ``(..., I, J, D)``, in the precision that autocast asks for; in memory the parents come first, as the matrix
+        products of routing want them.
 
     Source: Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, section 2.
     """
     count, _, n, _ = weight.shape
-    matrices = poses.reshape(*poses.shape[:-2], -1, count, n, n)  # (..., I / K, K, n, n)
-    return torch.einsum("...ckxy,kjyz->...ckjxz", matrices, weight).flatten(-2).flatten(-4, -3)
+    matrices = poses.reshape(*poses.shape[:-2], poses.shape[-2] // count, count, n, n)
+    votes = torch.einsum("...ckxy,kjyz->...jckxz", matrices, weight)
+    return votes.flatten(-2).flatten(-3, -2).transpose(-3, -2)
 
 
 def vote_weight(num_matrices: int, num_out: int, dim_out: int, dim_in: int, std: float = 0.1) -> nn.Parameter:

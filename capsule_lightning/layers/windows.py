@@ -84,8 +84,7 @@ class Windows:
                 slice(first, first + self.stride * (n - 1) + 1, self.stride)
                 for first, n in zip((y, x), self.out_size, strict=True)
             )
-            place = largest[:, rows, columns]
-            torch.maximum(place, values[:, :, :, p], out=place)
+            largest[:, rows, columns] = torch.maximum(largest[:, rows, columns], values[:, :, :, p])
         return largest
 
 

@@ -1,0 +1,244 @@
+"""EM routing: parents are Gaussians that are fitted to the votes of their children.
+
+Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, Procedure 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import e, log, pi
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.errors import InputError
+from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.routing.base import Competition, MatrixRouting, Pose
+from capsule_lightning.routing.dynamic import require_passes
+
+Mode = Literal["paper", "official"]
+
+_BLOCK_OF_VOTES = 2**20  # numbers: 4 MiB in float32
+_LEAST_MASS = 1e-12  # that weights are divided by, where a parent has no children
+# what one of beta_u and one of beta_a stand for in the released code, whose optimiser moves both by the same steps
+_OFFICIAL_UNITS = log(2 * pi * e), -5000.0
+
+
+def require_settings(iterations: int, min_variance: float, damping: float, mode: str) -> None:
+    """Refuse what Procedure 1 cannot run with."""
+    require_passes(iterations)
+    if min_variance <= 0:
+        raise InputError(f"min_variance={min_variance}: expected a number above 0, such as 0.0005")
+    if not 0 <= damping < 1:
+        raise InputError(f"damping={damping}: expected 0 or more and less than 1 (the released code: 0.1)")
+    if mode not in get_args(Mode):
+        raise InputError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}")
+
+
+def weighted_means(votes: Tensor, weights: Tensor) -> Tensor:
+    """``sum_i weights[j, i] votes[j, i]`` of ``votes (..., J, I, E)``, ``weights (..., J, I)``: ``(..., J, E)``."""
+    return (weights.unsqueeze(-2) @ votes).squeeze(-2)
+
+
+def scatter_and_distances(votes: Tensor, means: Tensor, weights: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the votes for each parent scatter around it, and how far each of them is from it by that measure.
+
+    Differences are squared as they are: the sum of squares less the square of the sum would cancel where votes agree.
+    Nothing as large as the votes is kept for the backward pass, which forms it again, nor formed whole on the CPU.
+    Differentiable once.
+
+    Args:
+        votes: ``(..., J, I, E)``, parents first.
+        means: ``(..., J, E)``.
+        weights: ``(..., J, I)``, at least 0.
+        least: ``(..., J, E)``, scatter before any vote is counted, above 0.
+
+    Returns:
+        ``scatter (..., J, E) = least + sum_i weights (votes - means)^2``, and
+        ``distances (..., J, I) = sum_e (votes - means)^2 / scatter``.
+    """
+    rows = (part.flatten(0, -2).unsqueeze(1) for part in (means, weights, least))
+    scatter, distances = _ScatterAndDistances.apply(votes.flatten(0, -3), *rows)
+    return scatter.view(means.shape), distances.view(weights.shape)
+
+
+class _ScatterAndDistances(torch.autograd.Function):
+    """Of ``votes (N, I, E)``, ``means (N, 1, E)``, ``weights (N, 1, I)``, ``least (N, 1, E)``."""
+
+    @staticmethod
+    def forward(ctx: Any, votes: Tensor, means: Tensor, weights: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+        scatter, distances = means.new_empty(means.shape), means.new_empty(weights.shape)
+        for v, m, w, low, s, d in _blocks(votes, means, weights, least, scatter, distances):
+            squares = (v - m).square_()
+            torch.baddbmm(low, w, squares, out=s)
+            torch.bmm(s.reciprocal(), squares.transpose(1, 2), out=d)
+        ctx.save_for_backward(votes, means, weights, scatter)
+        return scatter, distances
+
+    @staticmethod
+    def backward(ctx: Any, of_scatter: Tensor, of_distances: Tensor) -> tuple[Tensor, ...]:
+        gradients = tuple(part.new_empty(part.shape) for part in ctx.saved_tensors)
+        for v, m, w, s, ds, dd, dv, dm, dw, low in _blocks(*ctx.saved_tensors, of_scatter, of_distances, *gradients):
+            differences = v - m
+            squares = differences.square()
+            precision = s.reciprocal()
+            torch.sub(ds, precision.square() * torch.bmm(dd, squares), out=low)
+            torch.bmm(low, squares.transpose(1, 2), out=dw)
+            # a square has the gradient w[i] low[e] + dd[i] precision[e]
+            of_votes = torch.cat([w, dd], dim=1)  # (n, 2, I)
+            of_parents = 2 * torch.cat([low, precision], dim=1)  # (n, 2, E)
+            torch.sum(-of_parents * torch.bmm(of_votes, differences), dim=1, keepdim=True, out=dm)
+            torch.mul(differences, torch.bmm(of_votes.transpose(1, 2), of_parents), out=dv)
+        return gradients
+
+
+def _blocks(votes: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """A few rows of ``(N, ...)`` at a time on the CPU, so that what is formed of their votes stays in the cache."""
+    rows = max(1, len(votes))
+    if votes.device.type == "cpu" and not torch.compiler.is_compiling():
+        rows = max(1, _BLOCK_OF_VOTES // votes.shape[1:].numel())
+    return zip(*(torch.split(part, rows) for part in (votes, *others)), strict=True)
+
+
+@full_precision
+def em_routing(
+    votes: Tensor,
+    activations: Tensor,
+    beta_u: Tensor,
+    beta_a: Tensor,
+    iterations: int = 3,
+    final_lambda: float = 0.01,
+    min_variance: float = 5e-4,
+    damping: float = 0.0,
+    mode: Mode = "paper",
+    compete: Competition = coupling_coefficients,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Procedure 1: fit a Gaussian to the votes for each parent, divide the children among the Gaussians, repeat.
+
+    With ``r[i, j] = R[i, j] a[i]``, mean and variance of parent j are those of its votes weighted by r, and
+    ``a[j] = sigmoid(lambda (beta_a - sum_h (beta_u + log sigma[h]) sum_i r[i, j]))``; then ``R[i, j]`` is in proportion
+    to ``a[j]`` times the density of the vote. The last iteration ends with the parents.
+
+    Args:
+        votes: ``(..., I, J, E)``.
+        activations: ``(..., I)``, of the children, in [0, 1].
+        beta_u: ``(J)``, what describing one dimension of one vote costs besides ``log sigma``.
+        beta_a: ``(J)``, what being active gains.
+        iterations: at least 1; the first has the couplings ``compete`` gives to equal logits.
+        final_lambda: inverse temperature of iteration t, counted from 0, is ``final_lambda (1 - 0.95^(t + 1))``.
+        min_variance: added to each variance, above 0. The paper has none, and an infinite density where a parent has
+            one child; 0.0005 is the released code's.
+        damping: share of the mean of the iteration before, initially 0, in the mean; 0.1 in the released code.
+        mode: ``paper``, or ``official`` for the released code's cost, of the log variance in place of log sigma.
+        compete: logits ``(..., I, J)`` to couplings of that shape.
+
+    Returns:
+        Poses ``(..., J, E)``, activations ``(..., J)`` in [0, 1], and the couplings ``(..., I, J)`` that made them.
+
+    Raises:
+        InputError: ``iterations`` below 1, a ``min_variance`` or ``damping`` out of range, an unknown ``mode``.
+
+    Source: Hinton et al. 2018, Procedure 1; the schedule of lambda is theirs too, from the paper's public review
+    (openreview.net/forum?id=HJWLfGWRb).
+    """
+    require_settings(iterations, min_variance, damping, mode)
+    dim = votes.shape[-1]
+    votes_of_parents = votes.transpose(-3, -2).contiguous()  # (..., J, I, E), for matrix products
+    nothing = torch.zeros_like(votes_of_parents[..., 0, :])
+    least = nothing + min_variance
+
+    def fit(couplings: Tensor, means: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The M-step: means, logits of the activations, and log densities of the votes up to a constant."""
+        weights = (couplings * activations.unsqueeze(-1)).transpose(-1, -2)  # (..., J, I)
+        mass = weights.sum(dim=-1)
+        weights = weights / mass.clamp_min(_LEAST_MASS).unsqueeze(-1)
+        means = (1 - damping) * weighted_means(votes_of_parents, weights) + damping * means
+        variance, distances = scatter_and_distances(votes_of_parents, means, weights, least)
+        log_variance = variance.log().sum(dim=-1)  # (..., J)
+        cost = mass * (dim * beta_u + (0.5 if mode == "paper" else 1.0) * log_variance)
+        logits = final_lambda * (1 - 0.95 ** (t + 1)) * (beta_a - cost)
+        return means, logits, -0.5 * (distances + log_variance.unsqueeze(-1)).transpose(-1, -2)
+
+    couplings = compete(torch.zeros_like(votes[..., 0]))
+    means, logits, log_density = fit(couplings, nothing, 0)
+    for t in range(1, iterations):
+        couplings = compete(F.logsigmoid(logits).unsqueeze(-2) + log_density)
+        means, logits, log_density = fit(couplings, means, t)
+    return means, torch.sigmoid(logits), couplings
+
+
+class EMRouting(MatrixRouting):
+    """Routing by expectation maximisation: parents are Gaussians over the votes of their children.
+
+    Args:
+        num_in, dim_in, num_out, dim_out, vote_weights, pose: see `MatrixRouting`.
+        std: see `MatrixRouting`; 0.5 is Xavier's for 4x4 matrices. With far less, the scatter of the votes drowns in
+            ``min_variance`` and all parents are alike; with far more, a parent may be left without children for good.
+        iterations: 3 in the paper.
+        final_lambda: see `em_routing`; the released code has a quarter of it for class capsules.
+        min_variance, damping: see `em_routing`.
+        mode: ``paper``, which does not say where ``beta_u`` and ``beta_a`` start, 0 here; or ``official``, the cost of
+            the released code, with its parameters, both 0.5 at the start: ``beta_u`` in units of ``log(2 pi e)``,
+            ``beta_a`` in units of -5000.
+
+    Raises:
+        InputError: ``iterations`` below 1, a ``min_variance`` or ``damping`` out of range, an unknown ``mode``.
+
+    Example:
+        >>> routing = EMRouting(72, 16, 32, 16)
+        >>> routing(Capsules(torch.randn(2, 72, 16), torch.rand(2, 72))).poses.shape
+        torch.Size([2, 32, 16])
+    """
+
+    def __init__(
+        self,
+        num_in: int,
+        dim_in: int,
+        num_out: int,
+        dim_out: int,
+        *,
+        vote_weights: int | None = None,
+        iterations: int = 3,
+        final_lambda: float = 0.01,
+        min_variance: float = 5e-4,
+        damping: float = 0.0,
+        mode: Mode = "paper",
+        pose: Pose = "auto",
+        std: float = 0.5,
+    ) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights, pose=pose, std=std)
+        require_settings(iterations, min_variance, damping, mode)
+        self.iterations, self.final_lambda, self.min_variance = iterations, final_lambda, min_variance
+        self.damping = damping
+        self.mode: Mode = mode
+        start = 0.0 if mode == "paper" else 0.5
+        self.beta_u = nn.Parameter(torch.full((num_out,), start))
+        self.beta_a = nn.Parameter(torch.full((num_out,), start))
+
+    def forward(self, capsules: Capsules) -> Capsules:
+        """See `Routing.forward`."""
+        poses, activations, _ = self._route(capsules)
+        return Capsules(poses, activations)
+
+    def couplings(self, capsules: Capsules) -> Tensor:
+        """Of the last iteration."""
+        return self._route(capsules)[2]
+
+    def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor, Tensor]:
+        unit_u, unit_a = (1.0, 1.0) if self.mode == "paper" else _OFFICIAL_UNITS
+        return em_routing(
+            self.votes(capsules.poses),
+            capsules.activations,
+            unit_u * self.beta_u,
+            unit_a * self.beta_a,
+            self.iterations,
+            self.final_lambda,
+            self.min_variance,
+            self.damping,
+            self.mode,
+            self.compete,
+        )
