@@ -11,6 +11,7 @@ from capsule_lightning.callbacks.forecast import Needs, forecast
 from capsule_lightning.encoders.efficient import EfficientEncoder
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.routing.dynamic import DynamicRouting
+from capsule_lightning.routing.uniform import UniformRouting
 from capsule_lightning.tasks.classification import ClassificationTask
 
 SMALL = partial(CapsNet, encoder=partial(EfficientEncoder, channels=(4, 8), kernel_sizes=(5, 3), strides=(2, 2)))
@@ -52,6 +53,19 @@ def test_what_an_image_adds_is_what_autograd_keeps():
     needs = forecast(net)
     assert 32 * needs.per_image >= total - needs.fixed
     assert 32 * needs.per_image <= 5 * total  # all of it, and four copies of its largest part
+
+
+class Fickle(UniformRouting):
+    """Keeps a tensor more for every image, and throws each away."""
+
+    def forward(self, capsules):
+        for pose in capsules.poses:
+            pose.exp()
+        return super().forward(capsules)
+
+
+def test_a_step_that_keeps_other_tensors_of_other_batches_is_forecast():
+    assert forecast(task(Fickle)).per_image >= forecast(task(UniformRouting)).per_image > 1
 
 
 def test_nothing_is_changed():
