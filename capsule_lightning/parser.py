@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, _typehints
@@ -29,12 +31,13 @@ UNKNOWN_OPTION = re.compile(
 
 
 class ConfigFile(ActionConfigFile):
-    """``--config``: a file, or the name of a shipped one."""
+    """``--config``: a file, the name of a shipped one, or a config written out, ``{trainer: {max_epochs: 1}}``."""
 
     @staticmethod
     def apply_config(parser: Any, cfg: Any, dest: str, value: Any, *args: Any) -> None:
         """Resolve the name, then do as the parent does; errors name the file."""
-        path = find_config(value) if isinstance(value, str) else value
+        written_out = isinstance(value, str) and value.startswith("{")
+        path = find_config(value) if isinstance(value, str) and not written_out else value
         try:
             ActionConfigFile.apply_config(parser, cfg, dest, path, *args)
         except InputError:
@@ -55,6 +58,31 @@ class Parser(LightningArgumentParser):
             parser = getattr(ex, "subcommand_parser", None) or self
             text += nearest(word, [action.dest for action in parser._actions])
         raise InputError(text)
+
+
+def nulls_as_configs(words: Sequence[str]) -> list[str]:
+    """Write ``--model.net.decoder null`` as a config, since the parser takes the word for the name of a class.
+
+    Example:
+        >>> nulls_as_configs(["--model.net.decoder", "null", "--data.seed", "null"])
+        ['--config', '{"model": {"init_args": {"net": {"init_args": {"decoder": null}}}}}', '--data.seed', 'null']
+    """
+    found, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        key, equals, value = word.partition("=")
+        if not equals and rest:
+            value = rest[0]
+        if value not in ("null", "None") or not key.startswith("--model.") or key.count(".") < 2:
+            found.append(word)
+            continue
+        if not equals:
+            rest.pop(0)
+        config: object = None
+        for n, name in enumerate(reversed([part for part in key[2:].split(".") if part != "init_args"])):
+            config = {name: {"init_args": config} if n else config}
+        found += ["--config", json.dumps(config)]
+    return found
 
 
 def keep_what_is_shared(parser: Any, before: Any, now: Any) -> None:

@@ -26,7 +26,7 @@ from capsule_lightning.errors import InputError
 from capsule_lightning.heap import keep_heap
 from capsule_lightning.loggers.base import PlacedLogger
 from capsule_lightning.loggers.wandb import finish
-from capsule_lightning.parser import ConfigFile, Parser
+from capsule_lightning.parser import ConfigFile, Parser, nulls_as_configs
 from capsule_lightning.runs import (
     CONFIG_NAME,
     ID_VARIABLE,
@@ -188,7 +188,7 @@ class CapsuleCLI(LightningCLI):
             base = [] if folder is None else ["--config", str(folder / CONFIG_NAME)]
         elif not any(option(words, name) for name in ("--config", "-c", "--data", "--data.class_path")):
             base = ["--config", find_config("digits.yaml")]
-        self.config = parser.parse_args([command, *base, *words])
+        self.config = parser.parse_args([command, *base, *nulls_as_configs(words)])
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyperparameters overrule the command line; here the run's own config is

@@ -87,6 +87,14 @@ def test_routing_is_swapped_by_one_flag(capsys: pytest.CaptureFixture[str]) -> N
     assert routing["init_args"] == {"vote_weights": None}
 
 
+@pytest.mark.parametrize("words", [("--model.net.decoder", "null"), ("--model.net.init_args.decoder=None",)])
+def test_a_part_of_the_network_is_left_out_by_null(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    net = printed_config(capsys, "--config", "mnist.yaml", *words, "--model.net.dim", "8")["model"]["init_args"]["net"]
+    assert net["init_args"]["decoder"] is None
+    assert net["init_args"]["dim"] == 8
+    assert net["init_args"]["encoder"]["init_args"]["channels"] == 256
+
+
 def defaults(routing: type) -> dict[str, object]:
     """Hyperparameters of a routing, and what they are where nothing is said."""
     parameters = inspect.signature(routing).parameters.values()

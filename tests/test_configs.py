@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from recipe import Recipe
 
 from capsule_lightning.cli import CONFIG_DIR, config_names
+from capsule_lightning.models.base import CapsuleNet
 
 RECIPES = [name for name in config_names() if "/" not in name and name not in ("default.yaml", "early_stopping.yaml")]
 OVERLAYS = [name for name in config_names() if name not in RECIPES and name != "default.yaml"]
@@ -61,6 +63,44 @@ def test_routing_overlay_states_every_hyperparameter(path: Path) -> None:
     parameters = inspect.signature(getattr(module, routing["class_path"])).parameters.values()
     expected = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     assert routing.get("init_args", {}) == expected
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("model/*.yaml")), ids=lambda path: path.stem)
+def test_model_overlay_states_every_hyperparameter_of_the_network(path: Path) -> None:
+    net = yaml.safe_load(path.read_text())["model"]["init_args"]["net"]
+    (cls,) = (c for c in networks(CapsuleNet) if c.__name__ == net["class_path"])
+    assert {p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY} == set(
+        net["init_args"]
+    )
+
+
+def networks(base: type) -> set[type]:
+    """Every class below ``base`` that the package defines."""
+    for path in Path(import_module("capsule_lightning.models").__path__[0]).glob("*.py"):
+        import_module(f"capsule_lightning.models.{path.stem}")
+    return {found for child in base.__subclasses__() for found in {child, *networks(child)}}
+
+
+PARAMETERS = {  # as the papers have them, without decoder
+    "mnist": 6_804_224,
+    "multimnist": 11_361_808 - 1_936_144,
+    "affnist": 11_227_904,
+    "mnist_efficient": 161_824,
+    "smallnorb_efficient": 151_664,
+    "smallnorb_matrix_capsules": 317_194,
+    "smallnorb_variational_bayes": 69_154,
+    "cifar10_inverted_attention": 1_828_817,
+    "cifar100_inverted_attention": 2_799_629,
+    "cifar10_self_routing": 3_190_288,  # 3.2M
+    "cifar10_deepcaps": 13_359_424,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_of_the_papers_networks(name: str) -> None:
+    net = Recipe(["--config", f"{name}.yaml"]).build()[0].net
+    net.decoder = None
+    assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
 
 
 def test_every_routing_has_an_overlay() -> None:
