@@ -14,6 +14,7 @@ from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.layers.conv import ConvCapsules
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.models.conv_capsnet import ConvCapsNet
+from capsule_lightning.routing.base import MatrixRouting
 
 IN_SHAPE, CLASSES = (1, 12, 12), 3
 
@@ -87,3 +88,28 @@ class TestNetworks:
         together, alone = net(images), net(images[:1])
         assert_close(together.poses[:1], alone.poses)
         assert_close(together.activations[:1], alone.activations)
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_couplings_in_windows_sum_to_one_over_the_parents_that_the_paper_means(routing):
+    net = OneLayer(routing).eval()
+    couplings = net.layer.couplings(net.encoder.maps(torch.rand(2, *IN_SHAPE)))  # (B, y, x, p * A, J)
+    total = couplings.sum(dim=-1)
+    if issubclass(routing, MatrixRouting):  # the parents of all windows that see the child
+        total = net.layer.windows.add_up(total.reshape(*total.shape[:3], 4, 2))
+    assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_order_of_the_types_in_windows_does_not_matter(routing):
+    net, images = OneLayer(routing).eval().double(), torch.rand(2, *IN_SHAPE, dtype=torch.float64)
+    maps, before = net.encoder.maps(images), net(images)
+    reversed_types = Capsules(maps.poses.flip(3), maps.activations.flip(3))
+    places = torch.arange(4 * 2).reshape(4, 2).flip(1).flatten()
+    with torch.no_grad():
+        for tensor in (*net.layer.routing.parameters(), *net.layer.routing.buffers()):
+            for axis in (axis for axis, size in enumerate(tensor.shape) if size == 4 * 2):
+                tensor.copy_(tensor.index_select(axis, places))
+    after = net.layer(reversed_types)
+    assert_close(after.poses.flatten(1, 3), before.poses)
+    assert_close(after.activations.flatten(1, 3), before.activations)
