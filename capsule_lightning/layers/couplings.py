@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from capsule_lightning.layers.precision import full_precision
 
+
+@full_precision
 def coupling_coefficients(logits: Tensor, leaky: bool = False, dim: int = -1) -> Tensor:
     """Softmax over the parents, ``c[i, j] = exp(b[i, j]) / sum_k exp(b[i, k])``.
 
@@ -16,7 +19,7 @@ def coupling_coefficients(logits: Tensor, leaky: bool = False, dim: int = -1) ->
         dim: the axis of the parents.
 
     Returns:
-        Tensor of the shape of ``logits``.
+        Tensor of the shape of ``logits``, float32 or wider.
 
     Source: Sabour et al. 2017, Eq. 3; ``leaky`` is the form that their released code gives to section 7's
     none-of-the-above category for CIFAR-10.
