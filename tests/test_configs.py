@@ -88,7 +88,7 @@ PARAMETERS = {  # as the papers have them, without decoder
     "mnist_efficient": 161_824,
     "smallnorb_efficient": 151_664,
     "smallnorb_matrix_capsules": 317_194,
-    "smallnorb_variational_bayes": 69_154,
+    "smallnorb_variational_bayes": 68_714,
     "cifar10_inverted_attention": 1_828_817,
     "cifar100_inverted_attention": 2_799_629,
     "cifar10_self_routing": 3_190_288,  # 3.2M

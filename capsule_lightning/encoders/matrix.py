@@ -26,8 +26,9 @@ class MatrixEncoder(MapEncoder):
         kernel_size, stride: of the convolution.
         num_types: capsules at each position, B in the paper.
         dim: dimensions of their poses, 16 for a 4x4 matrix.
-        normalise: batch normalisation of the convolution, the poses and the activations before their sigmoid, as De
-            Sousa Ribeiro et al. 2020 (arXiv 1905.11455) have it.
+        normalise: batch normalisation of the convolution, of the poses (one mean and variance for all elements of a
+            type) and of the activations before their sigmoid, and no biases, as the released code of De Sousa Ribeiro
+            et al. 2020 (arXiv 1905.11455) has it.
 
     Raises:
         InputError: a size below 1, or images too small for the convolution.
@@ -54,18 +55,22 @@ class MatrixEncoder(MapEncoder):
             )
         super().__init__(in_shape, (rows, columns), num_types, dim)
 
+        def conv(width: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+            return nn.Conv2d(width, out, kernel, stride, bias=not normalise)
+
         def norm(width: int) -> nn.Module:
             return nn.BatchNorm2d(width) if normalise else nn.Identity()
 
-        self.features = nn.Sequential(nn.Conv2d(in_shape[0], channels, kernel_size, stride), norm(channels), nn.ReLU())
-        self.poses = nn.Sequential(nn.Conv2d(channels, num_types * dim, 1), norm(num_types * dim))
-        self.activations = nn.Sequential(nn.Conv2d(channels, num_types, 1), norm(num_types))
+        self.features = nn.Sequential(conv(in_shape[0], channels, kernel_size, stride), norm(channels), nn.ReLU())
+        self.poses = conv(channels, num_types * dim, 1)
+        self.pose_norm = nn.BatchNorm3d(num_types) if normalise else nn.Identity()
+        self.activations = nn.Sequential(conv(channels, num_types, 1), norm(num_types))
 
     def maps(self, images: Tensor) -> Capsules:
         """See `MapEncoder.maps`."""
         features = self.features(images)
-        poses = self.poses(features).unflatten(1, (self.num_types, self.dim)).permute(0, 3, 4, 1, 2)
-        return Capsules(poses, sigmoid(self.activations(features).permute(0, 2, 3, 1)))
+        poses = self.pose_norm(self.poses(features).unflatten(1, (self.num_types, self.dim)))  # (B, A, D, y, x)
+        return Capsules(poses.permute(0, 3, 4, 1, 2), sigmoid(self.activations(features).permute(0, 2, 3, 1)))
 
 
 @full_precision

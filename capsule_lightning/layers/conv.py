@@ -38,7 +38,8 @@ class ConvCapsules(nn.Module):
             algorithms whose papers do so (`MatrixRouting`).
         competition: among whom a child divides itself: ``positions``, the parents of all windows that see it;
             ``window``, those of one; ``auto``, ``positions`` for the algorithms whose papers do so (`MatrixRouting`).
-        scrambled: reorder the windows as the released code of Tsai et al. 2020 does, which fills the "pose" at one
+        scrambled: reorder the windows as the first released code of Tsai et al. 2020 does, which fills the "pose" at
+            one
             position with one pose element of many; for comparison with results made by it.
 
     Attributes:
@@ -127,6 +128,7 @@ def coordinate_offsets(windows: Windows, num_types: int, dim: int) -> Tensor:
     They go to the first two elements of the right-hand column of a 4x4 pose (to the first two elements of a pose that
     is no square matrix), as the fraction of the map's height and width at which the child's centre lies. The paper says
     "scaled" and no more; its released code scales pixels by 0.01 and adds them to the first two elements of the pose.
+    That of De Sousa Ribeiro et al. 2020 adds much smaller ones to the elements chosen here.
 
     Args:
         windows: of the layer.

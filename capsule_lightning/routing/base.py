@@ -99,7 +99,7 @@ class MatrixRouting(Routing):
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         pose: see `has_matrices`.
-        std: standard deviation of the vote weights at the start.
+        std: of the normal distribution that the vote weights are drawn from, which is cut at two deviations.
 
     Attributes:
         compete: logits ``(..., I, J)`` to coupling coefficients of that shape.

@@ -176,12 +176,15 @@ class EMRouting(MatrixRouting):
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights, pose: see `MatrixRouting`.
-        std: see `MatrixRouting`; 0.5 is Xavier's for 4x4 matrices. With far less, the scatter of the votes drowns in
-            ``min_variance`` and all parents are alike; with far more, a parent may be left without children for good.
+        std: see `MatrixRouting`; 0.5 is about Xavier's for 4x4 matrices. With far less, the scatter of the votes drowns
+            in ``min_variance`` and all parents are alike; with far more, a parent may be left without children for
+            good.
         iterations: 3 in the paper.
         final_lambda: see `em_routing`; the released code has a quarter of it for class capsules.
         min_variance, damping: see `em_routing`.
-        mode: ``paper``, which does not say where ``beta_u`` and ``beta_a`` start, 0 here; or ``official``, the cost of
+        mode: ``paper``, which does not say where ``beta_u`` and ``beta_a`` start, 0 here, and whose small lambda lets
+            an
+            optimiser such as Adam move ``beta_a`` very slowly; or ``official``, the cost of
             the released code, with its parameters, both 0.5 at the start: ``beta_u`` in units of ``log(2 pi e)``,
             ``beta_a`` in units of -5000.
 

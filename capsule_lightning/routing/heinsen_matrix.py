@@ -95,7 +95,8 @@ class HeinsenMatrixRouting(Routing):
     """Routing by how well parents explain the votes, with a benefit of using and a cost of ignoring each child.
 
     Poses are the paper's d_cov x d_inp matrices: n x n where ``dim_in = dim_out = n * n``, else one row. Activations
-    are sigmoids of the paper's scores, so that the softmax cross-entropy of their log-odds is the paper's loss.
+    are sigmoids of the paper's scores, so that the softmax cross-entropy of their log-odds is the paper's loss, up to
+    scores of 16 in float32.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`; children that share vote matrices share biases,

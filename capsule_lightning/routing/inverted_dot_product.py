@@ -92,8 +92,8 @@ class InvertedDotProductRouting(Routing):
         iterations: rounds of routing, 2 in the paper; 1 gives uniform couplings.
         pose: see `has_matrices`.
         readout: an activation is the sigmoid of a linear score of the pose, the same for all parents, so that the
-            cross-entropy of the activations' log-odds is the loss of the paper; ``false`` for activations of 1, as
-            between the layers of the paper.
+            cross-entropy of the activations' log-odds is the loss of the paper, up to scores of 16 in float32;
+            ``false`` for activations of 1, as between the layers of the paper.
         scaled: divide the agreements by ``sqrt(dim_out)``, as the released code does, with which the published results
             were made; ``false`` for the formula of the paper.
 

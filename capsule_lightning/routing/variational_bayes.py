@@ -96,8 +96,8 @@ class VariationalBayesRouting(MatrixRouting):
     """Routing by variational Bayes: parents are posteriors over Gaussians.
 
     Poses and scores of the parents go through batch normalisation without gain and bias, the scores then through a
-    sigmoid. Statistics are over the batch and all positions; where a batch has one position in all, the running ones
-    stand in for them. Normalisation takes away what ``beta_u`` and ``beta_a`` add, so that they have no gradient in
+    sigmoid. Each type of parent has one mean and one variance of all elements of its poses, over the batch and all
+    positions; where a batch has one position in all, the running ones stand in for them. Normalisation takes away what ``beta_u`` and ``beta_a`` add, so that they have no gradient in
     training; the paper and its released code have them.
 
     Args:
@@ -137,14 +137,14 @@ class VariationalBayesRouting(MatrixRouting):
         self.iterations, self.alpha, self.kappa, self.psi = iterations, alpha, kappa, psi
         self.beta_u = nn.Parameter(torch.zeros(num_out))
         self.beta_a = nn.Parameter(torch.zeros(num_out))
-        self.pose_norm = nn.BatchNorm1d(num_out * dim_out, affine=False)
+        self.pose_norm = nn.BatchNorm1d(num_out, affine=False)
         self.score_norm = nn.BatchNorm1d(num_out, affine=False)
 
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""
         means, scores, _ = self._route(capsules)
-        poses = normalise(means.flatten(-2), self.pose_norm).view(means.shape)
-        return Capsules(poses, torch.sigmoid(normalise(scores, self.score_norm)))
+        poses = normalise(means, self.pose_norm)
+        return Capsules(poses, torch.sigmoid(normalise(scores.unsqueeze(-1), self.score_norm).squeeze(-1)))
 
     def couplings(self, capsules: Capsules) -> Tensor:
         """Of the last iteration."""
@@ -165,8 +165,8 @@ class VariationalBayesRouting(MatrixRouting):
 
 
 def normalise(values: Tensor, norm: nn.BatchNorm1d) -> Tensor:
-    """Batch normalisation of ``(..., C)`` over all leading dimensions; of one item, by running statistics."""
-    items = values.reshape(-1, values.shape[-1])
+    """Batch normalisation of ``(..., J, E)``, each J by one mean and variance; of one item, by the running ones."""
+    items = values.reshape(-1, *values.shape[-2:])
     if len(items) > 1:
         normalised: Tensor = norm(items)
     else:  # one item has no variance

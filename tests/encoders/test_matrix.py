@@ -26,9 +26,10 @@ def test_each_capsule_is_a_linear_map_of_its_position(normalise):
     poses, activations = encoder.maps(images)
     for y, x, t in [(0, 0, 0), (2, 3, 1), (1, 0, 2)]:
         here = features[:, :, y, x]
-        conv = encoder.poses[0]
-        pose = here @ conv.weight[4 * t : 4 * t + 4, :, 0, 0].T + conv.bias[4 * t : 4 * t + 4]
-        logit = here @ encoder.activations[0].weight[t, :, 0, 0] + encoder.activations[0].bias[t]
+        conv, scores = encoder.poses, encoder.activations[0]
+        pose, logit = here @ conv.weight[4 * t : 4 * t + 4, :, 0, 0].T, here @ scores.weight[t, :, 0, 0]
+        if not normalise:
+            pose, logit = pose + conv.bias[4 * t : 4 * t + 4], logit + scores.bias[t]
         scale = (1 + 1e-5) ** -0.5 if normalise else 1  # fresh statistics: mean 0, variance 1
         assert_close(poses[:, y, x, t], scale * pose)
         assert_close(activations[:, y, x, t], torch.sigmoid(scale * logit))
@@ -55,3 +56,12 @@ def test_activations_keep_float32_in_half_precision():
 def test_impossible_sizes_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         MatrixEncoder((1, 4, 4), **options)
+
+
+def test_normalised_poses_have_one_mean_and_variance_a_type():
+    encoder = MatrixEncoder((1, 9, 11), channels=5, num_types=3, dim=4, normalise=True)
+    poses = encoder.maps(torch.rand(8, 1, 9, 11)).poses
+    assert_close(poses.mean(dim=(0, 1, 2, 4)), torch.zeros(3), rtol=0, atol=1e-5)
+    assert_close(poses.var(dim=(0, 1, 2, 4), correction=0), torch.ones(3), rtol=0, atol=1e-2)
+    assert (poses.mean(dim=(0, 1, 2)).abs() > 1e-3).any()  # of each element it is not
+    assert not any("bias" in name and "norm" not in name for name, _ in encoder.poses.named_parameters())

@@ -104,10 +104,13 @@ def test_parents_are_normalised_over_the_batch_and_all_positions():
     routing = VariationalBayesRouting(CHILDREN, DIM, PARENTS, DIM, std=1.0).double()
     capsules = Capsules(torch.randn(8, 5, CHILDREN, DIM).double(), torch.rand(8, 5, CHILDREN).double())
     parents = routing(capsules)
-    for values in (parents.poses, torch.logit(parents.activations)):
-        assert_close(values.mean(dim=(0, 1)), torch.zeros_like(values[0, 0]), atol=1e-9, rtol=0)
+    # the elements of a pose are normalised together
+    for values in (parents.poses.movedim(2, -1), torch.logit(parents.activations).unsqueeze(2)):
+        zeros = torch.zeros(PARENTS, dtype=torch.float64)
+        assert_close(values.mean(dim=(0, 1, 2)), zeros, atol=1e-9, rtol=0)
         # a little less than 1, by the constant that keeps the division finite
-        assert_close(values.var(dim=(0, 1), unbiased=False), torch.ones_like(values[0, 0]), atol=0.1, rtol=0)
+        assert_close(values.var(dim=(0, 1, 2), unbiased=False), zeros + 1, atol=0.1, rtol=0)
+    assert (parents.poses.mean(dim=(0, 1)).abs() > 1e-3).any()
     alone = Capsules(*(part[:1, :1] for part in capsules))
     evaluated = routing.eval()(alone)
     assert_close(routing.eval()(capsules).poses[:1, :1], evaluated.poses)
