@@ -112,8 +112,8 @@ class ResNetEncoder(MapEncoder):
     """A residual trunk, then one convolution for the poses of the capsules and one for their activations.
 
     The defaults are those of self-routing (Hahn, Pyeon & Kim, NeurIPS 2019) but for its shortcuts, which pad with zeros
-    where ours convolve: the trunk of ResNet-20, 3x3 convolutions, poses normalised over the batch, activations the sigmoid of normalised maps. 32x32 colour images give 8x8 places of
-    32 capsules, from 586,256 parameters.
+    where ours convolve: the trunk of ResNet-20, 3x3 convolutions, poses normalised over the batch, activations the
+    sigmoid of normalised maps. 32x32 colour images give 8x8 places of 32 capsules, from 586,256 parameters.
 
     Those of inverted dot-product attention (Tsai, Srivastava, Goh & Salakhutdinov, ICLR 2020, arXiv 2002.04764) are
     ``stem`` 64, ``planes`` 64, 128, ``blocks`` 3, 4, ``strides`` 1, 2, ``primary_kernel_size`` 1, ``pose_norm: layer``

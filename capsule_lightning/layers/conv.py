@@ -39,8 +39,7 @@ class ConvCapsules(nn.Module):
         competition: among whom a child divides itself: ``positions``, the parents of all windows that see it;
             ``window``, those of one; ``auto``, ``positions`` for the algorithms whose papers do so (`MatrixRouting`).
         scrambled: reorder the windows as the first released code of Tsai et al. 2020 does, which fills the "pose" at
-            one
-            position with one pose element of many; for comparison with results made by it.
+            one position with one pose element of many; for comparison with results made by it.
 
     Attributes:
         out_size: rows and columns of the map of parents.

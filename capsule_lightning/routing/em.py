@@ -183,10 +183,8 @@ class EMRouting(MatrixRouting):
         final_lambda: see `em_routing`; the released code has a quarter of it for class capsules.
         min_variance, damping: see `em_routing`.
         mode: ``paper``, which does not say where ``beta_u`` and ``beta_a`` start, 0 here, and whose small lambda lets
-            an
-            optimiser such as Adam move ``beta_a`` very slowly; or ``official``, the cost of
-            the released code, with its parameters, both 0.5 at the start: ``beta_u`` in units of ``log(2 pi e)``,
-            ``beta_a`` in units of -5000.
+            an optimiser such as Adam move ``beta_a`` very slowly; or ``official``, the cost of the released code, with
+            its parameters, both 0.5 at the start: ``beta_u`` in units of ``log(2 pi e)``, ``beta_a`` in units of -5000.
 
     Raises:
         InputError: ``iterations`` below 1, a ``min_variance`` or ``damping`` out of range, an unknown ``mode``.

@@ -97,8 +97,8 @@ class VariationalBayesRouting(MatrixRouting):
 
     Poses and scores of the parents go through batch normalisation without gain and bias, the scores then through a
     sigmoid. Each type of parent has one mean and one variance of all elements of its poses, over the batch and all
-    positions; where a batch has one position in all, the running ones stand in for them. Normalisation takes away what ``beta_u`` and ``beta_a`` add, so that they have no gradient in
-    training; the paper and its released code have them.
+    positions; where a batch has one position in all, the running ones stand in for them. Normalisation takes away what
+    ``beta_u`` and ``beta_a`` add, so that they have no gradient in training; the paper and its released code have them.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights, pose: see `MatrixRouting`.
