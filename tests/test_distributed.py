@@ -28,3 +28,16 @@ def test_a_batch_that_the_processes_do_not_divide(tmp_path: Path) -> None:
     done = capsule_lightning(tmp_path, "fit", *words)
     assert done.returncode == 2
     assert "batch_size=63 is the batch of all 2 processes together" in done.stderr
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true"])
+def test_parameters_that_the_loss_does_not_reach(strategy: str, tmp_path: Path) -> None:
+    # without a decoder nobody reads the poses, and self-routing has activations without them
+    net = ("--model.net.routing=SelfRouting", "--model.net.decoder=null", "--trainer.max_epochs=1")
+    words = ("--trainer.accelerator=cpu", f"--trainer.strategy={strategy}", "--trainer.devices=2")
+    done = capsule_lightning(tmp_path, "fit", *words, *net)
+    if strategy == "ddp":
+        assert done.returncode == 2
+        assert "the loss does not reach 1 parameters of this network, such as net.routing.weight" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr[-3000:]

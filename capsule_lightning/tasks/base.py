@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
@@ -103,6 +104,22 @@ class Task(L.LightningModule, ABC):
     def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
         """Tell the loss how far the run is; a run without an end has infinitely many steps."""
         self.loss.at(self.global_step, self.trainer.estimated_stepping_batches)
+
+    def on_after_backward(self) -> None:
+        """Refuse, at the first step, what DistributedDataParallel would end the second one for.
+
+        Raises:
+            InputError: parameters that the loss does not reach, under a strategy that waits for their gradients.
+        """
+        model = self.trainer.strategy.model
+        if self.global_step or not isinstance(model, DistributedDataParallel) or model.find_unused_parameters:
+            return
+        unread = [name for name, p in self.named_parameters() if p.requires_grad and p.grad is None]
+        if unread:
+            raise InputError(
+                f"the loss does not reach {len(unread)} parameters of this network, such as {unread[0]}, and ddp waits "
+                "for their gradients: use --trainer.strategy ddp_find_unused_parameters_true"
+            )
 
     def log_training(self, accuracies: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
         """Log the accuracies and losses of a training batch, and give back its ``loss``."""
