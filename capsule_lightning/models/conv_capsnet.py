@@ -115,14 +115,14 @@ class ConvCapsNet(CapsuleNet):
             size, children, dim_in = (1, 1), parents, layer.routing.dim_out
         self.layers, self.schedule = nn.ModuleList(layers), schedule
         self.decoder = None if decoder is None else decoder(num_classes, layers[-1].routing.dim_out, self.in_shape)
-        if schedule == "concurrent" and len({getattr(layer.routing, "iterations", None) for layer in layers}) > 1:
-            raise InputError("schedule: concurrent with layers of different iterations: expected the same in all")
         for layer in layers if schedule == "concurrent" else ():
             if not isinstance(layer.routing, InvertedDotProductRouting):
                 raise InputError(
                     f"schedule: concurrent with {type(layer.routing).__name__}: only InvertedDotProductRouting can "
                     "update all layers at once; choose schedule: sequential"
                 )
+        if schedule == "concurrent" and len({getattr(layer.routing, "iterations", None) for layer in layers}) > 1:
+            raise InputError("schedule: concurrent with layers of different iterations: expected the same in all")
 
     def class_capsules(self, images: Tensor) -> Capsules:
         """See `CapsuleNet.class_capsules`."""
