@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from capsule_lightning.capsules import Capsules
@@ -80,6 +81,7 @@ class _ScatterAndDistances(torch.autograd.Function):
         return scatter, distances
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, of_scatter: Tensor, of_distances: Tensor) -> tuple[Tensor, ...]:
         gradients = tuple(part.new_empty(part.shape) for part in ctx.saved_tensors)
         for v, m, w, s, ds, dd, dv, dm, dw, low in _blocks(*ctx.saved_tensors, of_scatter, of_distances, *gradients):

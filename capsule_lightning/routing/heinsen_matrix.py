@@ -125,9 +125,8 @@ class HeinsenMatrixRouting(Routing):
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         require_passes(iterations)
         self.iterations = iterations
-        side = isqrt(dim_in)
-        self.matrix = dim_in == dim_out == side * side
-        rows, columns = (side, side) if self.matrix else (dim_out, dim_in)
+        self.matrix = self.has_matrices("auto")
+        rows, columns = (isqrt(dim_in),) * 2 if self.matrix else (dim_out, dim_in)
         count = self.vote_weights
         self.weight = nn.Parameter(torch.randn(count, num_out, rows, columns) / columns)
         self.bias = nn.Parameter(torch.zeros(count, num_out, dim_out))

@@ -104,7 +104,7 @@ class TestLaws:
                 target.copy_(source.repeat(repeats))
         capsules = children(2, num_in=6)
         assert_close(few(capsules), many(capsules))
-        assert few.weight.shape[0] == types if hasattr(few, "weight") else True
+        assert sum(p.numel() for p in few.parameters()) < sum(p.numel() for p in many.parameters())
 
     @pytest.mark.parametrize("num_out", [1, PARENTS])
     def test_couplings_of_a_child_sum_to_one(self, case, num_out):
@@ -170,8 +170,8 @@ class TestLaws:
         compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
         parents, expected = compiled(capsules), net(capsules)
         assert_close(parents, expected, rtol=1e-5, atol=1e-6)
-        parents.poses.square().sum().backward()
-        gradient = net.weight.grad.clone() if hasattr(net, "weight") else None
-        net.zero_grad()
-        expected.poses.square().sum().backward()
-        assert gradient is None or torch.allclose(gradient, net.weight.grad, rtol=1e-4, atol=1e-5)
+        found, plain = (
+            torch.autograd.grad(p.poses.square().sum() + p.activations.square().sum(), list(net.parameters()))
+            for p in (parents, expected)
+        )
+        assert_close(found, plain, rtol=1e-4, atol=1e-5)
