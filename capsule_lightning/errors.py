@@ -1,5 +1,9 @@
-"""The one exception for wrong input: the command line prints its message alone and exits with status 2."""
+"""The two exceptions whose message is all that the command line prints."""
 
 
 class InputError(ValueError):
-    """A value given by the user cannot be used; the message names it, what was expected and what to do."""
+    """A value given by the user cannot be used; the message names it, what was expected and what to do. Status 2."""
+
+
+class StoppedError(RuntimeError):
+    """Training cannot go on; the message says at which step, why and what to do. Status 1."""

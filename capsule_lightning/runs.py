@@ -1,39 +1,62 @@
-"""Runs on disk: the id of a run, its folder, and the folder that a checkpoint belongs to."""
+"""Runs on disk: the id of a run, its folder, which run is meant, and who holds it."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 import tempfile
 import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from capsule_lightning.errors import InputError
 
 ID_VARIABLE = "CAPSULE_LIGHTNING_RUN_ID"
 CONFIG_NAME = "config.yaml"
+NEWEST = "newest"
+"""What ``--resume`` says where no run is named."""
+
+
+def known_run_id() -> str | None:
+    """The id that the environment gives to this run, the same for all its processes and restarts.
+
+    In this order: one set before (also by the parent process), a W&B sweep's, SLURM's job, torchrun's.
+
+    Raises:
+        InputError: torchrun on several nodes without a name for the run.
+    """
+    variables = os.environ
+    job = variables.get("SLURM_ARRAY_JOB_ID") or variables.get("SLURM_JOB_ID")
+    for name in (ID_VARIABLE, "WANDB_RUN_ID"):
+        if name in variables:
+            return variables[name]
+    if job and "SLURM_PROCID" in variables and variables.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        task = variables.get("SLURM_ARRAY_TASK_ID")
+        return f"slurm-{job}" if task is None else f"slurm-{job}-{task}"
+    if "TORCHELASTIC_RUN_ID" in variables:
+        run_id = variables["TORCHELASTIC_RUN_ID"]
+        if run_id == "none" and variables.get("GROUP_WORLD_SIZE", "1") == "1":
+            # torchrun's folder of this start: it has a name of its own, which all workers and restarts share
+            run_id = Path(variables.get("TORCHELASTIC_ERROR_FILE", "none/0/0/0")).parents[2].name
+        if run_id == "none":
+            raise InputError("this run needs a name that all its nodes know: torchrun --rdzv_id NAME, or --run_id NAME")
+        return f"torchrun-{run_id}"
+    return None
 
 
 def new_run_id() -> str:
-    """The same id for all processes and all restarts of a run.
+    """The id of the environment, or else a new one, which the processes started by this one will find there."""
+    run_id = known_run_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+    os.environ[ID_VARIABLE] = run_id
+    return run_id
 
-    In this order: one set before (also by the parent process), a W&B sweep's, SLURM's job, torchrun's, a new one.
-    """
-    variables = os.environ
-    if ID_VARIABLE not in variables:
-        job = variables.get("SLURM_ARRAY_JOB_ID") or variables.get("SLURM_JOB_ID")
-        if "WANDB_RUN_ID" in variables:
-            run_id = variables["WANDB_RUN_ID"]
-        elif job and "SLURM_PROCID" in variables and variables.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-            task = variables.get("SLURM_ARRAY_TASK_ID")
-            run_id = f"slurm-{job}" if task is None else f"slurm-{job}-{task}"
-        elif variables.get("TORCHELASTIC_RUN_ID", "none") != "none":
-            run_id = f"torchrun-{variables['TORCHELASTIC_RUN_ID']}"
-        else:
-            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-        variables[ID_VARIABLE] = run_id
-    return variables[ID_VARIABLE]
+
+def restarted() -> bool:
+    """Whether SLURM or torchrun has started this run before."""
+    return any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
 def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
@@ -44,23 +67,30 @@ def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
     return None
 
 
-def require_checkpoint(path: str | Path) -> None:
-    """Refuse a file that is not there, is torn or is no checkpoint of a task.
+def named_run(name: str, root: str | Path) -> Path:
+    """The folder of a run.
+
+    Args:
+        name: the folder itself, or the id of a run below ``root``.
+        root: of all experiments.
 
     Raises:
-        InputError: with the reason.
+        InputError: there is none.
     """
-    import torch
+    folder = Path(name).expanduser()
+    found = [folder] if (folder / CONFIG_NAME).is_file() else sorted(Path(root).expanduser().glob(f"*/{folder.name}"))
+    if len(found) == 1 and (found[0] / CONFIG_NAME).is_file():
+        return found[0].absolute()
+    newest = newest_run(root)
+    example = f"; the newest is {newest}" if newest else ""
+    raise InputError(f"no run {name!r}: expected the folder of a run, or the id of one below {root}{example}")
 
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such checkpoint; expected a file like runs/.../checkpoints/last.ckpt")
-    try:
-        found = torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # whatever unpickling meets in a file that is no checkpoint
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: cannot be read as a checkpoint ({reason[0]}); take another one") from error
-    if not isinstance(found, dict) or "state_dict" not in found:
-        raise InputError(f"{path}: holds no network; expected a checkpoint that `fit` has written")
+
+def newest_run(root: str | Path, experiment: str = "*") -> Path | None:
+    """The run that has saved a checkpoint last, of one experiment or of all; None where there is none."""
+    checkpoints = Path(root).expanduser().glob(f"{experiment}/*/checkpoints/*.ckpt")
+    newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else newest.parents[1].absolute()
 
 
 def require_writable(folder: Path) -> None:
@@ -82,3 +112,31 @@ def require_writable(folder: Path) -> None:
         with suppress(OSError):
             for path in made:
                 path.rmdir()
+
+
+def hold(folder: Path) -> IO[str]:
+    """Let no second process train in a run's folder while the file that is returned is open.
+
+    The system lets go of it when the process ends, however that happens.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / ".held").open("a+")
+    for wait in (1, 2, 4, 0):  # a process that was killed may take a moment to be gone
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(wait)
+        except OSError:  # a file system without locks
+            return file
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            return file
+    file.seek(0)
+    holder = file.read() or "another process"
+    file.close()
+    raise InputError(f"{folder} is being trained in by {holder}; wait for its end, or choose another --run_id")

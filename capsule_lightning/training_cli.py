@@ -6,60 +6,91 @@ import logging
 import os
 import pkgutil
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import yaml
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import capsule_lightning
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint
+from capsule_lightning.checkpoints import FOLDER, AtomicCheckpoints, newest_checkpoint, require_checkpoint
 from capsule_lightning.cli import CONFIG_DIR, PROGRAM, find_config
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError
+from capsule_lightning.faults import explain
 from capsule_lightning.heap import keep_heap
+from capsule_lightning.interruption import SIGNALS, Interrupted, end_with_parent, rank, requeue
 from capsule_lightning.loggers.base import PlacedLogger
 from capsule_lightning.loggers.wandb import finish
 from capsule_lightning.parser import ConfigFile, Parser, nulls_as_configs
 from capsule_lightning.runs import (
     CONFIG_NAME,
     ID_VARIABLE,
+    NEWEST,
+    hold,
+    known_run_id,
+    named_run,
     new_run_id,
-    require_checkpoint,
+    newest_run,
     require_writable,
+    restarted,
     run_of_checkpoint,
 )
 from capsule_lightning.tasks.base import Task
 
+PATIENCE = timedelta(minutes=3)
+"""What processes wait for each other, where a strategy is not given its own time: the usual half hour is lost time."""
 COMPONENTS = ("callbacks", "data", "decoders", "encoders", "loggers", "losses", "models", "routing", "tasks")
 
 
 def run(words: list[str]) -> None:
-    """Run ``fit``, ``validate``, ``test`` or ``predict``."""
+    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Raises:
+        InputError: wrong input.
+        StoppedError: training could not go on.
+        SystemExit: the run was left on a signal, its state saved.
+    """
     keep_heap()
     quieten()
-    import_components()
+    SIGNALS.leave_at_once()
     inherited, exit_code = ID_VARIABLE in os.environ, 1
+    if inherited and "LOCAL_RANK" in os.environ:
+        end_with_parent()
+    interrupted: Interrupted | None = None
     try:
+        import_components()
         CapsuleCLI(words)
         exit_code = 0
-    except Exception as error:
-        chain: BaseException | None = error
-        while chain is not None:  # the parser wraps what a constructor refuses
-            if isinstance(chain, InputError):
-                raise chain from None
-            chain = chain.__cause__ or chain.__context__
+    except Interrupted as signalled:
+        interrupted = signalled
+        exit_code = signalled.number
         raise
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+    except Exception as error:
+        known = explain(error)
+        if known is None:
+            raise
+        raise known from error
     finally:
         finish(exit_code)
         if not inherited:
             os.environ.pop(ID_VARIABLE, None)
+        if interrupted is not None and interrupted.number == signal.SIGUSR1:
+            requeue()
 
 
 def quieten() -> None:
@@ -89,7 +120,11 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        config |= {"run_id": None, "ckpt_path": None}  # of this start alone: the file may start another run
+        config |= {
+            "run_id": None,
+            "ckpt_path": None,
+            "resume": None,
+        }  # of this start alone: the file may start another run
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(config, sort_keys=False))
@@ -174,21 +209,52 @@ class CapsuleCLI(LightningCLI):
         parser.add_argument("--runs", type=str, default="runs", help="folder of all experiments")
         parser.add_argument("--run_id", type=str | None, default=None, help="of this run; drawn where null")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="end `fit` with a test of its result")
+        if self.command == "fit":
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                nargs="?",
+                const=NEWEST,
+                default=None,
+                help="go on with the newest good checkpoint of a run, named by its folder or its id; without a name: "
+                "of this job's run, or else of the newest one. Where there is no checkpoint, begin at the beginning",
+            )
         for name in ("in_shape", "num_classes"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Beneath the words of the command line lies the config of the checkpoint's run, or that of the digits."""
+        """Beneath the words of the command line lies the config of the run that goes on, or that of the digits."""
         assert isinstance(args, list)
         command, *words = args
-        checkpoint = option(words, "--ckpt_path")
+        if command == "fit" and option(words, "--ckpt_path") == "last":
+            words = [*without(words, "--ckpt_path"), "--resume"]
+        configured = any(option(words, name) for name in ("--config", "-c", "--data", "--data.class_path"))
+        folder = self._run_that_goes_on(words, configured)
         base: list[str] = []
-        if checkpoint is not None and Path(checkpoint).is_file():
-            folder = run_of_checkpoint(checkpoint)
-            base = [] if folder is None else ["--config", str(folder / CONFIG_NAME)]
-        elif not any(option(words, name) for name in ("--config", "-c", "--data", "--data.class_path")):
+        if folder is not None and (folder / CONFIG_NAME).is_file():
+            base = ["--config", str(folder / CONFIG_NAME)]
+        elif not configured and folder is None:
             base = ["--config", find_config("digits.yaml")]
         self.config = parser.parse_args([command, *base, *nulls_as_configs(words)])
+
+    def _run_that_goes_on(self, words: list[str], configured: bool) -> Path | None:
+        """The run whose configuration lies beneath the words: that of a checkpoint, or of a run that is resumed.
+
+        A job that is queued again says all that it said the first time, so where there is a configuration among the
+        words, ``--resume`` without a name needs no other.
+        """
+        checkpoint, root = option(words, "--ckpt_path"), option(words, "--runs") or "runs"
+        if checkpoint is not None and Path(checkpoint).is_file():
+            return run_of_checkpoint(checkpoint)
+        if not any(word == "--resume" or word.startswith("--resume=") for word in words):
+            return None
+        name = option(words, "--resume") or NEWEST
+        if not (name == NEWEST or name.startswith("-")):
+            return named_run(name, root)
+        run_id = option(words, "--run_id") or known_run_id()
+        if configured:
+            return None
+        return newest_run(root) if run_id is None else next(Path(root).glob(f"*/{run_id}"), None)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyperparameters overrule the command line; here the run's own config is
@@ -198,34 +264,85 @@ class CapsuleCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what cannot work, and choose the folder of the run."""
         config = self.config[self.subcommand]
+        if self.command == "fit" and config.ckpt_path == "last":
+            config.ckpt_path, config.resume = None, config.resume or NEWEST
         checkpoint = config.get("ckpt_path")
         if checkpoint is None and self.subcommand != "fit":
             raise InputError(f"{self.subcommand} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
         if checkpoint is not None:
             require_checkpoint(checkpoint)
-        folder = None if checkpoint is None else run_of_checkpoint(checkpoint)
-        if folder is None or config.run_id is not None:
-            if config.run_id is not None:
-                os.environ[ID_VARIABLE] = config.run_id
-            folder = Path(config.runs).expanduser() / config.experiment / new_run_id()
-        self.run_folder = folder
+        self.run_folder = folder = self._choose_folder()
         if self.subcommand != "fit":
             folder = folder / str(self.subcommand)
         if config.trainer.default_root_dir is not None:
             folder = Path(config.trainer.default_root_dir).expanduser()
         self.work_folder = folder
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if rank() == 0:
             require_writable(folder)
         if self.subcommand == "predict":
             config.return_predictions = False  # the callbacks have written what is wanted
 
+    def _choose_folder(self) -> Path:
+        """The folder of the run that goes on, of the checkpoint's run, or a new one."""
+        config = self.config[self.subcommand]
+        checkpoint, resume = config.get("ckpt_path"), config.get("resume")
+        experiments, folder = Path(config.runs).expanduser(), None
+        if config.run_id is not None:
+            os.environ[ID_VARIABLE] = config.run_id
+        elif resume not in (None, NEWEST):
+            folder = named_run(resume, experiments)
+        elif resume is not None and known_run_id() is None:
+            folder = newest_run(experiments, config.experiment)
+        elif checkpoint is not None:
+            folder = run_of_checkpoint(checkpoint)
+        if folder is None:
+            return experiments / str(config.experiment) / new_run_id()
+        if self.subcommand == "fit":
+            os.environ[ID_VARIABLE] = folder.name
+        return folder
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """A trainer whose loggers write into the run's folder."""
-        trainer = super().instantiate_trainer(default_root_dir=str(self.work_folder), **kwargs)
+        """A trainer whose checkpoints cannot be torn and whose loggers write into the run's folder."""
+        config = self.config_init[self.subcommand].trainer
+        plugins = (
+            config.plugins if isinstance(config.plugins, list) else [p for p in (config.plugins,) if p is not None]
+        )
+        plugins.append(AtomicCheckpoints())
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # which could wait for itself, see `RunCheckpoint`
+        trainer = super().instantiate_trainer(default_root_dir=str(self.work_folder), plugins=plugins, **kwargs)
+        if isinstance(trainer.strategy, DDPStrategy) and trainer.strategy._timeout == default_pg_timeout:
+            trainer.strategy._timeout = PATIENCE
         for logger in trainer.loggers:
             if isinstance(logger, PlacedLogger):
                 logger.place(self.work_folder, self.config[self.subcommand].experiment, self.run_folder.name)
         return trainer
+
+    def before_fit(self) -> None:
+        """Let no other process train in this folder, and find the state to go on from."""
+        config = self.config_init[self.subcommand]
+        if config.trainer.fast_dev_run:
+            return
+        if rank() == 0:
+            self._held = hold(self.work_folder)
+        if config.ckpt_path is not None and not restarted():
+            return
+        callback = self.trainer.checkpoint_callback
+        folder = Path(getattr(callback, "dirpath", None) or self.work_folder / FOLDER)
+        if config.resume is None and not restarted():
+            if rank() == 0 and any(folder.glob("*.ckpt")):
+                raise InputError(
+                    f"the run {self.run_folder} exists; go on with it by --resume {self.run_folder}, or choose another "
+                    "--run_id"
+                )
+            return
+        newest = newest_checkpoint(folder, self.model)
+        config.ckpt_path = config.ckpt_path if newest is None else str(newest)
+        rank_zero_info(
+            f"no checkpoint in {folder} yet: this run begins at the beginning"
+            if newest is None
+            else f"going on from {newest}"
+        )
 
     def after_fit(self) -> None:
         """Test what was trained, and say where it is."""
@@ -259,3 +376,17 @@ def option(words: list[str], name: str) -> str | None:
         if word.startswith(f"{name}="):
             return word.split("=", 1)[1]
     return None
+
+
+def without(words: list[str], name: str) -> list[str]:
+    """Words without an option and its value.
+
+    Example:
+        >>> without(["--a=1", "--b", "2", "c"], "--b")
+        ['--a=1', 'c']
+    """
+    return [
+        word
+        for number, word in enumerate(words)
+        if word != name and not word.startswith(f"{name}=") and words[number - 1 : number] != [name]
+    ]

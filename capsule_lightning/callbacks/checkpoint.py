@@ -1,28 +1,51 @@
-"""The checkpoints of a run: the best on the validation images, and the last."""
+"""The checkpoints of a run: the best on the validation images, the last, and the one before it."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from pathlib import Path
+from typing import Any
+from weakref import proxy
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from capsule_lightning.checkpoints import FOLDER, LAST, PENDING, PREVIOUS, remove_partial
+from capsule_lightning.errors import InputError
+from capsule_lightning.interruption import SIGNALS, Interrupted
+
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps the best and the last state under ``checkpoints`` in the run's folder.
+    """Keeps the best and the last state under ``checkpoints`` in the run's folder, and saves before it is too late.
 
-    Without a validation set nothing is best, and the last epoch's state is kept alone; the test set never selects.
+    The last state is written after every epoch, every so many steps and minutes, and when a signal asks the run to end
+    (Ctrl-C, SIGTERM, SIGUSR1); all processes agree on that after a step, and leave together. The one before it stays
+    as ``previous.ckpt``. Without a validation set nothing is best; the test set never selects.
 
     Args:
         monitor: validation metric that selects.
         mode: whether its maximum or its minimum is best.
         save_top_k: how many of the best to keep.
         dirpath: another folder.
+        every_n_steps: training steps between two states; null for no such limit.
+        every_n_minutes: minutes between two states; null for no such limit.
+
+    Raises:
+        InputError: ``every_n_steps`` or ``every_n_minutes`` not above 0.
     """
 
     def __init__(
-        self, monitor: str = "val/accuracy", mode: str = "max", save_top_k: int = 1, dirpath: str | None = None
+        self,
+        monitor: str = "val/accuracy",
+        mode: str = "max",
+        save_top_k: int = 1,
+        dirpath: str | None = None,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = 10.0,
     ) -> None:
         super().__init__(
             dirpath=dirpath,
@@ -31,16 +54,94 @@ class RunCheckpoint(ModelCheckpoint):
             monitor=monitor,
             mode=mode,
             save_top_k=save_top_k,
-            save_last=True,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
         )
+        for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
+            if value is not None and value <= 0:
+                raise InputError(f"RunCheckpoint: {name}={value}: expected a number above 0, or null")
+        self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
+        self._step = -1  # of the last look: while gradients accumulate the step stands still, and nothing is saved
+        self._saved_at = time.monotonic()
+        self._due, self._leaving = False, 0
+
+    @property
+    def last_path(self) -> Path:
+        """Of the last state."""
+        return Path(self.dirpath or FOLDER) / LAST
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Choose the folder, and drop the monitor where nothing is held out."""
         if self.dirpath is None:
-            self.dirpath = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
+            self.dirpath = str(Path(trainer.default_root_dir).absolute() / FOLDER)
         if stage == "fit" and getattr(getattr(trainer, "datamodule", None), "val_size", None) == 0:
             self.monitor, self.save_top_k = None, 0
+        if stage == "fit" and trainer.is_global_zero:
+            remove_partial(Path(self.dirpath))
         super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From here on, signals wait for the end of a step."""
+        super().on_train_start(trainer, pl_module)
+        self._step, self._saved_at = trainer.global_step, time.monotonic()
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            SIGNALS.take_note()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Leave if that was agreed; not before, so that the loggers have what the last step measured."""
+        self._leave_if_agreed(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save the last state where it is due, unless validation follows at once: then after it."""
+        if trainer.global_step == self._step or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._step = trainer.global_step
+        self._leaving, by_time = largest(trainer, SIGNALS.received or 0, int(self._time_is_up()))
+        by_step = self.every_n_steps is not None and self._step % self.every_n_steps == 0
+        self._due |= bool(self._leaving or by_time or by_step)
+        if self._due and not validation_follows(trainer, batch_idx):
+            self.save_last_state(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the state if it is among the best, and as the last one where that waited for the validation."""
+        super().on_validation_end(trainer, pl_module)
+        if self._due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self.save_last_state(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the last state."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.save_last_state(trainer)
+        self._leave_if_agreed(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What follows can be repeated: signals need not wait."""
+        SIGNALS.leave_at_once()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put back what the trainer has put in place of our handlers."""
+        SIGNALS.leave_at_once()
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mark a state between two batches of one step: a run should rather go on from another."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress
+        in_step = batches.current.ready % trainer.accumulate_grad_batches != 0
+        checkpoint[PENDING] = bool(in_step and not batches.is_last_batch)
+
+    def save_last_state(self, trainer: L.Trainer) -> None:
+        """Write the last state, and keep the one before it; all processes together."""
+        path = self.last_path
+        if trainer.is_global_zero and path.is_file():
+            keep_as(path, path.with_name(PREVIOUS))
+        self.last_model_path = str(path)
+        trainer.save_checkpoint(path)
+        self._due, self._saved_at = False, time.monotonic()
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            logger.after_save_checkpoint(proxy(self))
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Whether a state is kept; of equally good ones the latest is."""
@@ -48,3 +149,49 @@ class RunCheckpoint(ModelCheckpoint):
         return (current is not None and worst is not None and bool(current == worst)) or super().check_monitor_top_k(
             trainer, current
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best so far, also where the run's folder has been moved."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or FOLDER) / Path(path).name) if path else path
+
+        paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+    def _time_is_up(self) -> bool:
+        return self.every_n_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+
+    def _leave_if_agreed(self, trainer: L.Trainer) -> None:
+        if self._leaving and not self._due:
+            raise Interrupted(self._leaving, trainer.is_global_zero)
+
+
+def largest(trainer: L.Trainer, *values: int) -> list[int]:
+    """The largest of all processes, of each value."""
+    if trainer.world_size == 1:
+        return list(values)
+    tensor = torch.tensor(values, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return [int(value) for value in tensor.tolist()]
+
+
+def validation_follows(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether this batch is the last before a validation, or of the epoch."""
+    loop, every = trainer.fit_loop.epoch_loop, trainer.val_check_batch
+    number = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    in_epoch = isinstance(every, int) and trainer.enable_validation and (number + 1) % every == 0
+    return bool(loop.batch_progress.is_last_batch or in_epoch)
+
+
+def keep_as(path: Path, kept: Path) -> None:
+    """Let a file have a second name in one step, or a copy where the file system knows no second names."""
+    partial = kept.with_name(f".{kept.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:
+        shutil.copyfile(path, partial)
+    partial.replace(kept)
+    partial.unlink(missing_ok=True)  # there still where both names were of one file already

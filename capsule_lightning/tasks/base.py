@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from math import ceil
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,12 +20,28 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
 from capsule_lightning.capsules import Capsules
+from capsule_lightning.checkpoints import difference
 from capsule_lightning.data.base import ImageBatch
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, StoppedError
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.schedules import ExponentialDecay, Schedule
+from capsule_lightning.tasks.finite import (
+    OTHER_PRECISION,
+    SKIPPING,
+    SeenBatch,
+    account,
+    all_finite,
+    finding,
+    last_checkpoint,
+    loss_is_finite,
+    not_finite,
+    poisoning,
+    remedies,
+)
 
 ScheduleCallable = Callable[[Optimizer, int], Schedule]
+
+_SCALER_SEARCH = 20  # steps that a gradient scaler may take to find its scale: from 2^16 on, far beyond any need
 
 
 class StageMetrics(nn.Module):
@@ -57,10 +76,15 @@ class Task(L.LightningModule, ABC):
         num_classes: number of classes.
         optimizer: called with the parameters.
         lr_scheduler: called with the optimiser and the number of training steps; null for a constant rate.
+        skip_not_finite: steps in a row that are left out, without any update, when their loss or gradients are NaN or
+            infinite; one more ends the run with a `StoppedError`. 0 ends it at the first.
 
     Attributes:
         num_labels: labels of an image, L.
         loss: of the class capsules; made by the subclass.
+
+    Raises:
+        InputError: a negative ``skip_not_finite``.
     """
 
     num_labels: int = 1
@@ -72,10 +96,17 @@ class Task(L.LightningModule, ABC):
         num_classes: int,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: ScheduleCallable | None = ExponentialDecay,
+        skip_not_finite: int = 0,
     ) -> None:
         super().__init__()
+        if skip_not_finite < 0:
+            raise InputError(f"skip_not_finite={skip_not_finite}: expected 0 or a number of steps")
         self.in_shape, self.num_classes = tuple(in_shape), num_classes
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+        self.skip_not_finite = skip_not_finite
+        self._not_finite_in_a_row = 0
+        self._seen: list[SeenBatch] = []  # since the last step of the optimiser
+        self._buffers_before: dict[str, Tensor] = {}
 
     @abstractmethod
     def training_losses(self, batch: ImageBatch) -> tuple[Capsules, dict[str, Tensor]]:
@@ -102,8 +133,19 @@ class Task(L.LightningModule, ABC):
             )
 
     def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
-        """Tell the loss how far the run is; a run without an end has infinitely many steps."""
+        """Tell the loss how far the run is, which without an end has infinitely many steps; remember the batch.
+
+        Chance within the network, such as dropout, is a function of seed, epoch and batch alone, so that a run that is
+        resumed draws what it would have drawn.
+        """
+        torch.manual_seed(step_seed(self.trainer.current_epoch, batch_idx, self.trainer.global_rank))
         self.loss.at(self.global_step, self.trainer.estimated_stepping_batches)
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._seen = []
+            if self.skip_not_finite:  # the running statistics of a batch that is left out must not stay
+                self._buffers_before = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        sizes = torch.linalg.vector_norm(batch.images, dim=(1, 2, 3))
+        self._seen.append(SeenBatch(batch.indices, sizes, {}))
 
     def on_after_backward(self) -> None:
         """Refuse, at the first step, what DistributedDataParallel would end the second one for.
@@ -121,11 +163,78 @@ class Task(L.LightningModule, ABC):
                 "for their gradients: use --trainer.strategy ddp_find_unused_parameters_true"
             )
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leave a step out, or stop the run, where gradients are not finite.
+
+        Those of all batches since the last step are looked at, before they are clipped. Processes have the same
+        gradients and decide alike. A gradient scaler leaves such steps out by itself, and makes some on its search for
+        a scale: as long as the losses are finite it is given 20 in a row.
+
+        Raises:
+            StoppedError: more of them in a row than ``skip_not_finite``, or weights that are not finite themselves.
+        """
+        gradients = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
+        if all_finite(gradients.values()):
+            self._not_finite_in_a_row = 0
+            return
+        self._not_finite_in_a_row += 1
+        in_a_row, allowed = self._not_finite_in_a_row, self.skip_not_finite
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scaled_too_far = scaler is not None and self._all_processes(loss_is_finite(self._seen))
+        if scaled_too_far:
+            allowed = max(_SCALER_SEARCH, self.skip_not_finite) - 1
+        weights_are_good = all_finite(self.parameters())
+        if scaled_too_far and weights_are_good and in_a_row <= allowed:
+            return
+        found = finding(self.global_step, self.current_epoch, self._accounts(), not_finite(gradients))
+        if in_a_row > allowed or not weights_are_good:
+            self._not_finite_in_a_row = 0
+            other = OTHER_PRECISION if scaled_too_far else SKIPPING if not self.skip_not_finite else ""
+            advice = remedies(in_a_row, other, weights_are_good, last_checkpoint(self.trainer))
+            raise StoppedError(f"{found}. {advice}")
+        rank_zero_warn(f"left out {found} ({in_a_row} in a row; more than {allowed} end the run)")
+        share = 1 / self.trainer.world_size  # summed over processes it is one step
+        self.log("train/skipped_steps", share, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+        self._leave_out(has_scaler=scaler is not None)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer says, unless the step is left out: clipping by value takes no empty list."""
+        if any(parameter.grad is not None for parameter in self.parameters()):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _leave_out(self, has_scaler: bool) -> None:
+        buffers = dict(self.named_buffers())
+        for name, before in self._buffers_before.items():
+            buffers[name].copy_(before)
+        if not has_scaler:  # which has seen the gradients, and wants them there
+            for parameter in self.parameters():
+                parameter.grad = None
+
+    def _all_processes(self, decision: bool) -> bool:
+        return bool(self.trainer.strategy.reduce_boolean_decision(decision))
+
+    def _accounts(self) -> list[str]:
+        accounts = [account(self._seen)]
+        if self.trainer.world_size > 1:
+            accounts *= self.trainer.world_size
+            torch.distributed.all_gather_object(accounts, accounts[0])
+        return accounts
+
     def log_training(self, accuracies: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
-        """Log the accuracies and losses of a training batch, and give back its ``loss``."""
+        """Log the accuracies and losses of a training batch, and give back its ``loss``.
+
+        Its gradients are NaN where it is not finite, see `poisoning`.
+        """
+        if self._seen:  # not in a loop of one's own
+            self._seen[-1].parts.update({name: value.detach() for name, value in parts.items()})
         for name, value in (*parts.items(), *accuracies.items()):
             self.log(f"train/{name}", value, prog_bar=name in ("loss", "accuracy"), sync_dist=True)
-        return parts["loss"]
+        return poisoning(parts["loss"])
 
     def log_metrics(self, stage: Literal["val", "test"], metrics: StageMetrics) -> None:
         """Log accuracies and losses of a stage at its end."""
@@ -140,20 +249,23 @@ class Task(L.LightningModule, ABC):
         schedule = self.make_lr_scheduler(optimizer, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how many steps in a row were not finite."""
+        checkpoint["not_finite_in_a_row"] = self._not_finite_in_a_row
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another network, naming the first difference.
 
         Raises:
             InputError: names or shapes differ.
         """
-        mine, theirs = self.state_dict(), checkpoint["state_dict"]
-        for name in (*mine, *theirs):
-            here, there = (tuple(s[name].shape) if name in s else "none" for s in (mine, theirs))
-            if here != there:
-                raise InputError(
-                    f"the checkpoint is of another network: {name} has shape {there} in the checkpoint and "
-                    f"{here} in this network; give the configuration that the checkpoint was trained with"
-                )
+        other = difference(self, checkpoint["state_dict"])
+        if other is not None:
+            raise InputError(
+                f"the checkpoint is of another network: {other}; give the configuration that the checkpoint was "
+                "trained with"
+            )
+        self._not_finite_in_a_row = checkpoint.get("not_finite_in_a_row", 0)
 
     def total_steps(self) -> int:
         """Training steps of the whole run.
@@ -175,6 +287,17 @@ class Task(L.LightningModule, ABC):
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
+
+
+def step_seed(epoch: int, batch: int, rank: int) -> int:
+    """A seed for each batch of each process, from that of the run; neighbours are far apart.
+
+    Example:
+        >>> step_seed(0, 1, 0) != step_seed(1, 0, 0) != step_seed(0, 0, 1)
+        True
+    """
+    words = (int(os.environ.get("PL_GLOBAL_SEED", 0)), epoch, batch, rank)  # set by seed_everything
+    return int.from_bytes(blake2b(repr(words).encode(), digest_size=8).digest(), "little")
 
 
 def loss_names(reconstructs: bool) -> tuple[str, ...]:

@@ -52,9 +52,10 @@ class ClassificationTask(Task):
         loss: of the class capsules.
         reconstruction_weight: of the squared error summed over pixels; 0.0005 in the paper.
         optimizer, lr_scheduler: see `Task`; Adam with the paper's decay.
+        skip_not_finite: see `Task`; 0 stops at the first step that is not finite.
 
     Raises:
-        InputError: a negative ``reconstruction_weight``.
+        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class ClassificationTask(Task):
         reconstruction_weight: float = 0.0005,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: ScheduleCallable | None = ExponentialDecay,
+        skip_not_finite: int = 0,
     ) -> None:
-        super().__init__(in_shape, num_classes, optimizer, lr_scheduler)
+        super().__init__(in_shape, num_classes, optimizer, lr_scheduler, skip_not_finite)
         if reconstruction_weight < 0:
             raise InputError(f"reconstruction_weight={reconstruction_weight}: expected 0 or more")
         self.save_hyperparameters(logger=False)

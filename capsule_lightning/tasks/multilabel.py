@@ -58,9 +58,10 @@ class MultiLabelTask(Task):
         num_labels: objects in an image, L, of different classes.
         reconstruction_weight: of the squared error summed over pixels and objects; 0.0005 in the paper.
         optimizer, lr_scheduler: see `Task`; Adam with the paper's decay for single digits.
+        skip_not_finite: see `Task`; 0 stops at the first step that is not finite.
 
     Raises:
-        InputError: a negative ``reconstruction_weight``; ``num_labels`` out of range.
+        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``; ``num_labels`` out of range.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class MultiLabelTask(Task):
         reconstruction_weight: float = 0.0005,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: ScheduleCallable | None = ExponentialDecay,
+        skip_not_finite: int = 0,
     ) -> None:
-        super().__init__(in_shape, num_classes, optimizer, lr_scheduler)
+        super().__init__(in_shape, num_classes, optimizer, lr_scheduler, skip_not_finite)
         if reconstruction_weight < 0:
             raise InputError(f"reconstruction_weight={reconstruction_weight}: expected 0 or more")
         if not 2 <= num_labels < num_classes:

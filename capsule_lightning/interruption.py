@@ -1,0 +1,103 @@
+"""Signals that end a run: Ctrl-C, a scheduler's warning, a polite kill.
+
+A handler may run in the middle of anything, also between the two halves of what all processes do together. So in
+training it only takes note; the processes agree on it after a step, save, and leave. Elsewhere nothing is lost by
+leaving at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import FrameType
+
+LEAVE = (signal.SIGTERM, signal.SIGUSR1)
+"""What schedulers send. SIGUSR1, a while before the time is up, asks for the job to be queued again."""
+
+
+class Interrupted(SystemExit):
+    """The run was left because of a signal, its state saved.
+
+    Args:
+        number: of the signal. Where it asks for another turn the status is 0, else the shell's 128 + number. Only the
+            first process says so: the others' part is done well, and whoever started them should not think otherwise.
+    """
+
+    def __init__(self, number: int, first_process: bool = True) -> None:
+        self.number = signal.Signals(number)
+        super().__init__(0 if number == signal.SIGUSR1 or not first_process else 128 + number)
+
+
+class Signals:
+    """Takes note of signals while training, and leaves at once when not.
+
+    Attributes:
+        received: the signal of which note was taken; None before there is one.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def leave_at_once(self) -> None:
+        """From here on, a signal ends the process by an exception."""
+        self._handle(LEAVE, self._leave)
+        self._handle((signal.SIGINT,), signal.default_int_handler)
+
+    def take_note(self) -> None:
+        """From here on, a signal only sets ``received``; a second Ctrl-C ends the process at once."""
+        self._handle((*LEAVE, signal.SIGINT), self._note)
+
+    def _handle(self, numbers: tuple[signal.Signals, ...], handler: signal._HANDLER) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and rank() == 0:
+            message = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message)
+        self.received = number
+
+    @staticmethod
+    def _leave(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, rank() == 0)
+
+
+SIGNALS = Signals()
+"""Of this process: it has one set of handlers."""
+
+
+def rank() -> int:
+    """Of this process among those of the run, as whoever started it says."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
+def requeue() -> None:
+    """Put this SLURM job into the queue again; outside a job, nothing."""
+    variables = os.environ
+    job = variables.get("SLURM_JOB_ID")
+    if job is None or rank() != 0:
+        return
+    if "SLURM_ARRAY_JOB_ID" in variables:
+        job = f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
+    print(f"putting job {job} into the queue again", file=sys.stderr, flush=True)
+    subprocess.run(["scontrol", "requeue", job], check=False)
+
+
+def end_with_parent() -> None:
+    """End this process soon after the one that started it: it would wait for its messages for half an hour."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
