@@ -271,6 +271,7 @@ class CapsuleCLI(LightningCLI):
             raise InputError(f"{self.subcommand} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
         if checkpoint is not None:
             require_checkpoint(checkpoint)
+        config.weights_only = True  # a checkpoint is values, and never code
         self.run_folder = folder = self._choose_folder()
         if self.subcommand != "fit":
             folder = folder / str(self.subcommand)

@@ -23,7 +23,8 @@ class Run(NamedTuple):
 def clean_environment(home: Path) -> dict[str, str]:
     """The environment of someone with no W&B account, no data and one thread a process."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "CAPSULE_LIGHTNING", "SLURM"))}
-    return {**kept, "HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    own = {"HOME": str(home), "NETRC": str(home / "netrc"), "PYTHONPATH": str(Path(__file__).parent)}
+    return {**kept, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def capsule_lightning(cwd: Path, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -36,6 +37,32 @@ def capsule_lightning(cwd: Path, *words: str, timeout: float = 300) -> subproces
         capture_output=True,
         text=True,
         timeout=timeout,
+        check=False,
+    )
+
+
+def torchrun(cwd: Path, processes: int, *words: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the program under torchrun, on the CPU."""
+    launch = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+        f"--max-restarts={restarts}",
+    )
+    trainer = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={processes}")
+    environment = clean_environment(cwd) | {
+        "WANDB_MODE": "disabled",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else workers that are started again meet the old ones' addresses
+    }
+    return subprocess.run(
+        [sys.executable, *launch, "-m", "capsule_lightning", *words, *trainer],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
         check=False,
     )
 

@@ -4,23 +4,90 @@ import csv
 from pathlib import Path
 
 import pytest
-from program import capsule_lightning, metrics
+from forked import run
+from PIL import Image
+from program import capsule_lightning, metrics, torchrun
+from test_resume import FIT, NOISY, assert_same_end
+
+from capsule_lightning.data.digits import DigitsDataModule
+
+SMALL = """
+data: {class_path: ImageFolderDataModule, init_args: {root: digits, image_size: null, channels: 1, batch_size: 60}}
+model:
+  init_args:
+    optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.003}}
+    net:
+      init_args:
+        encoder: {init_args: {channels: 32, kernel_size: 3, num_types: 8, primary_kernel_size: 3}}
+        decoder: {class_path: DenseDecoder, init_args: {hidden: [64]}}
+trainer: {max_epochs: 4, log_every_n_steps: 1}
+"""
+NUM_TEST = 101  # neither 2 nor 4 processes divide them
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    words = ("--trainer.max_epochs=3", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1")
-    two = ("--trainer.strategy=ddp", "--trainer.devices=2")
-    for run_id, more in (("one", ()), ("two", two)):
-        done = capsule_lightning(tmp_path, "fit", *words, *more, f"--run_id={run_id}")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with digits as image files, and a small network for them."""
+    cwd = tmp_path_factory.mktemp("digits")
+    (cwd / "small.yaml").write_text(SMALL)
+    for split, count in (("train", 660), ("test", NUM_TEST)):
+        images, labels = DigitsDataModule().load(split)
+        for number in range(count):
+            path = cwd / "digits" / split / str(int(labels[number])) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[number, 0].numpy()).save(path)
+    return cwd
+
+
+def test_one_two_and_four_processes_train_alike(folder: Path) -> None:
+    words = ("fit", "--config=image_folder", "--config=small.yaml", "--experiment=many")
+    runs = {}
+    assert run(folder, *words, "--run_id=1") == 0
+    for processes in (1, 2, 4):
+        if processes > 1:
+            done = torchrun(folder, processes, *words, f"--run_id={processes}")
+            assert done.returncode == 0, done.stderr[-3000:]
+        runs[processes] = folder / "runs" / "many" / str(processes)
+        with (runs[processes] / "confusion.csv").open() as file:
+            rows = list(csv.reader(file))[1:]
+        assert sum(int(number) for row in rows for number in row[1:]) == NUM_TEST  # each test image once
+    one = metrics(runs[1])
+    assert one["train/loss"][-1] < 0.8 * one["train/loss"][0]
+    for processes in (2, 4):
+        many = metrics(runs[processes])
+        assert many["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)  # sums in another order
+        assert many["val/loss"] == pytest.approx(one["val/loss"], rel=1e-4)
+        assert many["test/loss"] == pytest.approx(one["test/loss"], rel=1e-4)
+        assert many["test/accuracy"] == one["test/accuracy"]
+        assert many["lr"] == one["lr"]
+
+
+def test_a_rank_that_is_killed_twice_under_torchrun(tmp_path: Path) -> None:
+    (tmp_path / "noisy.yaml").write_text(NOISY)
+    words = (*FIT, "--trainer.max_epochs=3")
+    harm = ("--resume", "--trainer.callbacks+=harmful.KillRank", "--trainer.callbacks.steps=[17,42]")
+    for name, more, restarts in (("whole", (), 0), ("killed", harm, 2)):
+        done = torchrun(tmp_path, 2, *words, *more, f"--runs={name}/runs", restarts=restarts)
         assert done.returncode == 0, done.stderr[-3000:]
-    one, both = (metrics(tmp_path / "runs" / "digits" / run_id) for run_id in ("one", "two"))
-    assert both["train/loss"] == pytest.approx(one["train/loss"], rel=2e-3)  # sums in another order, over 60 steps
-    assert both["train/loss"][:3] == pytest.approx(one["train/loss"][:3], rel=1e-5)
-    # the same drift may turn an image or two at the edge between classes
-    assert both["test/accuracy"] == pytest.approx(one["test/accuracy"], abs=2 / 360)
-    with (tmp_path / "runs" / "digits" / "two" / "confusion.csv").open() as file:
-        rows = list(csv.reader(file))[1:]
-    assert sum(int(number) for row in rows for number in row[1:]) == 360  # each test image once
+    assert {path.name for path in tmp_path.glob("killed-*")} == {"killed-17", "killed-42"}
+    assert_same_end(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_dies_takes_the_others_down(rank: int, tmp_path: Path) -> None:
+    two = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu")
+    harm = (
+        "--trainer.callbacks+=harmful.KillRank",
+        "--trainer.callbacks.steps=[12]",
+        f"--trainer.callbacks.rank={rank}",
+    )
+    done = capsule_lightning(tmp_path, "fit", "--run_id=one", *two, *harm, timeout=90)
+    assert done.returncode != 0
+    assert (tmp_path / "killed-12").exists()
+    if rank == 1:
+        assert "another process of this run is gone" in done.stderr
+        assert "--resume" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_batch_that_the_processes_do_not_divide(tmp_path: Path) -> None:

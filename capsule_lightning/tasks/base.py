@@ -173,8 +173,7 @@ class Task(L.LightningModule, ABC):
         Raises:
             StoppedError: more of them in a row than ``skip_not_finite``, or weights that are not finite themselves.
         """
-        gradients = {name: p.grad for name, p in self.named_parameters() if p.grad is not None}
-        if all_finite(gradients.values()):
+        if all_finite(p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
             self._not_finite_in_a_row = 0
             return
         self._not_finite_in_a_row += 1
@@ -186,7 +185,8 @@ class Task(L.LightningModule, ABC):
         weights_are_good = all_finite(self.parameters())
         if scaled_too_far and weights_are_good and in_a_row <= allowed:
             return
-        found = finding(self.global_step, self.current_epoch, self._accounts(), not_finite(gradients))
+        gradients = not_finite({name: p.grad for name, p in self.named_parameters() if p.grad is not None})
+        found = finding(self.global_step, self.current_epoch, self._accounts(), gradients)
         if in_a_row > allowed or not weights_are_good:
             self._not_finite_in_a_row = 0
             other = OTHER_PRECISION if scaled_too_far else SKIPPING if not self.skip_not_finite else ""
