@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ FOLDER = "checkpoints"
 PENDING = "gradients_pending"
 """Set in a checkpoint between two batches whose gradients are added up: the first one's are lost with it."""
 
-_TRAINING_STATE = ("state_dict", "optimizer_states", "loops", "global_step")
+VERSION = "pytorch-lightning_version"
+"""Without which the trainer loads no checkpoint."""
+TRAINING_STATE = ("state_dict", "optimizer_states", "loops", "global_step")
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -48,12 +51,15 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 os.fsync(file.fileno())
             partial.replace(path)
         except (OSError, RuntimeError) as error:  # torch wraps the system's error in one of its own
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             cause = error if isinstance(error, OSError) else error.__context__
             if not isinstance(cause, OSError):
                 raise
-            left = f"; the one before it is whole: {path}" if path.is_file() else ""
-            raise StoppedError(f"the checkpoint {path} cannot be written ({cause.strerror}){left}") from error
+            raise StoppedError(
+                f"the checkpoint {path} cannot be written ({cause.strerror}); what was saved before is whole. Make "
+                "room, then go on with: fit --resume"
+            ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = True
@@ -63,11 +69,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
         return loaded
 
 
-def require_checkpoint(path: str | Path) -> dict[str, Any]:
+def require_checkpoint(path: str | Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """Refuse a file that is not there, is torn or damaged, or is no checkpoint of a task.
 
     Args:
         path: of the file.
+        needed: keys that the checkpoint must have.
 
     Returns:
         The checkpoint, its tensors without their data.
@@ -76,7 +83,8 @@ def require_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: with the reason.
     """
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such checkpoint; expected a file like runs/.../{FOLDER}/{LAST}")
+        what = "is a folder" if Path(path).is_dir() else "no such checkpoint"
+        raise InputError(f"{path}: {what}; expected a file like runs/.../{FOLDER}/{LAST}")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch itself does not compare check sums
@@ -85,10 +93,27 @@ def require_checkpoint(path: str | Path) -> dict[str, Any]:
         found = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # whatever unpickling meets in a file that is no checkpoint
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: cannot be read as a checkpoint ({reason[0]}); take another one") from error
-    if not isinstance(found, dict) or "state_dict" not in found:
+        raise InputError(f"{path}: cannot be read as a checkpoint ({reason[0]}); take another one, such as {PREVIOUS}") from error
+    weights = found.get("state_dict") if isinstance(found, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise InputError(f"{path}: holds no network; expected a checkpoint that `fit` has written")
-    return found
+    missing = [key for key in needed if key not in found]
+    if missing:
+        raise InputError(f"{path}: lacks {missing[0]}; expected a checkpoint that `fit` has written")
+    return dict(found)
+
+
+def require_weights(path: str | Path, checkpoint: Mapping[str, Any], task: nn.Module) -> None:
+    """Refuse a checkpoint of another network than the task's, before anything is written.
+
+    Raises:
+        InputError: naming the first difference.
+    """
+    other = difference(task, checkpoint["state_dict"])
+    if other is not None:
+        raise InputError(
+            f"{path}: the checkpoint is of another network: {other}; give the configuration that it was trained with"
+        )
 
 
 def difference(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> str | None:
@@ -122,7 +147,7 @@ def newest_checkpoint(folder: Path, task: nn.Module) -> Path | None:
         except InputError as error:
             faults.append(str(error))
             continue
-        missing = [key for key in _TRAINING_STATE if key not in checkpoint]
+        missing = [key for key in TRAINING_STATE if key not in checkpoint]
         if missing:
             faults.append(f"{path}: is no state of a training run, it lacks {missing[0]}")
         elif other := difference(task, checkpoint["state_dict"]):

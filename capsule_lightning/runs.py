@@ -16,8 +16,24 @@ from capsule_lightning.errors import InputError
 
 ID_VARIABLE = "CAPSULE_LIGHTNING_RUN_ID"
 CONFIG_NAME = "config.yaml"
+LONGEST = 128
+"""Characters of an experiment's name or of a run's id: W&B takes no more."""
 NEWEST = "newest"
 """What ``--resume`` says where no run is named."""
+
+
+def require_name(name: str, option: str) -> str:
+    """A name that is one folder of its own, and nothing else.
+
+    Raises:
+        InputError: an empty one, one that leads elsewhere or is hidden, one that no file system or terminal takes.
+    """
+    if not name or name != Path(name).name or name.startswith(".") or not name.isprintable() or len(name) > LONGEST:
+        raise InputError(
+            f"{option}={name[:LONGEST]!r}: expected the name of one folder, of 1 to {LONGEST} characters, without "
+            "slashes and not beginning with a dot"
+        )
+    return name
 
 
 def known_run_id() -> str | None:
@@ -109,15 +125,13 @@ def require_writable(folder: Path) -> None:
             f"{folder}: the run's folder cannot be written ({error.strerror}); choose another with --runs FOLDER"
         ) from error
     finally:
-        with suppress(OSError):
-            for path in made:
+        for path in made:
+            with suppress(OSError):
                 path.rmdir()
 
 
-def hold(folder: Path) -> IO[str]:
-    """Let no second process train in a run's folder while the file that is returned is open.
-
-    The system lets go of it when the process ends, however that happens.
+def hold(folder: Path) -> None:
+    """Let no second process train in a run's folder until `let_go`, or the end of this process however that comes.
 
     Raises:
         InputError: another process holds it.
@@ -130,13 +144,24 @@ def hold(folder: Path) -> IO[str]:
         except BlockingIOError:
             time.sleep(wait)
         except OSError:  # a file system without locks
-            return file
+            break
         else:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
-            return file
-    file.seek(0)
-    holder = file.read() or "another process"
-    file.close()
-    raise InputError(f"{folder} is being trained in by {holder}; wait for its end, or choose another --run_id")
+            break
+    else:
+        file.seek(0)
+        holder = file.read() or "another process"
+        file.close()
+        raise InputError(f"{folder} is being trained in by {holder}; wait for its end, or choose another --run_id")
+    _held.append(file)
+
+
+def let_go() -> None:
+    """Release what this process holds."""
+    while _held:
+        _held.pop().close()
+
+
+_held: list[IO[str]] = []

@@ -15,8 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from capsule_lightning.checkpoints import FOLDER, LAST, PENDING, PREVIOUS, remove_partial
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, StoppedError
 from capsule_lightning.interruption import SIGNALS, Interrupted
+from capsule_lightning.tasks.finite import all_finite
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -58,7 +59,7 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise InputError(f"RunCheckpoint: {name}={value}: expected a number above 0, or null")
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self._step = -1  # of the last look: while gradients accumulate the step stands still, and nothing is saved
@@ -127,7 +128,16 @@ class RunCheckpoint(ModelCheckpoint):
         SIGNALS.leave_at_once()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Mark a state between two batches of one step: a run should rather go on from another."""
+        """Refuse weights that are not finite, and mark a state between two batches of one step.
+
+        Raises:
+            StoppedError: an update has spoilt the weights; what was saved before stays.
+        """
+        if not all_finite(pl_module.state_dict().values()):
+            raise StoppedError(
+                f"the weights are not finite after step {trainer.global_step - 1}, its update was too large; they are "
+                f"not saved. Try a lower --model.optimizer.lr or --trainer.gradient_clip_val 1, from {self.last_path}"
+            )
         batches = trainer.fit_loop.epoch_loop.batch_progress
         in_step = batches.current.ready % trainer.accumulate_grad_batches != 0
         checkpoint[PENDING] = bool(in_step and not batches.is_last_batch)
@@ -138,7 +148,7 @@ class RunCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero and path.is_file():
             keep_as(path, path.with_name(PREVIOUS))
         self.last_model_path = str(path)
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         self._due, self._saved_at = False, time.monotonic()
         for logger in trainer.loggers if trainer.is_global_zero else ():
             logger.after_save_checkpoint(proxy(self))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, cast, get_args
 
 import lightning as L
+from torch._dynamo import list_backends
 
 from capsule_lightning.errors import InputError
 from capsule_lightning.models.base import CapsuleNet
@@ -23,12 +24,15 @@ class CompileNetwork(L.Callback):
         backend: see `torch.compile`.
 
     Raises:
-        InputError: an unknown ``mode``.
+        InputError: an unknown ``mode`` or ``backend``.
     """
 
     def __init__(self, mode: Mode = "default", backend: str = "inductor") -> None:
         if mode not in get_args(Mode):
             raise InputError(f"CompileNetwork: mode={mode!r}: expected one of {', '.join(get_args(Mode))}")
+        known = list_backends(exclude_tags=None)
+        if backend not in known:
+            raise InputError(f"CompileNetwork: backend={backend!r}: expected one of {', '.join(known)}")
         self.mode: Mode = mode
         self.backend = backend
 

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import threading
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.loggers.logger import DummyExperiment, DummyLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 if TYPE_CHECKING:
     from wandb import Run
 
 OFFLINE_MODES = ("offline", "dryrun", "disabled")
+BEGINNINGS = 3
+"""How often one process begins a run: as it was told, then offline, and once more where W&B breaks again."""
+PATIENCE = 10.0
+"""Seconds that W&B's core process may take for what needs no server, and beyond the timeouts for what does."""
+FLUSH_SECONDS = 1.0
+"""How often the core process writes to disk what it has; its own default is 15 s."""
+SAVED = f"All but the last row and the last {FLUSH_SECONDS:g} s of it are on disk"
 
 
 class GuardedWandbLogger(WandbLogger):
     """Online where a key and a server are found, offline otherwise, silent where W&B itself breaks.
 
-    Offline runs lie in the run's folder; ``wandb sync`` uploads them later, under the same id.
+    Offline runs lie in the run's folder; ``wandb sync`` uploads them later, under the same id. Where W&B's core process
+    dies in mid-run, an offline part of the same run goes on from there. All that W&B can cost a run is ``init_timeout``
+    and ``finish_timeout`` and some seconds.
+
+    The step of a row, ``_step``, is the trainer's, so that a resumed run continues the curves of the first. Online, the
+    steps that it repeats are not sent again. Of offline parts they are uploaded twice, with equal values: W&B numbers
+    their ``_step`` on, and ``trainer/global_step``, the axis of all curves, stays right. What a process that is killed
+    outright had not sent yet, 15 s of rows at most, is in its part on disk.
 
     Args:
         project: W&B project.
@@ -53,8 +69,8 @@ class GuardedWandbLogger(WandbLogger):
         save_dir: str | None = None,
         offline: bool = False,
         log_model: Literal["all"] | bool = False,
-        init_timeout: float = 30.0,
-        finish_timeout: float = 60.0,
+        init_timeout: float = 10.0,
+        finish_timeout: float = 15.0,
     ) -> None:
         super().__init__(
             name=name,
@@ -70,7 +86,10 @@ class GuardedWandbLogger(WandbLogger):
         self._wandb_init.pop("anonymous", None)  # has no effect any more, and W&B warns of it
         self._stay_offline = offline
         self._init_timeout, self._finish_timeout = init_timeout, finish_timeout
-        self._broken = False
+        self._begun = 0
+        self._broken = self._guarding = False
+        self._said: set[str] = set()
+        self._arrived = self._row = 0
 
     def place(self, folder: Path, experiment: str, run_id: str) -> None:
         """See `PlacedLogger.place`."""
@@ -83,55 +102,122 @@ class GuardedWandbLogger(WandbLogger):
     def experiment(self) -> Any:
         """The W&B run, begun at the first call on rank zero; offline, or nothing at all, where that alone works."""
         if getattr(rank_zero_only, "rank", 0) != 0 or self._experiment is not None:
-            return self._begin()
-        if self._broken:
-            return DummyLogger().experiment
+            return super().experiment
+        if not self._broken:
+            try:
+                self._begin()
+            except Exception as error:  # no network, a refused key, a server that fails or never answers
+                self._begin_offline(reason(error))
+        return self._experiment or DummyLogger().experiment
+
+    def _begin(self) -> None:
+        # W&B would send reports of its own errors to its server, and wait for that at the exit of the process.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        try:
-            Path(self._wandb_init["dir"] or ".").mkdir(parents=True, exist_ok=True)  # else W&B takes a temporary folder
+        self._begun += 1
+        Path(self._wandb_init["dir"] or ".").mkdir(parents=True, exist_ok=True)  # else W&B takes a temporary folder
+        with core_ended_after(self._init_timeout + PATIENCE):
+            if os.environ.get("WANDB_MODE") != "disabled":
+                # The account's name is for printing alone, and is asked for three times, 5 s each.
+                wandb.setup(wandb.Settings(x_disable_viewer=True, x_service_wait=self._init_timeout))
             self._wandb_init["settings"] = wandb.Settings(
-                init_timeout=self._init_timeout, finish_timeout=self._finish_timeout
+                init_timeout=self._init_timeout,
+                finish_timeout=self._finish_timeout,
+                finish_timeout_raises=True,
+                x_transaction_log_flush_interval=FLUSH_SECONDS,
             )
-            if os.environ.get("WANDB_MODE") not in OFFLINE_MODES:
+            if "mode" not in self._wandb_init and os.environ.get("WANDB_MODE") not in OFFLINE_MODES:
                 if self._stay_offline:
                     self._wandb_init["mode"] = "offline"
                 elif not wandb.login(prompt=False, verify=False):
-                    self._go_offline("no API key is known here; `wandb login` stores one")
-            return self._begin()
-        except Exception as error:  # no network, a refused key, a server that fails or never answers
-            wandb.teardown()  # else the same run id is "in use"
-            self._go_offline(str(error).splitlines()[0][:160] if str(error) else type(error).__name__)
-        return self._guarded(self._begin) or DummyLogger().experiment
+                    self._wandb_init["mode"] = "offline"
+                    self._say_offline("no API key is known here; `wandb login` stores one")
+            run: Run = super().experiment
+        self._arrived = run.starting_step
+        self._row = max(self._row, self._arrived)
 
-    def _begin(self) -> Run:
-        run: Run = super().experiment
-        return run
-
-    def _go_offline(self, why: str) -> None:
+    def _begin_offline(self, why: str) -> None:
+        """A new run or the next part of the one that broke; the end of all logging to W&B where that fails too."""
+        parts = [] if self._experiment is None else [Path(self._experiment.dir).parent]
+        abandon()
+        self._experiment = None
         self._wandb_init["mode"] = "offline"
-        files = Path(self._wandb_init["dir"] or ".") / "wandb" / "offline-run-*"
-        rank_zero_info(f"W&B: {why}. Logging offline; upload later with: wandb sync {files}")
-
-    def _guarded(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._broken:
-            return None
         try:
-            return function(*args, **kwargs)
+            if self._begun == BEGINNINGS:
+                raise RuntimeError("no further attempt is made")
+            self._begin()
         except Exception as error:
+            abandon()
             self._broken = True
-            rank_zero_warn(f"W&B stopped working ({type(error).__name__}: {error}); training goes on without it")
-            return None
+            saved = f". {SAVED}; {upload(*parts)}" if parts else ""
+            rank_zero_warn(f"W&B stopped working ({why}; {reason(error)}); training goes on without it{saved}")
+            return
+        if not parts:
+            self._say_offline(why)
+        else:
+            parts.append(Path(self.experiment.dir).parent)
+            rank_zero_info(f"W&B: {why}. {SAVED}, and logging goes on offline; {upload(*parts)}")
+
+    def _say_offline(self, why: str) -> None:
+        parts = Path(self._wandb_init["dir"] or ".") / "wandb" / "offline-run-*"
+        rank_zero_info(f"W&B: {why}. Logging offline; {upload(parts)}")
+
+    def _guarded(self, function: Callable[..., Any], *args: Any, limit: float | None = None, **kwargs: Any) -> Any:
+        """Call W&B; once more, in a run begun anew, where its core process has died."""
+        if self._guarding:  # a call within a call: the outer one is repeated as a whole
+            return function(*args, **kwargs)
+        while not self._broken:
+            self._guarding = True
+            try:
+                if isinstance(self.experiment, DummyExperiment):  # else begun, under a time limit of its own
+                    return None
+                with core_ended_after(limit or PATIENCE):
+                    return function(*args, **kwargs)
+            except Exception as error:
+                if not (isinstance(error, ConnectionError) or core_is_dead()):
+                    name = function.__name__
+                    self._once(name, f"W&B refused {name} ({reason(error)}); training goes on without it")
+                    return None
+                self._begin_offline(f"its core process has died ({reason(error)})")
+            finally:
+                self._guarding = False
+        return None
+
+    def _once(self, about: str, message: str) -> None:
+        if about not in self._said:
+            self._said.add(about)
+            rank_zero_info(message)
 
     @rank_zero_only
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """See `WandbLogger.log_metrics`; images and tables go through it too."""
-        self._guarded(super().log_metrics, metrics, step)
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """One row of the history; images and tables go through it too.
+
+        W&B takes rows in ascending order and drops others. So what is late, or says no step, joins the last row: the
+        figures of an epoch's end are a step ahead of its metrics. Step 0 of a run that is further on is that of an
+        evaluation, and comes last as well.
+
+        Args:
+            metrics: by name.
+            step: of the trainer; None for that of the last row.
+        """
+        self._guarded(self._log_row, metrics, step)
+
+    def _log_row(self, metrics: Mapping[str, Any], step: int | None) -> None:
+        run = self.experiment
+        if step and step < self._arrived:
+            message = f"W&B: the run is there up to step {self._arrived - 1}; what repeats it is not sent again"
+            self._once("repeated steps", message)
+            return
+        self._row = max(self._row, step or 0)
+        run.log({**metrics, "trainer/global_step": self._row}, step=self._row)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """See `WandbLogger.log_hyperparams`."""
+        known = vars(params) if isinstance(params, Namespace) else params
         self._guarded(super().log_hyperparams, params)
+        self._wandb_init["config"] = {**self._wandb_init.get("config", {}), **known}  # for a run begun anew
 
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
@@ -145,17 +231,89 @@ class GuardedWandbLogger(WandbLogger):
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """See `WandbLogger.after_save_checkpoint`."""
-        self._guarded(super().after_save_checkpoint, checkpoint_callback)
+        self._guarded(super().after_save_checkpoint, checkpoint_callback, limit=threading.TIMEOUT_MAX)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """See `WandbLogger.finalize`."""
-        self._guarded(super().finalize, status)
+        self._guarded(super().finalize, status, limit=threading.TIMEOUT_MAX)  # checkpoints may be large
 
 
 def finish(exit_code: int) -> None:
-    """End the W&B run of this process, if there is one, in the logger's ``finish_timeout`` seconds at most."""
+    """End the W&B run of this process, if there is one, in the logger's ``finish_timeout`` seconds and a few more."""
     wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        with suppress(Exception):  # the files are on disk, and there is nothing left to save
-            wandb.finish(exit_code=exit_code)
+    run = None if wandb is None else wandb.run
+    if run is None:
+        return
+    timeout, folder = run.settings.finish_timeout, Path(run.dir).parent
+    try:
+        with core_ended_after(timeout + PATIENCE if timeout else threading.TIMEOUT_MAX):
+            run.finish(exit_code)
+    except TimeoutError:
+        rank_zero_info(f"W&B: the upload was not done in {timeout:g} s. All of it is on disk; {upload(folder)}")
+    except Exception as error:
+        abandon()
+        rank_zero_info(f"W&B: its core process has died ({reason(error)}). {SAVED}; {upload(folder)}")
+
+
+def abandon() -> None:
+    """Forget W&B's run and core process, so that a run of the same id can begin and nothing waits at the exit."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None:
+        return
+    run = wandb.run
+    with core_ended_after(PATIENCE):
+        if run is not None:
+            with suppress(Exception):
+                run.finish(1)
+            with suppress(Exception):
+                run._console_stop()  # where `finish` fails it goes on to capture what is printed
+            wandb.run = None  # type: ignore[attr-defined]
+        with suppress(Exception):
+            wandb.teardown()
+
+
+def core() -> subprocess.Popen[bytes] | None:
+    """W&B's core process, where this process has started it."""
+    from wandb.sdk import wandb_setup
+
+    setup: Any = wandb_setup._singleton
+    with suppress(AttributeError):  # before it has been started
+        process: subprocess.Popen[bytes] = setup._connection._proc._process
+        return process
+    return None
+
+
+def core_is_dead() -> bool:
+    """Whether W&B's core process has ended."""
+    process = core()
+    return process is not None and process.poll() is not None
+
+
+@contextmanager
+def core_ended_after(seconds: float) -> Iterator[None]:
+    """Kill W&B's core process if the block takes longer, so that whatever waits for it fails at once."""
+
+    def end() -> None:
+        process = core()
+        if process is not None:
+            process.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def upload(*parts: Path) -> str:
+    """The command for it; parts of one run in their order."""
+    online = "--include-online " if any(part.name.startswith("run-") for part in parts) else ""
+    return f"upload later with: wandb sync {online}{' '.join(map(str, parts))}"
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or its kind."""
+    return str(error).strip().split("\n", 1)[0][:160] or type(error).__name__

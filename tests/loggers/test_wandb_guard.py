@@ -1,0 +1,394 @@
+"""W&B can neither end, nor delay, nor lose a run: real W&B, real sockets, injected failures."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from program import clean_environment, metrics
+from wandb_log import WANDB, config, history, parts, records, steps
+from wandb_server import WandbServer
+
+import capsule_lightning.loggers.wandb as guard
+from capsule_lightning.loggers.wandb import GuardedWandbLogger, finish
+
+REFUSES = "http://127.0.0.1:9"
+HANGS_SECONDS = 200
+
+
+@pytest.fixture(autouse=True)
+def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Nobody has logged in here; call it with an address to have a key for that. A test that hangs fails."""
+    for name in list(os.environ):
+        if name.startswith("WANDB"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+    def use(url: str) -> None:
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+
+    def hangs(*_: object) -> None:
+        pytest.fail(f"still waiting after {HANGS_SECONDS} s")
+
+    signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(HANGS_SECONDS)
+    yield use
+    finish(0)
+    guard.abandon()  # the next test has another account
+    signal.alarm(0)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said to the user."""
+    lines: list[str] = []
+    monkeypatch.setattr(guard, "rank_zero_info", lines.append)
+    monkeypatch.setattr(guard, "rank_zero_warn", lines.append)
+    return lines
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Callable[[], GuardedWandbLogger]:
+    """A logger of the run ``id1`` in the folder ``run``."""
+
+    def logger() -> GuardedWandbLogger:
+        logger = GuardedWandbLogger(init_timeout=1.0, finish_timeout=2.0, tags=["a"], job_type="b", notes="c")
+        logger.place(tmp_path / "run", "trial", "id1")
+        logger.log_hyperparams({"model.lr": 0.1})
+        return logger
+
+    return logger
+
+
+def log(logger: GuardedWandbLogger, *rows: int) -> None:
+    """As Lightning does: several calls a step."""
+    for step in rows:
+        logger.log_metrics({"lr": 1.0 + step}, step=step)
+        logger.log_metrics({"loss": 2.0 + step}, step=step)
+
+
+def core_of(process: int) -> int:
+    """The id of the core process that W&B has started."""
+    listed = subprocess.run(
+        ["ps", "--ppid", str(process), "-o", "pid=,stat=,args="], capture_output=True, text=True
+    ).stdout
+    (found,) = [int(line.split()[0]) for line in listed.splitlines() if "wandb-core" in line and "defunct" not in line]
+    return found
+
+
+def signal_core(number: signal.Signals) -> None:
+    """Once the core has written what it has."""
+    time.sleep(guard.FLUSH_SECONDS + 0.5)
+    os.kill(core_of(os.getpid()), number)
+    time.sleep(0.3)
+
+
+def sync(line: str, url: str) -> None:
+    """As a line says that the logger has printed."""
+    _, command = line.split("upload later with: wandb ")
+    account = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": url}
+    done = subprocess.run(
+        f"{WANDB} {command}",
+        shell=True,  # which reads the star
+        env={**os.environ, **account},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=HANGS_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("failure", ["no key", "refuses", "silent", "401", "500"])
+def test_a_run_that_cannot_begin_online_is_whole_offline(
+    failure: str,
+    account: Callable[[str], None],
+    begin: Callable[[], GuardedWandbLogger],
+    said: list[str],
+    tmp_path: Path,
+) -> None:
+    status = int(failure) if failure.isdigit() else 200
+    with WandbServer(status=status, silent=failure == "silent") as server:
+        if failure != "no key":
+            account(REFUSES if failure == "refuses" else server.url)
+        logger = begin()
+        log(logger, 0, 1, 2)
+        assert (logger.version, logger.save_dir) == ("id1", str(tmp_path / "run"))
+        finish(0)
+    (line,) = said
+    assert line.endswith(f"wandb sync {tmp_path / 'run' / 'wandb' / 'offline-run-*'}")
+    assert ("wandb login" in line) == (failure == "no key")
+    (part,) = (part for part in parts(tmp_path / "run") if part.name.startswith("offline"))
+    (run,) = records(part, "run")
+    assert (run["run_id"], run["run_group"], run["display_name"]) == ("id1", "trial", "id1")
+    assert (run["project"], run["job_type"], run["notes"], run["tags"]) == ("capsule_lightning", "b", "c", ["a"])
+    assert config(part) == {"model.lr": 0.1}
+    assert [(row["_step"], row["trainer/global_step"], row["lr"], row["loss"]) for row in history(part)] == [
+        (step, step, 1.0 + step, 2.0 + step) for step in range(3)
+    ]
+    assert [record["exit_code"] for record in records(part, "exit")] == [0]
+
+
+def test_a_killed_core_is_followed_by_an_offline_part(
+    account: Callable[[str], None], begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "figure.png")
+    with WandbServer() as server:
+        account(server.url)
+        logger = begin()
+        log(logger, *range(10))
+        signal_core(signal.SIGKILL)
+        logger.log_image("figure", [str(tmp_path / "figure.png")], step=10)
+        log(logger, *range(10, 15))
+        finish(0)
+    first, second = parts(tmp_path / "run")
+    assert (first.name.startswith("offline"), second.name.startswith("offline")) == (False, True)
+    assert steps(first) == list(range(9))  # W&B keeps a row back until the next one begins
+    assert steps(second) == list(range(10, 15))
+    assert "figure.filenames" in history(second)[0]
+    assert config(second) == {"model.lr": 0.1}
+    (line,) = said
+    assert line.endswith(f"wandb sync --include-online {first} {second}")
+    with WandbServer() as server:
+        sync(line, server.url)
+        assert [row["_step"] for row in server.runs["id1"].history] == [*range(9), *range(10, 15)]
+
+
+def test_a_core_that_always_dies_is_left_alone(
+    begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+) -> None:
+    logger = begin()
+    for step in range(guard.BEGINNINGS):
+        log(logger, step)
+        os.kill(core_of(os.getpid()), signal.SIGKILL)
+        time.sleep(0.3)
+    log(logger, guard.BEGINNINGS)
+    logger.log_hyperparams({"a": 1})
+    logger.log_image("figure", [])
+    logger.finalize("success")
+    finish(0)
+    assert "training goes on without it" in said[-1]
+    assert said[-1].endswith(f"wandb sync {parts(tmp_path / 'run')[-1]}")
+    assert len(said) == guard.BEGINNINGS + 1
+
+
+def test_a_w_and_b_that_cannot_be_imported_is_left_alone(
+    begin: Callable[[], GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    logger = begin()
+    log(logger, 0, 1)
+    logger.log_image("figure", [])
+    logger.finalize("success")
+    finish(0)
+    (line,) = said
+    assert "training goes on without it" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_end_is_reached_without_a_core(
+    number: signal.Signals,
+    begin: Callable[[], GuardedWandbLogger],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    logger = begin()
+    log(logger, *range(3))
+    signal_core(number)
+    monkeypatch.setattr(guard, "PATIENCE", 0.5)
+    finish(0)
+    (part,) = parts(tmp_path / "run")
+    assert said[-1].endswith(f"wandb sync {part}")
+    assert steps(part) == [0, 1]
+
+
+def test_a_core_that_hangs_does_not_hold_up_training(
+    begin: Callable[[], GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    logger = begin()
+    log(logger, 0, 1)
+    signal_core(signal.SIGSTOP)
+    monkeypatch.setattr(guard, "PATIENCE", 1.0)
+    for step in range(2, 60):  # until nothing more fits into the socket
+        logger.log_metrics({"loss": 1.0, "text": "x" * 50_000}, step=step)
+    finish(0)
+    assert "core process has died" in said[-1]
+    first, second = parts(tmp_path / "run")
+    assert steps(first) == [0]
+    assert steps(second)[-1] == 59
+
+
+def test_a_server_that_goes_away_takes_nothing_along(
+    account: Callable[[str], None], begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+) -> None:
+    with WandbServer() as server:
+        account(server.url)
+        log(begin(), *range(5))
+    finish(0)
+    (part,) = parts(tmp_path / "run")
+    (line,) = said
+    assert line.endswith(f"All of it is on disk; upload later with: wandb sync --include-online {part}")
+    guard.abandon()
+    assert steps(part) == list(range(5))
+    with WandbServer() as server:
+        sync(line, server.url)
+        run = server.runs["id1"]
+        assert ([row["_step"] for row in run.history], run.exit_code) == (list(range(5)), 0)
+        assert (run.fields["groupName"], run.fields["displayName"]) == ("trial", "id1")
+
+
+def test_a_call_that_w_and_b_refuses_is_one_line(
+    begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+) -> None:
+    logger = begin()
+    said.clear()
+    for step in range(3):
+        logger.log_image("figure", [str(tmp_path / "missing.png")], step=step)
+        log(logger, step)
+    finish(0)
+    (line,) = said
+    assert "log_image" in line
+    assert "missing.png" in line
+    (part,) = parts(tmp_path / "run")
+    assert steps(part) == [0, 1, 2]
+
+
+def test_rows_out_of_order_join_the_last_one(begin: Callable[[], GuardedWandbLogger], tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "figure.png")
+    logger = begin()
+    log(logger, 3, 19)
+    logger.log_image("val/figure", [str(tmp_path / "figure.png")], step=20)
+    logger.log_metrics({"val/loss": 0.5}, step=19)
+    logger.log_image("unnumbered", [str(tmp_path / "figure.png")])
+    logger.log_metrics({"test/loss": 0.25})
+    finish(0)
+    rows = history(*parts(tmp_path / "run"))
+    assert [(row["_step"], row["trainer/global_step"]) for row in rows] == [(3, 3), (19, 19), (20, 20)]
+    assert {"val/figure.filenames", "val/loss", "unnumbered.filenames", "test/loss"} <= set(rows[-1])
+
+
+def test_offline_parts_of_a_resumed_run_are_one_run(
+    begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+) -> None:
+    log(begin(), *range(6))
+    finish(1)
+    log(begin(), *range(4, 9))  # from a checkpoint a little before the end
+    finish(0)
+    first, second = parts(tmp_path / "run")
+    assert (steps(first), steps(second)) == (list(range(6)), list(range(4, 9)))
+    _, folders = said[-1].split("wandb sync ")
+    with WandbServer() as server:
+        sync(said[-1].replace(folders, f"{second} {first}"), server.url)
+        run = server.runs["id1"]
+        assert server.unknown == []
+    assert [row["trainer/global_step"] for row in run.history] == [*range(6), *range(4, 9)]
+    for repeated in (4, 5):
+        assert len({row["loss"] for row in run.history if row["trainer/global_step"] == repeated}) == 1
+    assert [row["_step"] for row in run.history] == list(range(11))  # W&B numbers on from what it has
+    assert run.summary["loss"] == 10.0
+
+
+def test_a_run_resumed_online_has_every_step_once(
+    account: Callable[[str], None],
+    begin: Callable[[], GuardedWandbLogger],
+    said: list[str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with WandbServer() as server:
+        account(server.url)
+        log(begin(), *range(6))
+        finish(1)
+        log(begin(), *range(4, 9))
+        finish(0)
+        (line,) = said
+        assert "up to step 5" in line
+        said.clear()
+        begin().log_metrics({"test/loss": 0.5}, step=0)  # an evaluation by a new trainer
+        finish(0)
+        assert said == []
+        run = server.runs["id1"]
+    assert [row["_step"] for row in run.history] == list(range(10))
+    assert [row.get("test/loss") for row in run.history] == [None] * 9 + [0.5]
+    assert "monoton" not in capfd.readouterr().err  # W&B's warning of each row that it drops
+
+
+class Fit:
+    """The program in a process of its own, at work on the digits while the test looks on."""
+
+    def __init__(self, cwd: Path, url: str, *words: str) -> None:
+        loggers = [
+            {"class_path": "GuardedWandbLogger", "init_args": {"init_timeout": 2.0, "finish_timeout": 10.0}},
+            {"class_path": "MetricsFile"},
+        ]
+        (cwd / "loggers.yaml").write_text(yaml.safe_dump({"trainer": {"logger": loggers, "log_every_n_steps": 1}}))
+        known = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": url}
+        self.folder = cwd / "runs" / "digits" / "one"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "capsule_lightning", "fit", "--config", "loggers.yaml", *words],
+            cwd=cwd,
+            env={**clean_environment(cwd), **known},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        while self.process.poll() is None and not happened():
+            time.sleep(0.05)
+
+    def end(self) -> str:
+        output, errors = self.process.communicate(timeout=HANGS_SECONDS)
+        return output + errors
+
+
+def test_a_program_killed_and_resumed_online_is_one_run(tmp_path: Path) -> None:
+    with WandbServer() as server:
+        killed = Fit(tmp_path, server.url, "--config", "digits.yaml", "--run_id", "one", "--trainer.max_epochs", "40")
+        killed.wait_until(lambda: "one" in server.runs and len(server.runs["one"].lines) > 20)  # sent every 15 s
+        killed.process.kill()
+        killed.end()
+        (part,) = parts(killed.folder)
+        logged = len(metrics(killed.folder)["train/loss"])
+        epochs = logged // 20 + 2
+        checkpoint = killed.folder / "checkpoints" / "last.ckpt"
+        resumed = Fit(tmp_path, server.url, "--ckpt_path", str(checkpoint), "--trainer.max_epochs", str(epochs))
+        output = resumed.end()
+        assert resumed.process.returncode == 0, output
+        (run,) = server.runs.values()
+    assert steps(part) == list(range(len(steps(part))))
+    rows = run.history
+    assert (
+        [row["_step"] for row in rows] == [row["trainer/global_step"] for row in rows] == list(range(20 * epochs + 1))
+    )
+    assert [row["_step"] for row in rows if "train/loss" in row] == list(range(20 * epochs))
+    assert rows[-1]["test/accuracy"] == pytest.approx(metrics(resumed.folder)["test/accuracy"][-1])
+    assert (run.name, run.fields["groupName"], run.exit_code) == ("one", "digits", 0)
+    assert output.count("W&B:") == 1
+    assert "monoton" not in output
+
+
+def test_a_program_whose_core_is_killed_loses_nothing(tmp_path: Path) -> None:
+    with WandbServer() as server:
+        fit = Fit(tmp_path, server.url, "--config", "digits.yaml", "--run_id", "one", "--trainer.max_epochs", "3")
+        fit.wait_until((fit.folder / "metrics.csv").is_file)
+        os.kill(core_of(fit.process.pid), signal.SIGKILL)
+        output = fit.end()
+    assert fit.process.returncode == 0, output
+    values = metrics(fit.folder)
+    assert (len(values["train/loss"]), len(values["val/accuracy"]), len(values["test/accuracy"])) == (60, 3, 1)
+    assert output.count("W&B:") == 1
+    assert "Traceback" not in output
+    _, second = parts(fit.folder)
+    assert steps(second) == list(range(steps(second)[0], 61))
+    assert config(second)["trainer.max_epochs"] == 3
