@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -92,8 +93,11 @@ def require_checkpoint(path: str | Path, needed: Sequence[str] = ()) -> dict[str
             raise ValueError(f"{damaged} is damaged")
         found = torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # whatever unpickling meets in a file that is no checkpoint
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: cannot be read as a checkpoint ({reason[0]}); take another one, such as {PREVIOUS}") from error
+        code = isinstance(error, pickle.UnpicklingError)  # torch would advise to trust it
+        reason = ["it holds more than values"] if code else str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint ({reason[0]}); take another one, such as {PREVIOUS}"
+        ) from error
     weights = found.get("state_dict") if isinstance(found, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise InputError(f"{path}: holds no network; expected a checkpoint that `fit` has written")
@@ -156,8 +160,9 @@ def newest_checkpoint(folder: Path, task: nn.Module) -> Path | None:
             whole = not checkpoint.get(PENDING, False)
             good.append((whole, checkpoint["global_step"], path.stat().st_mtime_ns, path.name == LAST, path))
     if faults and not good:
+        example = next((fault for fault in faults if LAST in fault), faults[0])
         raise InputError(
-            f"{folder} holds checkpoints and none of them can be used: {'; '.join(faults)}. Give the configuration "
+            f"{folder} holds {len(faults)} checkpoints and none of them can be used: {example}. Give the configuration "
             "that the run was begun with, or start a new run without --resume"
         )
     for fault in faults:

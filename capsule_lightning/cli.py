@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from capsule_lightning import __version__
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, StoppedError
 
 PROGRAM = "capsule_lightning"
 TRAINING_COMMANDS = {
@@ -25,6 +25,9 @@ TRAINING_COMMANDS = {
 LIGHT_COMMANDS = {
     "prepare": "download and decode a data set, for machines without a network",
     "configs": "list the configurations that --config finds by name",
+    "export": "write a trained network to one file to share: .safetensors or .onnx",
+    "report": "one page about a trained network: numbers, pictures, and sliders that move its capsules",
+    "compare": "mean and spread of finished runs by what differs in them, and a test of the best two; makes studies",
 }
 #: What a config fills with a class: the folder of the classes, and what they derive from.
 SLOTS = {
@@ -50,18 +53,19 @@ def main(args: Sequence[str] | None = None) -> None:
         args: words of the command line; those of the process where None.
 
     Raises:
-        SystemExit: with status 2 and a short message for wrong input; ``--debug`` shows the traceback instead.
+        SystemExit: with a short message, status 2 for wrong input and 1 for training that cannot go on; ``--debug``
+            shows the traceback instead.
     """
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
         _run(words)
-    except InputError as error:
+    except (InputError, StoppedError) as error:
         if debug:
             raise
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
 
 
 def _run(words: list[str]) -> None:
@@ -71,9 +75,17 @@ def _run(words: list[str]) -> None:
     elif command == "--version":
         print(f"{PROGRAM} {__version__}")
     elif command == "configs":
+        if len(words) > 1:
+            raise InputError(f"configs: {words[1]!r} is too much; the command takes no option")
         print("\n".join(config_names()))
     elif command == "prepare":
         prepare(words[1:])
+    elif command == "export":
+        export(words[1:])
+    elif command == "report":
+        report(words[1:])
+    elif command == "compare":
+        compare(words[1:])
     elif command in TRAINING_COMMANDS:
         if "-h" in words or "--help" in words:
             print(training_help(command))
@@ -105,7 +117,10 @@ examples:
   python -m {PROGRAM} fit --config mnist.yaml                 the paper's network on MNIST
   python -m {PROGRAM} fit --config mnist.yaml --model.net.routing UniformRouting
   python -m {PROGRAM} test --ckpt_path runs/mnist/ID/checkpoints/last.ckpt
-  python -m {PROGRAM} predict --ckpt_path runs/mnist/ID/checkpoints/last.ckpt --data.images photos/"""
+  python -m {PROGRAM} predict --ckpt_path runs/mnist/ID/checkpoints/last.ckpt --data.images photos/
+  python -m {PROGRAM} export --ckpt_path runs/mnist/ID/checkpoints/last.ckpt --output mnist.onnx
+  python -m {PROGRAM} report --ckpt_path runs/mnist/ID/checkpoints/last.ckpt
+  python -m {PROGRAM} compare --config studies/digits_routings.yaml"""
 
 
 def training_help(command: str) -> str:
@@ -118,6 +133,7 @@ def training_help(command: str) -> str:
   --config NAME           a YAML file or a shipped config ({PROGRAM} configs); may be repeated, later ones win
   --print_config          show the resolved configuration and stop
   --ckpt_path FILE        checkpoint to resume or to measure; its run's configuration is taken along
+  --resume [RUN]          fit: go on with the newest good checkpoint of a run (its folder or id; else the newest run)
   --runs FOLDER           where runs are kept: FOLDER/<experiment>/<run id>   (default: runs)
   --experiment NAME       runs that belong together
   --seed_everything N     (default: 0)
@@ -168,10 +184,10 @@ def find_config(name: str) -> str:
     for shipped in (CONFIG_DIR / name, CONFIG_DIR / f"{name}.yaml"):
         if shipped.is_file():
             return str(shipped)
-    names = config_names()
+    here = ", which is a folder," if Path(name).expanduser().is_dir() else " here"
     raise InputError(
-        f"no config {name!r} here or among the shipped ones{nearest(name, names)}; "
-        f"`{PROGRAM} configs` lists them: {', '.join(names)}"
+        f"no config {name!r}{here} or among the shipped ones{nearest(name, config_names())}; expected a YAML file, or "
+        f"a name that `{PROGRAM} configs` lists"
     )
 
 
@@ -183,10 +199,17 @@ def nearest(word: str, words: Sequence[str]) -> str:
 
 def prepare(words: list[str]) -> None:
     """``prepare NAME [--root FOLDER]``: fetch and decode a data set, so that training needs no network."""
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} prepare", description=LIGHT_COMMANDS["prepare"])
-    parser.add_argument("name", help="of the data set: mnist, fashion_mnist, cifar10, cifar100, svhn")
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} prepare", description=LIGHT_COMMANDS["prepare"], allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("name", nargs="?", help="of the data set, such as mnist")
     parser.add_argument("--root", help="folder of the data; else $CAPSULE_LIGHTNING_DATA, else data/")
-    options = parser.parse_args(words)
+    try:
+        options, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise InputError(f"prepare: {error}") from error
+    if unknown:
+        raise InputError(f"prepare: {unknown[0]!r} is too much; expected the name of one data set, and --root FOLDER")
 
     from capsule_lightning.data.named import NamedDataModule
     from capsule_lightning.training_cli import import_components
@@ -195,8 +218,86 @@ def prepare(words: list[str]) -> None:
     known = {c.name: c for c in NamedDataModule.__subclasses__()}
     if options.name not in known:
         names = sorted(known)
-        raise InputError(
-            f"no data set {options.name!r}; expected one of {', '.join(names)}{nearest(options.name, names)}"
-        )
+        what = "prepare needs the name of a data set" if options.name is None else f"no data set {options.name!r}"
+        raise InputError(f"{what}; expected one of {', '.join(names)}{nearest(options.name or '', names)}")
     folder = known[options.name](root=options.root).write_prepared()
     print(f"{options.name} is ready: {folder}")
+
+
+def export(words: list[str]) -> None:
+    """``export --ckpt_path FILE [--output FILE] [--overwrite]``: write a trained network to a file of its own."""
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} export",
+        description=f"{LIGHT_COMMANDS['export']}.",
+        epilog="in Python:\n  from capsule_lightning.export import load_network\n  net = load_network(FILE)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("--ckpt_path", metavar="FILE", help="checkpoint of a run, such as runs/.../last.ckpt")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="ends in .safetensors (default: beside the checkpoint), weights and what rebuilds the network here; or in "
+        '.onnx, which other programs run (pip install "capsule_lightning[onnx]")',
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    try:
+        options, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise InputError(f"export: {error}") from error
+    if unknown:
+        known = ("--ckpt_path", "--output", "--overwrite")
+        raise InputError(f"export: no option {unknown[0]!r}; expected {', '.join(known)}{nearest(unknown[0], known)}")
+    if options.ckpt_path is None:
+        raise InputError("export needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
+
+    from capsule_lightning.export import export as write
+
+    done = write(options.ckpt_path, options.output, options.overwrite)
+    print(f"wrote {done.path}: {done.parameters:,} parameters, {done.size / 1e6:.1f} MB")
+    if done.unknown is not None:
+        print(f"{PROGRAM}: the file does not say {done.unknown}", file=sys.stderr)
+
+
+def compare(words: list[str]) -> None:
+    """``compare [FOLDER...] [--config STUDY]``: which group of runs is better, and how sure that is."""
+    from capsule_lightning.compare import command
+
+    command(words)
+
+
+def report(words: list[str]) -> None:
+    """``report --ckpt_path FILE [--output FILE.html] [--data.root FOLDER] [--images FOLDER] [--overwrite]``."""
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} report", description=f"{LIGHT_COMMANDS['report']}.", allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument(
+        "--ckpt_path",
+        metavar="FILE",
+        help="checkpoint of a run, such as runs/.../last.ckpt; or a .safetensors file of export, with --images",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="ends in .html (default: report.html in the run's folder); the probe's numbers lie beside it as CSV",
+    )
+    parser.add_argument("--data.root", dest="root", metavar="FOLDER", help="of the data, where it has moved")
+    parser.add_argument("--images", metavar="FOLDER", help="test images FOLDER/<class>/* in place of the data set's")
+    parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
+    try:
+        options, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise InputError(f"report: {error}") from error
+    if unknown:
+        known = ("--ckpt_path", "--output", "--data.root", "--images", "--overwrite")
+        raise InputError(f"report: no option {unknown[0]!r}; expected {', '.join(known)}{nearest(unknown[0], known)}")
+    if options.ckpt_path is None:
+        raise InputError("report needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
+
+    from capsule_lightning.report import report as write
+
+    done = write(
+        options.ckpt_path, options.output, root=options.root, images=options.images, overwrite=options.overwrite
+    )
+    print(f"wrote {done.path}, {done.size / 1e6:.1f} MB, to open in a browser; the probe's numbers: {done.table}")

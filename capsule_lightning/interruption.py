@@ -51,6 +51,10 @@ class Signals:
         """From here on, a signal only sets ``received``; a second Ctrl-C ends the process at once."""
         self._handle((*LEAVE, signal.SIGINT), self._note)
 
+    def ignore(self) -> None:
+        """From here on, no signal that ends a run has an effect: the process is on its way out."""
+        self._handle(LEAVE, signal.SIG_IGN)
+
     def _handle(self, numbers: tuple[signal.Signals, ...], handler: signal._HANDLER) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in numbers:
@@ -64,8 +68,8 @@ class Signals:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message)
         self.received = number
 
-    @staticmethod
-    def _leave(number: int, frame: FrameType | None) -> None:
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        self.ignore()
         raise Interrupted(number, rank() == 0)
 
 

@@ -109,8 +109,12 @@ def newest_run(root: str | Path, experiment: str = "*") -> Path | None:
     return None if newest is None else newest.parents[1].absolute()
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, option: str = "--runs") -> None:
     """Try to make a folder and to write to it; nothing is left behind.
+
+    Args:
+        folder: to write to.
+        option: that chooses another.
 
     Raises:
         InputError: it cannot be made or written to.
@@ -122,7 +126,7 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(
-            f"{folder}: the run's folder cannot be written ({error.strerror}); choose another with --runs FOLDER"
+            f"{folder}: the run's folder cannot be written ({error.strerror}); choose another with {option} FOLDER"
         ) from error
     finally:
         for path in made:

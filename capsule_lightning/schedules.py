@@ -58,6 +58,8 @@ class ExponentialDecay(Schedule):
             raise InputError(f"ExponentialDecay: decay={decay}: expected a number in (0, 1]")
         if steps < 1:
             raise InputError(f"ExponentialDecay: steps={steps}: expected at least 1")
+        if not floor >= 0:
+            raise InputError(f"ExponentialDecay: floor={floor}: expected a learning rate of 0 or more")
         self.decay, self.steps, self.floor = decay, steps, floor
         super().__init__(optimizer, total_steps)
 
@@ -118,6 +120,9 @@ class OneCycle(Schedule):
     ) -> None:
         if not 0 < rise < 1:
             raise InputError(f"OneCycle: rise={rise}: expected a fraction in (0, 1)")
+        for name, value in (("start", start), ("final", final)):
+            if not 0 <= value <= 1:
+                raise InputError(f"OneCycle: {name}={value}: expected a fraction of the learning rate in [0, 1]")
         self.rise, self.start, self.final = rise, start, final
         super().__init__(optimizer, total_steps)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import pkgutil
 import shlex
+import shutil
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -18,14 +21,23 @@ from typing import Any
 import lightning as L
 import yaml
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import capsule_lightning
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint
-from capsule_lightning.checkpoints import FOLDER, AtomicCheckpoints, newest_checkpoint, require_checkpoint
+from capsule_lightning.checkpoints import (
+    FOLDER,
+    TRAINING_STATE,
+    VERSION,
+    AtomicCheckpoints,
+    newest_checkpoint,
+    require_checkpoint,
+    require_weights,
+)
 from capsule_lightning.cli import CONFIG_DIR, PROGRAM, find_config
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError
@@ -41,14 +53,17 @@ from capsule_lightning.runs import (
     NEWEST,
     hold,
     known_run_id,
+    let_go,
     named_run,
     new_run_id,
     newest_run,
+    require_name,
     require_writable,
     restarted,
     run_of_checkpoint,
 )
 from capsule_lightning.tasks.base import Task
+from capsule_lightning.trainer_options import refused, require_launcher, require_monitors, require_options
 
 PATIENCE = timedelta(minutes=3)
 """What processes wait for each other, where a strategy is not given its own time: the usual half hour is lost time."""
@@ -66,6 +81,7 @@ def run(words: list[str]) -> None:
     keep_heap()
     quieten()
     SIGNALS.leave_at_once()
+    atexit.register(SIGNALS.ignore)  # an exception could not be raised from there
     inherited, exit_code = ID_VARIABLE in os.environ, 1
     if inherited and "LOCAL_RANK" in os.environ:
         end_with_parent()
@@ -75,6 +91,7 @@ def run(words: list[str]) -> None:
         CapsuleCLI(words)
         exit_code = 0
     except Interrupted as signalled:
+        SIGNALS.ignore()  # SLURM sends SIGTERM to a job that is put into the queue again
         interrupted = signalled
         exit_code = signalled.number
         raise
@@ -87,6 +104,7 @@ def run(words: list[str]) -> None:
         raise known from error
     finally:
         finish(exit_code)
+        let_go()
         if not inherited:
             os.environ.pop(ID_VARIABLE, None)
         if interrupted is not None and interrupted.number == signal.SIGUSR1:
@@ -96,7 +114,8 @@ def run(words: list[str]) -> None:
 def quieten() -> None:
     """Leave out what Lightning says that no user of ours can act on."""
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    warnings.filterwarnings("ignore", message=r"The dirpath has changed from")  # as it does for test and validate
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's is
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # on the login nodes of clusters
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())
 
@@ -120,11 +139,8 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        config |= {
-            "run_id": None,
-            "ckpt_path": None,
-            "resume": None,
-        }  # of this start alone: the file may start another run
+        config |= {"run_id": None, "ckpt_path": None}  # of this start alone: the file may start another run
+        config.pop("resume", None)  # and the other commands do not know it
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(config, sort_keys=False))
@@ -161,6 +177,9 @@ class CapsuleCLI(LightningCLI):
     """Of the run, which for evaluation is that of the checkpoint."""
     work_folder: Path
     """Where this command writes: the run's folder, or a folder of the command's name in it."""
+
+    checkpoint: dict[str, Any] | None = None
+    """Of ``ckpt_path``, its tensors without their data."""
 
     def __init__(self, words: list[str]) -> None:
         self.command = words[0]
@@ -233,7 +252,7 @@ class CapsuleCLI(LightningCLI):
         base: list[str] = []
         if folder is not None and (folder / CONFIG_NAME).is_file():
             base = ["--config", str(folder / CONFIG_NAME)]
-        elif not configured and folder is None:
+        elif not configured:
             base = ["--config", find_config("digits.yaml")]
         self.config = parser.parse_args([command, *base, *nulls_as_configs(words)])
 
@@ -266,11 +285,23 @@ class CapsuleCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.command == "fit" and config.ckpt_path == "last":
             config.ckpt_path, config.resume = None, config.resume or NEWEST
-        checkpoint = config.get("ckpt_path")
+        checkpoint, resume, run_id = (config.get(name) for name in ("ckpt_path", "resume", "run_id"))
+        if checkpoint is not None and resume is not None:
+            raise InputError(
+                f"ckpt_path={checkpoint}, resume={resume}: both say what to go on from; give one of the two"
+            )
+        if run_id is not None and resume not in (None, NEWEST) and Path(resume).name != run_id:
+            raise InputError(f"run_id={run_id}, resume={resume}: are two runs; give one of the two options")
+        for name in ("in_shape", "num_classes"):
+            if config.model.init_args.get(name) is not None:
+                raise InputError(f"model.{name}={config.model.init_args[name]}: the data say it; leave the option out")
+        if self.command == "fit":
+            require_options(vars(config.trainer))
         if checkpoint is None and self.subcommand != "fit":
             raise InputError(f"{self.subcommand} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
         if checkpoint is not None:
-            require_checkpoint(checkpoint)
+            needed = (VERSION, *TRAINING_STATE) if self.command == "fit" else (VERSION,)
+            self.checkpoint = require_checkpoint(checkpoint, needed)
         config.weights_only = True  # a checkpoint is values, and never code
         self.run_folder = folder = self._choose_folder()
         if self.subcommand != "fit":
@@ -289,6 +320,7 @@ class CapsuleCLI(LightningCLI):
         checkpoint, resume = config.get("ckpt_path"), config.get("resume")
         experiments, folder = Path(config.runs).expanduser(), None
         if config.run_id is not None:
+            require_name(config.run_id, "run_id")
             os.environ[ID_VARIABLE] = config.run_id
         elif resume not in (None, NEWEST):
             folder = named_run(resume, experiments)
@@ -297,7 +329,8 @@ class CapsuleCLI(LightningCLI):
         elif checkpoint is not None:
             folder = run_of_checkpoint(checkpoint)
         if folder is None:
-            return experiments / str(config.experiment) / new_run_id()
+            experiment = require_name(str(config.experiment), "experiment")
+            return experiments / experiment / require_name(new_run_id(), ID_VARIABLE)
         if self.subcommand == "fit":
             os.environ[ID_VARIABLE] = folder.name
         return folder
@@ -309,9 +342,15 @@ class CapsuleCLI(LightningCLI):
             config.plugins if isinstance(config.plugins, list) else [p for p in (config.plugins,) if p is not None]
         )
         plugins.append(AtomicCheckpoints())
-        if SLURMEnvironment.detect():
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():  # torchrun may run within a job
             plugins.append(SLURMEnvironment(auto_requeue=False))  # which could wait for itself, see `RunCheckpoint`
-        trainer = super().instantiate_trainer(default_root_dir=str(self.work_folder), plugins=plugins, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=str(self.work_folder), plugins=plugins, **kwargs)
+        except InputError:
+            raise
+        except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
+            raise refused(error, vars(self.config[self.subcommand].trainer)) from error
+        require_launcher(trainer)
         if isinstance(trainer.strategy, DDPStrategy) and trainer.strategy._timeout == default_pg_timeout:
             trainer.strategy._timeout = PATIENCE
         for logger in trainer.loggers:
@@ -319,23 +358,49 @@ class CapsuleCLI(LightningCLI):
                 logger.place(self.work_folder, self.config[self.subcommand].experiment, self.run_folder.name)
         return trainer
 
+    def _set_seed(self) -> None:
+        seed = self.config[self.subcommand].seed_everything
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            raise InputError(f"seed_everything={seed}: expected 0 to {2**32 - 1}")
+        super()._set_seed()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; where wrong input keeps it from beginning, leave no folder behind."""
+        made = [path for path in (self.work_folder, *self.work_folder.parents) if not path.exists()]
+        try:
+            if self.checkpoint is not None:
+                require_weights(self.config[subcommand].ckpt_path, self.checkpoint, self.model)
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            in_vain = isinstance(explain(error), InputError) and not any(self.work_folder.rglob("*.ckpt"))
+            if made and in_vain and rank() == 0:
+                finish(1)  # W&B writes into the folder
+                let_go()
+                shutil.rmtree(self.work_folder, ignore_errors=True)
+                for folder in made[1:]:
+                    with suppress(OSError):
+                        folder.rmdir()
+            raise
+
     def before_fit(self) -> None:
         """Let no other process train in this folder, and find the state to go on from."""
         config = self.config_init[self.subcommand]
+        self.datamodule.require_whole_shares(self.trainer.world_size)
+        require_monitors(self.trainer, self.model, self.datamodule)
         if config.trainer.fast_dev_run:
-            return
-        if rank() == 0:
-            self._held = hold(self.work_folder)
-        if config.ckpt_path is not None and not restarted():
             return
         callback = self.trainer.checkpoint_callback
         folder = Path(getattr(callback, "dirpath", None) or self.work_folder / FOLDER)
-        if config.resume is None and not restarted():
-            if rank() == 0 and any(folder.glob("*.ckpt")):
+        begins = config.ckpt_path is None and config.resume is None and not restarted()
+        if rank() == 0:
+            if begins and any(folder.glob("*.ckpt")):
                 raise InputError(
                     f"the run {self.run_folder} exists; go on with it by --resume {self.run_folder}, or choose another "
                     "--run_id"
                 )
+            require_writable(folder, "--trainer.callbacks.dirpath")
+            hold(self.work_folder)
+        if begins or (config.ckpt_path is not None and not restarted()):
             return
         newest = newest_checkpoint(folder, self.model)
         config.ckpt_path = config.ckpt_path if newest is None else str(newest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from weakref import proxy
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from capsule_lightning.checkpoints import FOLDER, LAST, PENDING, PREVIOUS, remove_partial
@@ -175,7 +177,13 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _leave_if_agreed(self, trainer: L.Trainer) -> None:
         if self._leaving and not self._due:
-            raise Interrupted(self._leaving, trainer.is_global_zero)
+            left = Interrupted(self._leaving, trainer.is_global_zero)
+            run = shlex.quote(os.path.relpath(trainer.default_root_dir))
+            rank_zero_info(
+                f"\n{left.number.name}: left after {trainer.global_step} steps, the state is saved; go on with: "
+                f"fit --resume {run}"
+            )
+            raise left
 
 
 def largest(trainer: L.Trainer, *values: int) -> list[int]:

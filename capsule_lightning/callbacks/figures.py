@@ -37,7 +37,7 @@ def publish(trainer: L.Trainer, name: str, figure: Figure) -> None:
     for logger in trainer.loggers:
         log_image = getattr(logger, "log_image", None)
         if log_image is not None:
-            log_image(key=name, images=[str(path)], step=trainer.global_step)
+            log_image(key=name, images=[str(path)], step=max(trainer.global_step - 1, 0))  # that of the metrics
 
 
 class ImageFigures(L.Callback, ABC, Generic[Row]):

@@ -94,8 +94,10 @@ class ImageDataModule(L.LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}: expected at least 1 image a step")
-        if val_size < 0 or (isinstance(val_size, float) and val_size >= 1 and not val_size.is_integer()):
+        if not val_size >= 0 or (isinstance(val_size, float) and val_size >= 1 and not val_size.is_integer()):
             raise InputError(f"val_size={val_size}: expected 0, a fraction below 1 or a number of images")
+        if seed is not None and not 0 <= seed < 2**32:
+            raise InputError(f"seed={seed}: expected 0 to {2**32 - 1}, or null for that of --seed_everything")
         self.root = Path(root or os.environ.get(ROOT_VARIABLE) or "data").expanduser()
         self.batch_size, self.val_size = batch_size, val_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed  # set by seed_everything
@@ -147,13 +149,20 @@ class ImageDataModule(L.LightningDataModule, ABC):
 
     def train_dataloader(self) -> InMemoryLoader:
         """Shuffled and augmented."""
-        _, world_size = self._process
-        if self.batch_size % world_size:
-            raise InputError(
-                f"batch_size={self.batch_size} is the batch of all {world_size} processes together: "
-                f"choose a multiple of {world_size}"
-            )
+        self.require_whole_shares(self._process[1])
         return self._loader("train", self._train, training=True)
+
+    def require_whole_shares(self, processes: int) -> None:
+        """Refuse a batch that the processes cannot divide among them.
+
+        Raises:
+            InputError: as said.
+        """
+        if self.batch_size % processes:
+            raise InputError(
+                f"batch_size={self.batch_size} is the batch of all {processes} processes together: "
+                f"choose a multiple of {processes}"
+            )
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
         """The held-out images of the training set; nothing where ``val_size`` is 0."""
@@ -212,16 +221,27 @@ class ImageDataModule(L.LightningDataModule, ABC):
         if split in self._stored:
             return self._stored[split]
         stored = fake_images(self.stored_shape, self.num_classes, split) if self.fake else self.load(split)
-        labels = stored.labels
+        images, labels = stored
+        if not len(labels) == len(images) > 0:
+            raise InputError(
+                f"the {split} set of {self.name} has {len(images)} images and {len(labels)} labels: expected as many, "
+                "and at least one; fetch or prepare the data again"
+            )
+        if images.dtype != torch.uint8 or labels.is_floating_point():
+            raise InputError(
+                f"the {split} images of {self.name} are {images.dtype} and their labels {labels.dtype}: expected uint8 "
+                "and whole numbers; prepare the data again"
+            )
         if labels.min() < 0 or labels.max() >= self.num_classes:
             wrong = int(labels.max() if labels.max() >= self.num_classes else labels.min())
             raise InputError(
                 f"num_classes={self.num_classes} but labels reach {wrong} in the {split} set of {self.name}: "
                 f"expected labels from 0 to {self.num_classes - 1}; check the labels or the class names"
             )
-        if tuple(stored.images.shape[1:]) != self.stored_shape:
+        if tuple(images.shape[1:]) != self.stored_shape:
             raise InputError(
-                f"the {split} images of {self.name} are {tuple(stored.images.shape[1:])}; expected {self.stored_shape}"
+                f"the {split} images of {self.name} are {tuple(images.shape[1:])}; expected {self.stored_shape}: these "
+                "are other data, see --data.root"
             )
         self._stored[split] = stored
         return stored
@@ -259,15 +279,16 @@ def split_off(labels: Tensor, size: float | int, seed: int, option: str = "val_s
     count = round(size * len(labels)) if 0 < size < 1 else int(size)
     if count == 0:
         return indices, indices[:0]
+    counts = labels.bincount()
+    classes, rarest = int((counts > 0).sum()), int(counts[counts > 0].min())
+    if rarest < 2 or not classes <= count <= len(labels) - classes:
+        raise InputError(
+            f"{option}={size}: cannot split {count} of {len(labels)} images off, each of {classes} classes on both "
+            f"sides, the smallest of {rarest}: expected {classes} to {len(labels) - classes}; change --data.{option}"
+        )
     from sklearn.model_selection import train_test_split
 
-    try:
-        kept, taken = train_test_split(indices.numpy(), test_size=count, random_state=seed, stratify=labels.numpy())
-    except ValueError as error:
-        raise InputError(
-            f"cannot split {count} of {len(labels)} images off, each class on both sides ({error}); "
-            f"change --data.{option}"
-        ) from error
+    kept, taken = train_test_split(indices.numpy(), test_size=count, random_state=seed, stratify=labels.numpy())
     return torch.from_numpy(kept).sort().values, torch.from_numpy(taken).sort().values
 
 

@@ -78,10 +78,17 @@ def class_tree(folder: Path, class_names: Sequence[str] | None = None) -> ClassT
 
 
 def fingerprint(paths: Iterable[Path], folder: Path) -> str:
-    """A hash of names, sizes and times of files below a folder: another when any changes, the same when all move."""
+    """A hash of names, sizes and times of files below a folder: another when any changes, the same when all move.
+
+    Raises:
+        InputError: a file that is not there, such as the end of a link.
+    """
     digest = hashlib.sha256()
     for path in paths:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); replace or remove it") from error
         digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,6 +14,19 @@ from capsule_lightning.data.base import ImageDataModule, Normalisation, Split, s
 from capsule_lightning.data.image_files import ClassTree, class_tree, fingerprint, read_images, size_of
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
+
+
+class Decoded(NamedTuple):
+    """Images of a split, and where they are kept; ``made_from`` is None where they are there already."""
+
+    images: Images
+    folder: Path
+    made_from: str | None
+
+    def keep(self) -> None:
+        """Write them, where that can be done."""
+        if self.made_from is not None:
+            prepared.save(self.folder, self.images, self.made_from)
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -58,31 +73,46 @@ class ImageFolderDataModule(ImageDataModule):
         self.has_splits = (self.root / "train").is_dir()
         if self.has_splits and not (self.root / "test").is_dir():
             raise InputError(f"{self.root / 'test'}: no such folder; expected it beside {self.root / 'train'}")
-        if not self.has_splits and test_size <= 0:
+        if not self.has_splits and (
+            not test_size > 0 or (isinstance(test_size, float) and test_size >= 1 and not test_size.is_integer())
+        ):
             raise InputError(f"test_size={test_size}: expected a fraction below 1 or a number of images")
         tree = class_tree(self.root / "train" if self.has_splits else self.root)
+        if len(tree.class_names) < 2:
+            raise InputError(f"{self.root}: only the class folder {tree.class_names[0]}; expected two classes or more")
+        if self.has_splits:
+            class_tree(self.root / "test", tree.class_names)
         self.class_names = tree.class_names
         self.resize, self.test_size = image_size is not None, test_size
         self.stored_shape = (channels, *(image_size or size_of(tree.paths[0])))
 
     def prepare_data(self) -> None:
-        """Decode the files once; called by one process of each machine."""
-        for split in ("train", "test"):
-            self.load(split)
+        """Decode the files once, all before the first is kept; called by one process of each machine."""
+        for found in [self._read(split) for split in ("train", "test")]:
+            found.keep()
 
     def load(self, split: Split) -> Images:
         """See `ImageDataModule.load`."""
+        found = self._read(split)
+        found.keep()
+        return found.images
+
+    def _read(self, split: Split) -> Decoded:
         top = self.root / split if self.has_splits else self.root
         tree = class_tree(top, self.class_names)
         if not self.has_splits:
             train, test = split_off(torch.tensor(tree.labels), self.test_size, seed=0, option="test_size")
             chosen = (train if split == "train" else test).tolist()
+            if not chosen:
+                raise InputError(
+                    f"test_size={self.test_size}: leaves no image to test on of the {len(tree.paths)} in {top}; set "
+                    f"--data.test_size to at least {len(self.class_names)}, or add images"
+                )
             tree = ClassTree([tree.paths[i] for i in chosen], [tree.labels[i] for i in chosen], tree.class_names)
         made_from = fingerprint(tree.paths, top)
         folder = self.root / ".prepared" / "x".join(map(str, self.stored_shape)) / split
         found = prepared.load(folder, made_from)
-        if found is None:
-            images = read_images(tree.paths, self.stored_shape, resize=self.resize)
-            found = Images(images, torch.tensor(tree.labels))
-            prepared.save(folder, found, made_from)
-        return found
+        if found is not None:
+            return Decoded(found, folder, None)
+        images = read_images(tree.paths, self.stored_shape, resize=self.resize)
+        return Decoded(Images(images, torch.tensor(tree.labels)), folder, made_from)

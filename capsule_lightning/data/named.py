@@ -78,6 +78,7 @@ class NamedDataModule(ImageDataModule):
             return as_images(*self.read_original(split, download=False))
         except Exception as error:  # RuntimeError where there are none, anything where they are cut short
             original = _reason(error)
+            torn = not isinstance(error, InputError) and "not found" not in original
         if self._tree(split).is_dir():
             return self._read_tree(split)
         failure = "comes with prepare_data" if self.download else "is off: set --data.download true"
@@ -88,13 +89,12 @@ class NamedDataModule(ImageDataModule):
             except Exception as error:  # as above, and whatever a connection fails with
                 failure, cause = f"failed: {_reason(error)}", error
         raise InputError(
-            f"the {split} images of {self.name} were not found. Looked for:\n"
-            f"  1. a prepared file    {self._prepared(split)}\n"
-            f"  2. the original files {self.root.absolute()}: {original}\n"
-            f"  3. class folders      {self._tree(split)}/<class>/*\n"
-            f"  4. a download         {failure}\n"
-            "Set --data.root (or the environment variable CAPSULE_LIGHTNING_DATA) to where the data are, or train on "
-            "the embedded digits: --config digits.yaml"
+            f"the {split} images of {self.name} were not found. Looked for 1. a prepared file {self._prepared(split)}; "
+            f"2. the original files {self.root.absolute()}: "
+            f"{f'cut short or damaged ({original}), remove them' if torn else original}; "
+            f"3. class folders {self._tree(split)}/<class>/*; 4. a download {failure}. "
+            "Set --data.root or CAPSULE_LIGHTNING_DATA to where the data are, or train on the embedded digits: "
+            "--config digits.yaml"
         ) from cause
 
     def _read_tree(self, split: Split) -> Images:
@@ -113,4 +113,4 @@ def as_images(images: ArrayLike, labels: ArrayLike) -> Images:
 
 def _reason(error: Exception) -> str:
     """The first sentence of a message, or the kind of error where it has none."""
-    return str(error).split(". ")[0] or type(error).__name__
+    return " ".join(str(error).split()).split(". ")[0] or type(error).__name__

@@ -75,7 +75,7 @@ class ClassIndependentDecoder(Decoder):
 
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
         """See `Decoder.forward`; in training the pictures have no upper limit."""
-        pose = poses.take_along_dim(labels[:, None, None], dim=-2).squeeze(-2)  # (B, E)
+        pose = poses.gather(-2, labels[:, None, None].expand(-1, -1, poses.shape[-1])).squeeze(-2)  # (B, E)
         maps = self.enlarge(self.dense(pose))
         top, left = (maps.shape[-2] - self.rows) // 2, (maps.shape[-1] - self.columns) // 2
         return _rectified(maps[..., top : top + self.rows, left : left + self.columns], limited=not self.training)

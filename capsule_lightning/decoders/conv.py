@@ -23,15 +23,15 @@ class ConvDecoder(Decoder):
         channels: of the small map and after each doubling but the last; ``len(channels)`` doublings.
 
     Raises:
-        InputError: no channels given.
+        InputError: no channels given, or fewer than 1.
     """
 
     def __init__(
         self, num_classes: int, dim: int, out_shape: tuple[int, ...], *, channels: Sequence[int] = (128, 64, 32)
     ) -> None:
         super().__init__()
-        if not channels:
-            raise InputError("ConvDecoder: channels=[]: expected at least one width")
+        if min(channels, default=0) < 1:
+            raise InputError(f"ConvDecoder: channels={list(channels)}: expected at least one width, each at least 1")
         colours, self.rows, self.columns = out_shape
         scale = 2 ** len(channels)
         small = (channels[0], -(-self.rows // scale), -(-self.columns // scale))

@@ -9,6 +9,7 @@ from math import prod
 from torch import Tensor, nn
 
 from capsule_lightning.decoders.base import Decoder, mask, picture
+from capsule_lightning.errors import InputError
 
 
 class DenseDecoder(Decoder):
@@ -20,6 +21,9 @@ class DenseDecoder(Decoder):
         out_shape: ``(C, H, W)`` of a picture.
         hidden: widths of the hidden layers.
 
+    Raises:
+        InputError: a width below 1.
+
     Source: Sabour et al. 2017, Figure 2.
     """
 
@@ -27,6 +31,8 @@ class DenseDecoder(Decoder):
         self, num_classes: int, dim: int, out_shape: tuple[int, ...], *, hidden: Sequence[int] = (512, 1024)
     ) -> None:
         super().__init__()
+        if min(hidden, default=1) < 1:
+            raise InputError(f"DenseDecoder: hidden={list(hidden)}: expected widths of at least 1")
         self.out_shape = out_shape
         widths = [num_classes * dim, *hidden]
         layers: list[nn.Module] = []

@@ -111,7 +111,7 @@ class CrossEntropyLoss(ClassificationLoss):
         super().__init__()
         if of not in get_args(Of):
             raise InputError(f"CrossEntropyLoss: of={of!r}: expected one of {', '.join(get_args(Of))}")
-        if scale <= 0:
+        if not scale > 0:
             raise InputError(f"CrossEntropyLoss: scale={scale}: expected more than 0")
         if of != "lengths" and scale != 1:
             raise InputError(f"CrossEntropyLoss: scale={scale}, of={of}: only lengths are scaled; leave scale at 1")

@@ -57,12 +57,20 @@ def margin_loss(
 
 
 class MarginLoss(ClassificationLoss):
-    """Margin loss of the activations; see `margin_loss` for the arguments."""
+    """Margin loss of the activations; see `margin_loss` for the arguments.
+
+    Raises:
+        InputError: margins out of order, or a negative ``down_weight``.
+    """
 
     def __init__(
         self, *, m_plus: float = 0.9, m_minus: float = 0.1, down_weight: float = 0.5, mode: Mode = "paper"
     ) -> None:
         super().__init__()
+        if not 0 <= m_minus < m_plus <= 1:
+            raise InputError(f"MarginLoss: m_minus={m_minus}, m_plus={m_plus}: expected 0 <= m_minus < m_plus <= 1")
+        if not down_weight >= 0:
+            raise InputError(f"MarginLoss: down_weight={down_weight}: expected 0 or more")
         self.m_plus, self.m_minus, self.down_weight = m_plus, m_minus, down_weight
         self.mode: Mode = mode
 

@@ -32,7 +32,7 @@ _OFFICIAL_UNITS = log(2 * pi * e), -5000.0
 def require_settings(iterations: int, min_variance: float, damping: float, mode: str) -> None:
     """Refuse what Procedure 1 cannot run with."""
     require_passes(iterations)
-    if min_variance <= 0:
+    if not min_variance > 0:
         raise InputError(f"min_variance={min_variance}: expected a number above 0, such as 0.0005")
     if not 0 <= damping < 1:
         raise InputError(f"damping={damping}: expected 0 or more and less than 1 (the released code: 0.1)")

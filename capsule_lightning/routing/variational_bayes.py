@@ -132,7 +132,7 @@ class VariationalBayesRouting(MatrixRouting):
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights, pose=pose, std=std)
         require_passes(iterations)
         for name, value in {"alpha": alpha, "kappa": kappa, "psi": psi}.items():
-            if value <= 0:
+            if not value > 0:
                 raise InputError(f"VariationalBayesRouting: {name}={value}: expected a number above 0 (the paper: 1)")
         self.iterations, self.alpha, self.kappa, self.psi = iterations, alpha, kappa, psi
         self.beta_u = nn.Parameter(torch.zeros(num_out))

@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Literal
 
 import lightning as L
@@ -84,7 +84,7 @@ class Task(L.LightningModule, ABC):
         loss: of the class capsules; made by the subclass.
 
     Raises:
-        InputError: a negative ``skip_not_finite``.
+        InputError: a negative ``skip_not_finite``; values that the optimiser or the schedule refuses.
     """
 
     num_labels: int = 1
@@ -104,6 +104,7 @@ class Task(L.LightningModule, ABC):
         self.in_shape, self.num_classes = tuple(in_shape), num_classes
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
         self.skip_not_finite = skip_not_finite
+        require_optimizer(optimizer, lr_scheduler)
         self._not_finite_in_a_row = 0
         self._seen: list[SeenBatch] = []  # since the last step of the optimiser
         self._buffers_before: dict[str, Tensor] = {}
@@ -287,6 +288,23 @@ class Task(L.LightningModule, ABC):
         limit = trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return max(1, ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
+
+
+def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: ScheduleCallable | None) -> None:
+    """Try optimiser and schedule on a parameter of no meaning: what they refuse is known before any data are read.
+
+    Raises:
+        InputError: they refuse a value, or a learning rate is not finite.
+    """
+    try:
+        optimizer = make_optimizer([nn.Parameter(torch.zeros(2, 2))])
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model.optimizer: {error}; give another value, such as --model.optimizer.lr 0.001") from error
+    for group in optimizer.param_groups:
+        if not isfinite(group["lr"]):
+            raise InputError(f"model.optimizer: lr={group['lr']}: expected a finite number, such as 0.001")
+    if make_lr_scheduler is not None:
+        make_lr_scheduler(optimizer, 1)
 
 
 def step_seed(epoch: int, batch: int, rank: int) -> int:

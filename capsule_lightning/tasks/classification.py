@@ -70,7 +70,7 @@ class ClassificationTask(Task):
         skip_not_finite: int = 0,
     ) -> None:
         super().__init__(in_shape, num_classes, optimizer, lr_scheduler, skip_not_finite)
-        if reconstruction_weight < 0:
+        if not reconstruction_weight >= 0:
             raise InputError(f"reconstruction_weight={reconstruction_weight}: expected 0 or more")
         self.save_hyperparameters(logger=False)
         self.net = net(self.in_shape, num_classes)
@@ -147,4 +147,4 @@ class ClassificationTask(Task):
         names = getattr(getattr(self.trainer, "datamodule", None), "class_names", range(self.num_classes))
         for name, row, right in zip(names, matrix.sum(dim=1), matrix.diagonal(), strict=True):
             if row > 0:
-                self.log(f"test/class_accuracy/{name}", right / row)
+                self.log(f"test/class_accuracy/{name}", right / row, sync_dist=True)  # equal on all processes

@@ -77,7 +77,7 @@ class MultiLabelTask(Task):
         skip_not_finite: int = 0,
     ) -> None:
         super().__init__(in_shape, num_classes, optimizer, lr_scheduler, skip_not_finite)
-        if reconstruction_weight < 0:
+        if not reconstruction_weight >= 0:
             raise InputError(f"reconstruction_weight={reconstruction_weight}: expected 0 or more")
         if not 2 <= num_labels < num_classes:
             raise InputError(f"num_labels={num_labels}: expected at least 2 and fewer than the {num_classes} classes")
