@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from capsule_lightning import __version__
 from capsule_lightning.errors import InputError, StoppedError
+from capsule_lightning.interruption import SIGNALS, Interrupted, requeue
 
 PROGRAM = "capsule_lightning"
 TRAINING_COMMANDS = {
@@ -54,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: with a short message, status 2 for wrong input and 1 for training that cannot go on; ``--debug``
-            shows the traceback instead.
+            shows the traceback instead. Left on a signal, see `Interrupted`.
     """
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words
@@ -66,6 +68,12 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except Interrupted as left:
+        if left.number == signal.SIGUSR1:
+            requeue()
+        raise
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _run(words: list[str]) -> None:
@@ -90,6 +98,7 @@ def _run(words: list[str]) -> None:
         if "-h" in words or "--help" in words:
             print(training_help(command))
             return
+        SIGNALS.leave_at_once()  # also while the libraries are imported, which may take a minute on a cluster
         from capsule_lightning.training_cli import run
 
         run(["--help" if word == "--help_all" else word for word in words])

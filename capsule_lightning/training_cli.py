@@ -8,7 +8,6 @@ import os
 import pkgutil
 import shlex
 import shutil
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.faults import explain
 from capsule_lightning.heap import keep_heap
-from capsule_lightning.interruption import SIGNALS, Interrupted, end_with_parent, rank, requeue
+from capsule_lightning.interruption import SIGNALS, Interrupted, end_with_parent, rank
 from capsule_lightning.loggers.base import PlacedLogger
 from capsule_lightning.loggers.wandb import finish
 from capsule_lightning.parser import ConfigFile, Parser, nulls_as_configs
@@ -80,23 +79,18 @@ def run(words: list[str]) -> None:
     """
     keep_heap()
     quieten()
-    SIGNALS.leave_at_once()
     atexit.register(SIGNALS.ignore)  # an exception could not be raised from there
     inherited, exit_code = ID_VARIABLE in os.environ, 1
     if inherited and "LOCAL_RANK" in os.environ:
         end_with_parent()
-    interrupted: Interrupted | None = None
     try:
         import_components()
         CapsuleCLI(words)
         exit_code = 0
     except Interrupted as signalled:
         SIGNALS.ignore()  # SLURM sends SIGTERM to a job that is put into the queue again
-        interrupted = signalled
         exit_code = signalled.number
         raise
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         known = explain(error)
         if known is None:
@@ -107,8 +101,6 @@ def run(words: list[str]) -> None:
         let_go()
         if not inherited:
             os.environ.pop(ID_VARIABLE, None)
-        if interrupted is not None and interrupted.number == signal.SIGUSR1:
-            requeue()
 
 
 def quieten() -> None:

@@ -76,6 +76,22 @@ def test_a_job_is_queued_again_only_when_its_time_is_up(cwd: Path) -> None:
         assert (made.read_text() if made.exists() else "") == calls, output(cwd)[-3000:]
 
 
+def import_slowly() -> None:
+    """Receive a signal while the libraries are imported."""
+    import capsule_lightning.training_cli
+
+    def run(words: list[str]) -> None:
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+
+    capsule_lightning.training_cli.run = run
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
+def test_a_signal_before_the_beginning(number: signal.Signals, status: int, cwd: Path) -> None:
+    assert run(cwd, *FIT, env={"SIGNAL": str(int(number))}, first=import_slowly) == status
+    assert "Traceback" not in output(cwd)
+
+
 def test_a_signal_in_the_test_after_fit_loses_nothing(cwd: Path) -> None:
     process = start(cwd, *FIT[:-1], "true", "--trainer.max_epochs", "1", "--trainer.callbacks+", "slow.SlowTest")
     wait_for(lambda: "the test begins" in (output(cwd) if (cwd / "output.txt").exists() else ""), process)
