@@ -72,11 +72,11 @@ class OnceLoader(yaml.SafeLoader):
         """See `yaml.SafeLoader.construct_mapping`."""
         seen: dict[str, int] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                problem = f"{key.value} stands in line {seen[key.value]} already"
+            name = str(key.value)
+            if name in seen:
+                problem = f"{name} stands in line {seen[name]} already"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen[str(key.value)] = line
+            seen[name] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
 
@@ -105,14 +105,14 @@ def require_mapping(config: str, written_out: bool, known: Collection[str]) -> N
         mark = getattr(error, "problem_mark", None)
         label = "--config" if written_out else config
         place = f", line {mark.line + 1}" if mark is not None else ""
-        tabs = mark is not None and "\t" in text.splitlines()[min(mark.line, text.count("\n"))]
+        tabs = mark is not None and "\t" in "".join(text.splitlines()[mark.line : mark.line + 1])
         remedy = "indent with spaces, not with tabs" if tabs else "mend that line"
         raise InputError(f"{label}{place}: is no YAML ({' '.join(str(problem).split())}); {remedy}") from error
     if not isinstance(found, dict):
         kind = "empty" if found is None else "a list" if isinstance(found, list) else "a single value"
         raise InputError(f"{config}: is {kind}; expected options and their values, such as trainer: {{max_epochs: 3}}")
     for key in found:
-        if key not in known:
+        if str(key).split(".")[0].rstrip("+") not in known:
             raise InputError(f"{config}: no option {key!r}{nearest(str(key), sorted(known))}")
 
 
@@ -181,6 +181,8 @@ def keep_what_is_shared(parser: Any, before: Any, now: Any) -> None:
 def shared_arguments(one: object, other: object) -> set[str]:
     """Names of the constructor arguments that the nearest base class of two data modules or of two tasks declares.
 
+    Those that the other does not take are left out.
+
     Example:
         >>> from torch.optim import SGD, Adam
         >>> shared_arguments(Adam, SGD)
@@ -190,7 +192,7 @@ def shared_arguments(one: object, other: object) -> set[str]:
     if not (isinstance(one, type) and isinstance(other, type) and issubclass(one, whole)):
         return set()
     base = next((c for c in one.__mro__ if issubclass(other, c) and "__init__" in c.__dict__ and c is not object), None)
-    return set(inspect.signature(base).parameters) if base else set()
+    return set(inspect.signature(base).parameters) & set(inspect.signature(other).parameters) if base else set()
 
 
 _typehints.discard_init_args_on_class_path_change = keep_what_is_shared

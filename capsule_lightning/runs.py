@@ -8,9 +8,10 @@ import socket
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from capsule_lightning.errors import InputError
 
@@ -107,6 +108,24 @@ def newest_run(root: str | Path, experiment: str = "*") -> Path | None:
     checkpoints = Path(root).expanduser().glob(f"{experiment}/*/checkpoints/*.ckpt")
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
     return None if newest is None else newest.parents[1].absolute()
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys equal to those of the command line, so that sweeps, filters and grouping need no translation.
+
+    Example:
+        >>> dict(flat({"model": {"class_path": "a.b.Task", "init_args": {"lr": 0.1}}}))
+        {'model': 'Task', 'model.lr': 0.1}
+    """
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and "class_path" in value:
+            yield name, value["class_path"].rsplit(".", 1)[-1]
+            yield from flat(value.get("init_args") or {}, f"{name}.")
+        elif isinstance(value, dict) and value:
+            yield from flat(value, f"{name}.")
+        else:
+            yield name, value
 
 
 def require_writable(folder: Path, option: str = "--runs") -> None:

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from importlib import import_module
@@ -50,6 +49,7 @@ from capsule_lightning.runs import (
     CONFIG_NAME,
     ID_VARIABLE,
     NEWEST,
+    flat,
     hold,
     known_run_id,
     let_go,
@@ -138,24 +138,6 @@ class SaveConfig(SaveConfigCallback):
         (folder / CONFIG_NAME).write_text(yaml.safe_dump(config, sort_keys=False))
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(flat(config)))
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys equal to those of the command line, so that sweeps, filters and grouping need no translation.
-
-    Example:
-        >>> dict(flat({"model": {"class_path": "a.b.Task", "init_args": {"lr": 0.1}}}))
-        {'model': 'Task', 'model.lr': 0.1}
-    """
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and "class_path" in value:
-            yield name, value["class_path"].rsplit(".", 1)[-1]
-            yield from flat(value.get("init_args") or {}, f"{name}.")
-        elif isinstance(value, dict) and value:
-            yield from flat(value, f"{name}.")
-        else:
-            yield name, value
 
 
 class CapsuleCLI(LightningCLI):

@@ -13,7 +13,7 @@ from capsule_lightning import __version__
 from capsule_lightning.cli import CONFIG_DIR, SLOTS, class_names, config_names, find_config, main
 from capsule_lightning.errors import InputError
 from capsule_lightning.parser import one_line
-from capsule_lightning.training_cli import flat
+from capsule_lightning.runs import flat
 
 
 def printed_config(capsys: pytest.CaptureFixture[str], *words: str) -> dict:

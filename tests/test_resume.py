@@ -74,10 +74,12 @@ def leaves(value: object, key: tuple = ()) -> list:
 
 
 def by_step(folder: Path) -> dict[tuple[str, str], str]:
-    """What was logged of each metric at each step; a step that was repeated has repeated its values."""
+    """What was logged of each metric at each step but its cost; a step that was repeated has repeated its values."""
     rows: dict[tuple[str, str], str] = {}
     for line in (folder / "metrics.csv").read_text().splitlines()[1:]:
         _, step, name, value = line.split(",")
+        if name.startswith(("parameters", "images_per_second", "peak_memory")):  # of each start, and of the machine
+            continue
         assert rows.setdefault((step, name), value) == value, (step, name)
     return rows
 

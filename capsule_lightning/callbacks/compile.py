@@ -30,9 +30,8 @@ class CompileNetwork(L.Callback):
     def __init__(self, mode: Mode = "default", backend: str = "inductor") -> None:
         if mode not in get_args(Mode):
             raise InputError(f"CompileNetwork: mode={mode!r}: expected one of {', '.join(get_args(Mode))}")
-        known = list_backends(exclude_tags=None)
-        if backend not in known:
-            raise InputError(f"CompileNetwork: backend={backend!r}: expected one of {', '.join(known)}")
+        if backend not in list_backends(exclude_tags=None):
+            raise InputError(f"CompileNetwork: backend={backend!r}: expected one of {', '.join(list_backends())}")
         self.mode: Mode = mode
         self.backend = backend
 
