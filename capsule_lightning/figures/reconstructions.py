@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from capsule_lightning.figures.tiles import as_array
 
 COLUMNS = 10
 ROW = 2.6  # height of input, reconstruction and their words, in images
@@ -47,7 +48,7 @@ def reconstruction_figure(
         top = ROW * row
         for image, y in ((pictures[n], top), (reconstructions[n], top + 1.04)):
             axis.imshow(
-                _for_imshow(image),
+                as_array(image),
                 cmap="gray",
                 vmin=0,
                 vmax=1,
@@ -67,8 +68,3 @@ def reconstruction_figure(
     # imshow has fitted the limits to its last image
     axis.set(xlim=(-0.25, columns + 0.1), ylim=(ROW * rows - 0.2, -0.25), aspect="equal")
     return figure
-
-
-def _for_imshow(image: Tensor) -> np.ndarray:
-    array: np.ndarray = image.detach().float().cpu().clamp(0, 1).numpy()
-    return array[0] if len(array) < 3 else array[:3].transpose(1, 2, 0)  # of a stereo pair, the left view

@@ -1,0 +1,34 @@
+"""Numbers of the routing over training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+
+def routing_curves(curves: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
+    """Draw each number above the next, over the same steps.
+
+    Args:
+        curves: pairs of training step and value, by what the value is; at least one.
+        title: of the figure.
+
+    Returns:
+        The figure, one axes for each curve.
+    """
+    figure = Figure(figsize=(6.4, 1.5 * len(curves) + 1.0), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (name, pairs) in zip(axes, curves.items(), strict=True):
+        steps, values = zip(*pairs, strict=True)
+        axis.plot(steps, values, marker="o", markersize=3, color="#2166ac")
+        axis.set_ylabel(name.replace("_", "\n"), fontsize=9)
+        axis.grid(alpha=0.3)
+        if all(float(value).is_integer() for value in values):
+            axis.set_ylim(min(values) - 0.5, max(values) + 0.5)
+            axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1].set_xlabel("training step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure

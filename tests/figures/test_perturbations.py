@@ -1,0 +1,65 @@
+"""Dimensions moved one by one: the poses, what the decoder makes of them, and where they are drawn."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from capsule_lightning.decoders.class_independent import ClassIndependentDecoder
+from capsule_lightning.decoders.dense import DenseDecoder
+from capsule_lightning.figures.perturbations import STEPS, perturbation_figure, perturbed, perturbed_pictures
+from capsule_lightning.figures.tiles import as_array, tiled
+
+
+def test_the_steps_are_the_papers():
+    np.testing.assert_allclose(STEPS, np.arange(-0.25, 0.26, 0.05), atol=1e-12)
+    assert STEPS[5] == 0
+
+
+def test_each_pose_differs_in_one_dimension_by_one_step():
+    pose = torch.tensor([0.3, -0.1, 0.7], dtype=torch.float64)
+    moved = perturbed(pose, (-0.5, 0.0, 0.2, 0.4))
+    assert moved.shape == (3, 4, 3)
+    for dim in range(3):
+        for n, step in enumerate((-0.5, 0.0, 0.2, 0.4)):
+            expected = pose.tolist()
+            expected[dim] += step
+            np.testing.assert_allclose(moved[dim, n], expected, atol=1e-15)
+
+
+@pytest.mark.parametrize("make", [DenseDecoder, ClassIndependentDecoder])
+def test_pictures_are_the_decoders_of_the_moved_capsule(make):
+    decoder, pose = make(4, 3, (2, 6, 5)).eval(), torch.tensor([0.3, -0.1, 0.7])
+    pictures = perturbed_pictures(decoder, pose, label=2, num_classes=4)
+    assert pictures.shape == (3, 11, 2, 6, 5)
+    poses = torch.zeros(1, 4, 3)
+    poses[0, 2] = pose + torch.tensor([0.0, 0.15, 0.0])
+    assert_close(pictures[1, 8], decoder(poses, torch.tensor([2]))[0].detach())
+    assert not pictures.requires_grad
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_tiles_lie_in_rows_and_columns(channels):
+    pictures = torch.rand(3, 4, channels, 5, 6)
+    tiles = tiled(pictures)
+    for row in range(3):
+        for column in range(4):
+            found = tiles[5 * row : 5 * row + 5, 6 * column : 6 * column + 6]
+            np.testing.assert_array_equal(found, as_array(pictures[row, column]))
+    assert tiles.shape == ((15, 24, 3) if channels == 3 else (15, 24))
+
+
+def test_figure_has_a_row_for_each_dimension_and_the_input_beside():
+    pictures, image = torch.rand(3, 11, 1, 4, 4), torch.rand(1, 4, 4)
+    figure = perturbation_figure(image, pictures, "Title", notes=["scale 0.5", "", "shear 0.2"])
+    rows, beside = figure.axes
+    np.testing.assert_array_equal(rows.images[0].get_array(), tiled(pictures))
+    np.testing.assert_array_equal(beside.images[0].get_array(), image[0])
+    assert [label.get_text() for label in rows.get_yticklabels()] == ["1", "2", "3"]
+    columns = [label.get_text() for label in rows.get_xticklabels()]
+    assert (columns[0], columns[5], columns[10]) == ("-0.25", "0", "+0.25")
+    assert [text.get_text() for text in rows.texts] == ["scale 0.5", "", "shear 0.2"]
+    assert [text.get_position()[1] for text in rows.texts] == [0.5, 1.5, 2.5]  # of the row that it is about
+    (frame,) = rows.patches
+    assert (frame.get_x(), frame.get_width()) == (5, 1)
+    figure.canvas.draw()
