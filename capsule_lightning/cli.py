@@ -251,19 +251,20 @@ def export(words: list[str]) -> None:
         '.onnx, which other programs run (pip install "capsule_lightning[onnx]")',
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--half", action="store_true", help="weights in float16, half the size; for .safetensors")
     try:
         options, unknown = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise InputError(f"export: {error}") from error
     if unknown:
-        known = ("--ckpt_path", "--output", "--overwrite")
+        known = ("--ckpt_path", "--output", "--overwrite", "--half")
         raise InputError(f"export: no option {unknown[0]!r}; expected {', '.join(known)}{nearest(unknown[0], known)}")
     if options.ckpt_path is None:
         raise InputError("export needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
 
     from capsule_lightning.export import export as write
 
-    done = write(options.ckpt_path, options.output, options.overwrite)
+    done = write(options.ckpt_path, options.output, options.overwrite, options.half)
     print(f"wrote {done.path}: {done.parameters:,} parameters, {done.size / 1e6:.1f} MB")
     if done.unknown is not None:
         print(f"{PROGRAM}: the file does not say {done.unknown}", file=sys.stderr)

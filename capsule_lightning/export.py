@@ -54,7 +54,9 @@ class Exported(NamedTuple):
     unknown: str | None
 
 
-def export(checkpoint: str | Path, output: str | Path | None = None, overwrite: bool = False) -> Exported:
+def export(
+    checkpoint: str | Path, output: str | Path | None = None, overwrite: bool = False, half: bool = False
+) -> Exported:
     """Write the network of a checkpoint to a file of its own.
 
     Args:
@@ -63,6 +65,7 @@ def export(checkpoint: str | Path, output: str | Path | None = None, overwrite: 
             to ``poses (B, J, E)``, ``activations (B, J)``, and ``reconstruction (B, C, H, W)`` from the longest capsule
             where there is a decoder. None for ``.safetensors`` beside the checkpoint.
         overwrite: replace a file that is there.
+        half: weights in float16, half the size; `load_network` widens them. For ``.safetensors`` alone.
 
     Raises:
         InputError: a file that is no checkpoint, an output that cannot or must not be written, a network that ONNX
@@ -73,6 +76,8 @@ def export(checkpoint: str | Path, output: str | Path | None = None, overwrite: 
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if path.suffix == ".onnx":
+        if half:
+            raise InputError(f"{path}: --half is for .safetensors; an .onnx file computes in float32")
         require_onnx()
     require_checkpoint(checkpoint)
     require_place(path, overwrite)
@@ -85,6 +90,8 @@ def export(checkpoint: str | Path, output: str | Path | None = None, overwrite: 
     else:
         # a copy of each, in order: the format knows neither views nor tensors that share their memory
         copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        if half:
+            copies = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in copies.items()}
         content = safetensors.torch.save(copies, {"format": "pt", **metadata})
     write_whole(path, content, overwrite)
     return Exported(path, sum(p.numel() for p in net.parameters()), len(content), unknown)

@@ -182,6 +182,16 @@ def test_views_of_one_memory_are_stored_each_by_itself(change: Callable[..., Pat
     assert all(torch.equal(after[name.removeprefix("net.")], tensor) for name, tensor in before.items())
 
 
+def test_half_the_size(alone: Path) -> None:
+    full, half = export(alone, alone.with_name("full.safetensors")), export(alone, half=True)
+    assert half.size < 0.52 * full.size
+    one, other = load_network(full.path), load_network(half.path)
+    for name, value in one.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value.half().float())
+    with pytest.raises(InputError, match=r"--half is for \.safetensors"):
+        export(alone, alone.with_name("net.onnx"), half=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_weights_of_any_precision(dtype: torch.dtype, change: Callable[..., Path]) -> None:
     def cast(checkpoint: dict) -> None:
