@@ -28,6 +28,8 @@ from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.runs import CONFIG_NAME, run_of_checkpoint
 
 SUFFIXES = (".safetensors", ".onnx")
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""Networks that come with the package; what they are is said beside them."""
 
 _PREFIX = "net."  # of the network's tensors among those of a task
 _NEEDED = ("net", "in_shape", "num_classes")  # metadata that a network is rebuilt from
@@ -105,13 +107,15 @@ def load_network(path: str | Path) -> CapsuleNet:
     classes of modules alone are called.
 
     Args:
-        path: of the file.
+        path: of the file, or the name of a network that comes with the package.
 
     Raises:
         InputError: no such file, one of another kind, or weights that do not fit the network it describes.
 
     Example:
-        >>> load_network("digits.safetensors")(images).activations.argmax(dim=-1)  # doctest: +SKIP
+        >>> net = load_network("efficient_capsnet_mnist")
+        >>> net(torch.rand(2, 1, 28, 28)).activations.shape
+        torch.Size([2, 10])
     """
     metadata = read_metadata(path)
     missing = [key for key in _NEEDED if key not in metadata]
@@ -141,10 +145,13 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def _opened(path: str | Path) -> Any:
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; expected one that `export` has written")
+    shipped = PRETRAINED / f"{path}{SUFFIXES[0]}"
+    file = shipped if shipped.is_file() else Path(path)
+    if not file.is_file():
+        names = ", ".join(sorted(each.stem for each in PRETRAINED.glob(f"*{SUFFIXES[0]}")))
+        raise InputError(f"{path}: no such file; expected one that `export` has written, or a shipped network: {names}")
     try:
-        return safetensors.safe_open(path, framework="pt")
+        return safetensors.safe_open(file, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path}: is no safetensors file, or a part of one ({_first_line(error)})") from error
 

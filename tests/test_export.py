@@ -27,6 +27,7 @@ from capsule_lightning.decoders.dense import DenseDecoder
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.export import (
+    PRETRAINED,
     Answers,
     data_module,
     export,
@@ -528,3 +529,17 @@ def test_onnx_without_its_packages(
     assert package in line
     assert 'pip install "capsule_lightning[onnx]"' in line
     assert [file.name for file in alone.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_the_shipped_network_reads_digits_of_another_source() -> None:
+    net = load_network("efficient_capsnet_mnist")
+    images, labels = DigitsDataModule().load("test")
+    # 8x8 pixels of other writers, as large as MNIST's strokes in its frame
+    images = torch.nn.functional.interpolate(images.float() / 255, size=(20, 20), mode="bicubic").clamp(0, 1)
+    with torch.no_grad():
+        capsules = net(torch.nn.functional.pad(images, (4, 4, 4, 4)))
+        pictures = net.reconstruct(capsules, labels)
+    assert (capsules.activations.argmax(dim=-1) == labels).float().mean() > 0.8
+    assert pictures is not None
+    assert pictures.shape == (len(labels), 1, 28, 28)
+    assert (PRETRAINED / "efficient_capsnet_mnist.safetensors").stat().st_size < 1_000_000
