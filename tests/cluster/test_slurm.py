@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +50,9 @@ def submit(slurm: SmallSlurm, cwd: Path, *words: str) -> str:
         "WANDB_MODE": "disabled",
     }
     return slurm.call("sbatch", "--parsable", *words, env=environment, cwd=cwd).strip()
+
+
+ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "OUT_OF_MEMORY")
 
 
 class Job:
@@ -103,8 +107,10 @@ class Job:
     def _has_ended(self) -> bool:
         if self._is("PENDING"):
             self.slurm.call("scontrol", "update", f"JobId={self.number}", "StartTime=now", check=False)
-        # a job whose node is lost is NODE_FAIL for a moment, before it is PENDING
-        return not self._is("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "NODE_FAIL")
+        if not self._is(*ENDED):
+            return False
+        time.sleep(2)  # a job on its way back into the queue may seem to have ended for a moment
+        return self._is(*ENDED)
 
     def _is(self, *states: str) -> bool:
         return self.field("JobState") in states
