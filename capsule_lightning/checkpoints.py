@@ -133,6 +133,8 @@ def difference(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> str |
 def newest_checkpoint(folder: Path, task: nn.Module) -> Path | None:
     """The good checkpoint of a run that is farthest on; what is wrong with each of the others is said.
 
+    What is older than the last state does not count: a run that was taken back to an earlier epoch has left it behind.
+
     Args:
         folder: of the run's checkpoints.
         task: that should go on from it.
@@ -169,7 +171,8 @@ def newest_checkpoint(folder: Path, task: nn.Module) -> Path | None:
         rank_zero_warn(f"skipped {fault}")
     if not good:
         return None
-    whole, *_, newest = max(good)
+    last = next((time for whole, _, time, is_last, _ in good if is_last and whole), 0)
+    whole, *_, newest = max(state for state in good if state[2] >= last)
     if not whole:
         rank_zero_warn(f"{newest} was taken within a step whose gradients were still being added up: some are lost")
     return newest

@@ -69,8 +69,8 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, InputError) else 1) from None
     except Interrupted as left:
-        if left.number == signal.SIGUSR1:
-            requeue()
+        if left.number == signal.SIGUSR1 and not requeue():
+            raise SystemExit(128 + signal.SIGUSR1) from None
         raise
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

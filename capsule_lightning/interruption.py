@@ -15,6 +15,8 @@ import threading
 import time
 from types import FrameType
 
+INTERACTIVE = ("bash", "interactive")
+"""Names of SLURM jobs in which a person types commands: what they start are no tasks of the job."""
 LEAVE = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send. SIGUSR1, a while before the time is up, asks for the job to be queued again."""
 
@@ -49,6 +51,7 @@ class Signals:
 
     def take_note(self) -> None:
         """From here on, a signal only sets ``received``; a second Ctrl-C ends the process at once."""
+        self.received = None
         self._handle((*LEAVE, signal.SIGINT), self._note)
 
     def ignore(self) -> None:
@@ -66,7 +69,7 @@ class Signals:
         if number == signal.SIGINT and rank() == 0:
             message = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message)
-        self.received = number
+        self.received = self.received or number  # SIGTERM often follows what asks for another turn
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
         self.ignore()
@@ -79,20 +82,29 @@ SIGNALS = Signals()
 
 def rank() -> int:
     """Of this process among those of the run, as whoever started it says."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+    variables = os.environ
+    if "RANK" in variables:
+        return int(variables["RANK"])
+    if "SLURM_PROCID" in variables and variables.get("SLURM_JOB_NAME") not in INTERACTIVE:
+        return int(variables["SLURM_PROCID"])
+    return max(int(variables.get(name, 0)) for name in ("LOCAL_RANK", "NODE_RANK"))  # the first of the first node is 0
 
 
-def requeue() -> None:
-    """Put this SLURM job into the queue again; outside a job, nothing."""
+def requeue() -> bool:
+    """Put this SLURM job into the queue again; outside a job, nothing. Whether that was done, or not called for."""
     variables = os.environ
     job = variables.get("SLURM_JOB_ID")
     if job is None or rank() != 0:
-        return
+        return True
     if "SLURM_ARRAY_JOB_ID" in variables:
         job = f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
     print(f"putting job {job} into the queue again", file=sys.stderr, flush=True)
-    subprocess.run(["scontrol", "requeue", job], check=False)
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"that failed ({error}); go on by hand: scontrol requeue {job}, or fit --resume", file=sys.stderr)
+        return False
+    return True
 
 
 def end_with_parent() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from capsule_lightning.errors import InputError
+from capsule_lightning.interruption import INTERACTIVE
 
 ID_VARIABLE = "CAPSULE_LIGHTNING_RUN_ID"
 CONFIG_NAME = "config.yaml"
@@ -50,7 +51,7 @@ def known_run_id() -> str | None:
     for name in (ID_VARIABLE, "WANDB_RUN_ID"):
         if name in variables:
             return variables[name]
-    if job and "SLURM_PROCID" in variables and variables.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+    if job and "SLURM_PROCID" in variables and variables.get("SLURM_JOB_NAME") not in INTERACTIVE:
         task = variables.get("SLURM_ARRAY_TASK_ID")
         return f"slurm-{job}" if task is None else f"slurm-{job}-{task}"
     if "TORCHELASTIC_RUN_ID" in variables:
@@ -77,8 +78,8 @@ def restarted() -> bool:
 
 
 def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
-    """The nearest folder above a checkpoint that holds a run's configuration."""
-    for folder in Path(checkpoint).absolute().parents:
+    """The folder of a checkpoint or the one above it, whichever holds a run's configuration."""
+    for folder in list(Path(checkpoint).absolute().parents)[:2]:
         if (folder / CONFIG_NAME).is_file():
             return folder
     return None

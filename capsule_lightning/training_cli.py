@@ -126,16 +126,26 @@ class SaveConfig(SaveConfigCallback):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Nothing yet: a run that cannot go on must not change its own record."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The weights and the optimiser's state are in place."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Once, on rank zero; evaluation leaves the config of the run it looks at alone."""
-        if stage != "fit" or getattr(trainer, "fast_dev_run", False):
+        if getattr(trainer, "fast_dev_run", False):
             return
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         config |= {"run_id": None, "ckpt_path": None}  # of this start alone: the file may start another run
         config.pop("resume", None)  # and the other commands do not know it
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(yaml.safe_dump(config, sort_keys=False))
+        partial = folder / f".{CONFIG_NAME}.partial"
+        partial.write_text(yaml.safe_dump(config, sort_keys=False))
+        partial.replace(folder / CONFIG_NAME)  # never half a file, also on a full disk
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(flat(config)))
 
@@ -149,6 +159,8 @@ class CapsuleCLI(LightningCLI):
 
     run_folder: Path
     """Of the run, which for evaluation is that of the checkpoint."""
+    holds: bool = False
+    """Whether this process is the one that trains in the work folder."""
     work_folder: Path
     """Where this command writes: the run's folder, or a folder of the command's name in it."""
 
@@ -236,7 +248,7 @@ class CapsuleCLI(LightningCLI):
         A job that is queued again says all that it said the first time, so where there is a configuration among the
         words, ``--resume`` without a name needs no other.
         """
-        checkpoint, root = option(words, "--ckpt_path"), option(words, "--runs") or "runs"
+        checkpoint, root = option(words, "--ckpt_path"), Path(option(words, "--runs") or "runs").expanduser()
         if checkpoint is not None and Path(checkpoint).is_file():
             return run_of_checkpoint(checkpoint)
         if not any(word == "--resume" or word.startswith("--resume=") for word in words):
@@ -247,7 +259,13 @@ class CapsuleCLI(LightningCLI):
         run_id = option(words, "--run_id") or known_run_id()
         if configured:
             return None
-        return newest_run(root) if run_id is None else next(Path(root).glob(f"*/{run_id}"), None)
+        experiment = option(words, "--experiment") or "*"
+        if run_id is None:
+            return newest_run(root, experiment)
+        found = sorted(root.glob(f"{experiment}/{run_id}"))
+        if len(found) > 1:
+            raise InputError(f"{len(found)} runs are named {run_id!r}: {found[0]}, {found[1]}; name one by its folder")
+        return found[0] if found else None
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyperparameters overrule the command line; here the run's own config is
@@ -296,8 +314,10 @@ class CapsuleCLI(LightningCLI):
         if config.run_id is not None:
             require_name(config.run_id, "run_id")
             os.environ[ID_VARIABLE] = config.run_id
-        elif resume not in (None, NEWEST):
+        if resume not in (None, NEWEST):
             folder = named_run(resume, experiments)
+        elif config.run_id is not None:
+            pass
         elif resume is not None and known_run_id() is None:
             folder = newest_run(experiments, config.experiment)
         elif checkpoint is not None:
@@ -346,8 +366,9 @@ class CapsuleCLI(LightningCLI):
                 require_weights(self.config[subcommand].ckpt_path, self.checkpoint, self.model)
             super()._run_subcommand(subcommand)
         except Exception as error:
-            in_vain = isinstance(explain(error), InputError) and not any(self.work_folder.rglob("*.ckpt"))
-            if made and in_vain and rank() == 0:
+            begun = self.trainer.global_step or any(self.work_folder.rglob("*.ckpt"))
+            mine = self.holds or subcommand != "fit"
+            if made and mine and isinstance(explain(error), InputError) and not begun and rank() == 0:
                 finish(1)  # W&B writes into the folder
                 let_go()
                 shutil.rmtree(self.work_folder, ignore_errors=True)
@@ -367,13 +388,15 @@ class CapsuleCLI(LightningCLI):
         folder = Path(getattr(callback, "dirpath", None) or self.work_folder / FOLDER)
         begins = config.ckpt_path is None and config.resume is None and not restarted()
         if rank() == 0:
-            if begins and any(folder.glob("*.ckpt")):
+            hold(self.work_folder)
+            self.holds = True
+            other = config.ckpt_path is not None and run_of_checkpoint(config.ckpt_path) != self.run_folder.absolute()
+            if (begins or (other and not restarted())) and any(folder.glob("*.ckpt")):
                 raise InputError(
                     f"the run {self.run_folder} exists; go on with it by --resume {self.run_folder}, or choose another "
                     "--run_id"
                 )
             require_writable(folder, "--trainer.callbacks.dirpath")
-            hold(self.work_folder)
         if begins or (config.ckpt_path is not None and not restarted()):
             return
         newest = newest_checkpoint(folder, self.model)
@@ -389,7 +412,8 @@ class CapsuleCLI(LightningCLI):
         checkpoints = self.trainer.checkpoint_callback
         path = ""
         if isinstance(checkpoints, RunCheckpoint):
-            path = checkpoints.best_model_path or checkpoints.last_model_path
+            paths = (checkpoints.best_model_path, checkpoints.last_model_path)
+            path = next((path for path in paths if path and Path(path).is_file()), "")
         if self.config[self.subcommand].test_after_fit:
             self.trainer.test(self.model, self.datamodule, ckpt_path=path or None)
         self._say_where(path)

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from capsule_lightning.checkpoints import FOLDER, LAST, PENDING, PREVIOUS, remove_partial
+from capsule_lightning.checkpoints import FOLDER, LAST, PENDING, PREVIOUS, remove_partial, require_checkpoint
 from capsule_lightning.errors import InputError, StoppedError
 from capsule_lightning.interruption import SIGNALS, Interrupted
 from capsule_lightning.tasks.finite import all_finite
@@ -66,7 +66,7 @@ class RunCheckpoint(ModelCheckpoint):
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self._step = -1  # of the last look: while gradients accumulate the step stands still, and nothing is saved
         self._saved_at = time.monotonic()
-        self._due, self._leaving = False, 0
+        self._due, self._leaving, self._has_saved = False, 0, False
 
     @property
     def last_path(self) -> Path:
@@ -119,6 +119,7 @@ class RunCheckpoint(ModelCheckpoint):
         """Save the last state."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.save_last_state(trainer)
+            (self._leaving,) = largest(trainer, SIGNALS.received or 0)  # one may have come during validation
         self._leave_if_agreed(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -128,6 +129,15 @@ class RunCheckpoint(ModelCheckpoint):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put back what the trainer has put in place of our handlers."""
         SIGNALS.leave_at_once()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See `on_test_start`."""
+        SIGNALS.leave_at_once()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See `on_test_start`; a validation within training waits for its end."""
+        if trainer.state.fn == "validate":
+            SIGNALS.leave_at_once()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that are not finite, and mark a state between two batches of one step.
@@ -147,13 +157,22 @@ class RunCheckpoint(ModelCheckpoint):
     def save_last_state(self, trainer: L.Trainer) -> None:
         """Write the last state, and keep the one before it; all processes together."""
         path = self.last_path
-        if trainer.is_global_zero and path.is_file():
+        if trainer.is_global_zero and path.is_file() and self._is_good(path):
             keep_as(path, path.with_name(PREVIOUS))
         self.last_model_path = str(path)
         trainer.save_checkpoint(path, weights_only=False)
-        self._due, self._saved_at = False, time.monotonic()
+        self._due, self._saved_at, self._has_saved = False, time.monotonic(), True
         for logger in trainer.loggers if trainer.is_global_zero else ():
             logger.after_save_checkpoint(proxy(self))
+
+    def _is_good(self, path: Path) -> bool:
+        """Whether a last state may take the place of the one before it: always if this process has written it."""
+        if not self._has_saved:
+            try:
+                require_checkpoint(path)
+            except InputError:
+                return False
+        return True
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Whether a state is kept; of equally good ones the latest is."""
@@ -163,14 +182,21 @@ class RunCheckpoint(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best so far, also where the run's folder has been moved."""
+        """Go on with the best so far that are there, also where the run's folder has been moved."""
 
         def here(path: str) -> str:
             return str(Path(self.dirpath or FOLDER) / Path(path).name) if path else path
 
         paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items() if Path(here(path)).is_file()}
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+        if len(best) < len(state_dict["best_k_models"]):  # a new run from another's checkpoint begins with none
+            pick = max if self.mode == "max" else min
+            self.best_model_path = pick(best, key=best.__getitem__, default="")
+            self.best_model_score = best.get(self.best_model_path)
+            self.kth_best_model_path = (min if self.mode == "max" else max)(best, key=best.__getitem__, default="")
+            if len(best) < self.save_top_k or not best:
+                self.kth_value = torch.tensor(float("-inf" if self.mode == "max" else "inf"))
 
     def _time_is_up(self) -> bool:
         return self.every_n_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
