@@ -366,7 +366,8 @@ class CapsuleCLI(LightningCLI):
                 require_weights(self.config[subcommand].ckpt_path, self.checkpoint, self.model)
             super()._run_subcommand(subcommand)
         except Exception as error:
-            begun = self.trainer.global_step or any(self.work_folder.rglob("*.ckpt"))
+            trained = self.trainer.global_step > (self.checkpoint or {}).get("global_step", 0)
+            begun = trained or any(self.work_folder.rglob("*.ckpt"))
             mine = self.holds or subcommand != "fit"
             if made and mine and isinstance(explain(error), InputError) and not begun and rank() == 0:
                 finish(1)  # W&B writes into the folder

@@ -14,7 +14,7 @@ import pytest
 import torch
 from forked import run, start, wait_for
 from program import Run
-from test_resume import FIT, NOISY, assert_same_end, last, steps_logged
+from test_resume import FIT, NOISY, assert_same_end, die_while_writing, last, steps_logged
 
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint, keep_as
 from capsule_lightning.checkpoints import AtomicCheckpoints, newest_checkpoint, require_checkpoint
@@ -219,3 +219,31 @@ def test_an_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoppedError, match="cannot be written"):
         AtomicCheckpoints().save_checkpoint(state(1), tmp_path / "file" / "last.ckpt")
+
+
+def test_a_run_taken_back_goes_on_from_where_it_was_taken(tmp_path: Path) -> None:
+    left_behind = save(tmp_path, "last.ckpt", state(1000))
+    save(tmp_path, "epoch009.ckpt", state(900))
+    keep_as(left_behind, tmp_path / "previous.ckpt")
+    save(tmp_path, "last.ckpt", state(300))
+    assert newest_checkpoint(tmp_path, Net()) == tmp_path / "last.ckpt"
+
+
+def test_a_damaged_last_state_does_not_take_the_place_of_a_good_one(trained: Run, tmp_path: Path) -> None:
+    shutil.copytree(trained.folder, tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "last.ckpt").write_bytes(b"PK torn")
+    words = ("fit", "--resume", "run", "--trainer.max_epochs", "5")
+    assert run(tmp_path, *words, first=functools.partial(die_while_writing, 1, 0.5)) == -signal.SIGKILL
+    assert require_checkpoint(folder / "previous.ckpt")["global_step"] > 0
+    assert run(tmp_path, *words, "--test_after_fit", "false") == 0
+    assert require_checkpoint(folder / "last.ckpt")["epoch"] == 4
+
+
+def test_another_run_is_not_overwritten(run_main: Callable[..., Path], trained: Run) -> None:
+    shutil.copytree(trained.folder, "runs/digits/taken")
+    before = Path("runs/digits/taken/checkpoints/last.ckpt").read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        run_main("fit", "--ckpt_path", trained.checkpoint, "--run_id", "taken", "--trainer.max_epochs", "5")
+    assert stopped.value.code == 2
+    assert Path("runs/digits/taken/checkpoints/last.ckpt").read_bytes() == before
