@@ -78,10 +78,12 @@ def log(logger: GuardedWandbLogger, *rows: int) -> None:
 
 def core_of(process: int) -> int:
     """The id of the core process that W&B has started."""
+    # By its bare name: arguments would be cut at the terminal's width, wherever the environment lies deep.
     listed = subprocess.run(
-        ["ps", "--ppid", str(process), "-o", "pid=,stat=,args="], capture_output=True, text=True
+        ["ps", "--ppid", str(process), "-o", "pid=,stat=,comm="], capture_output=True, text=True, check=True
     ).stdout
-    (found,) = [int(line.split()[0]) for line in listed.splitlines() if "wandb-core" in line and "defunct" not in line]
+    children = [line.split(maxsplit=2) for line in listed.splitlines()]
+    (found,) = [int(child) for child, state, name in children if name == "wandb-core" and state[0] != "Z"]
     return found
 
 
