@@ -272,7 +272,7 @@ def export(words: list[str]) -> None:
 
 def compare(words: list[str]) -> None:
     """``compare [FOLDER...] [--config STUDY]``: which group of runs is better, and how sure that is."""
-    from capsule_lightning.compare import command
+    from capsule_lightning.comparison.command import command
 
     command(words)
 

@@ -32,7 +32,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from capsule_lightning.cli import PROGRAM, find_config, main, nearest
-from capsule_lightning.compare import METRIC, in_words, read_metrics, shown
+from capsule_lightning.comparison.groups import in_words
+from capsule_lightning.comparison.runs import METRIC, read_metrics
+from capsule_lightning.comparison.tables import shown
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs import CONFIG_NAME, hold, let_go, require_name
 

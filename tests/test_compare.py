@@ -18,18 +18,9 @@ from rich.console import Console
 from scipy import stats
 
 from capsule_lightning.cli import main
-from capsule_lightning.compare import (
-    Run,
-    compare,
-    costs,
-    difference,
-    find_runs,
-    read_metrics,
-    read_run,
-    show,
-    shown,
-    verdict,
-)
+from capsule_lightning.comparison import Run, compare, difference, find_runs, read_run, show, verdict
+from capsule_lightning.comparison.runs import read_metrics
+from capsule_lightning.comparison.tables import costs, shown
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs import flat
 

@@ -17,7 +17,6 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from capsule_lightning import report as module
 from capsule_lightning.cli import main
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.decoders.base import Decoder
@@ -29,17 +28,10 @@ from capsule_lightning.errors import InputError
 from capsule_lightning.figures.perturbations import perturbed_pictures
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.models.cnn import BaselineCNN
-from capsule_lightning.report import (
-    Subject,
-    build,
-    decoder_layers,
-    evaluation_pictures,
-    monitored,
-    normaliser,
-    report,
-    spread_over_classes,
-    wilson_interval,
-)
+from capsule_lightning.report import Subject, build, page, pictures, report
+from capsule_lightning.report.measured import spread_over_classes, wilson_interval
+from capsule_lightning.report.panel import decoder_layers
+from capsule_lightning.report.subject import evaluation_pictures, monitored, normaliser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ["zero", "one & <all>", "two"]
@@ -81,13 +73,13 @@ def subject(net: torch.nn.Module, count: int = 12) -> Subject:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made and not drawn, which takes most of the time."""
-    monkeypatch.setattr(module, "_png", lambda figure: "data:image/png;base64,")
+    monkeypatch.setattr(pictures, "png", lambda figure: "data:image/png;base64,")
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
     """A few images of each kind."""
-    for name in ("PROBED", "EMBEDDED", "ROUTED"):
+    for module, name in ((page, "PROBED"), (pictures, "EMBEDDED"), (page, "ROUTED")):
         monkeypatch.setattr(module, name, 40)
 
 

@@ -19,7 +19,7 @@ from program import clean_environment, metrics
 
 from capsule_lightning import study as module
 from capsule_lightning.cli import CONFIG_DIR, class_names, find_config, main
-from capsule_lightning.compare import new_console
+from capsule_lightning.comparison import new_console
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs import hold, let_go
 from capsule_lightning.study import finished, last_line, read_study, run_study

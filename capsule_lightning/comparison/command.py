@@ -1,0 +1,86 @@
+"""The command ``compare``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from capsule_lightning.cli import LIGHT_COMMANDS, PROGRAM, nearest
+from capsule_lightning.comparison.groups import compare
+from capsule_lightning.comparison.runs import METRIC, find_runs, read_run, read_wandb
+from capsule_lightning.comparison.tables import new_console, show
+from capsule_lightning.errors import InputError
+
+
+def command(words: Sequence[str]) -> None:
+    """``compare``: finished runs in folders or in W&B, or those of a study, which it makes first.
+
+    Raises:
+        InputError: wrong input.
+        SystemExit: with status 1, where a run of a study failed; 128 + the signal that ended it.
+    """
+    parser = options_parser()
+    try:
+        options, unknown = parser.parse_known_intermixed_args(words)
+    except argparse.ArgumentError as error:
+        raise InputError(f"compare: {error}") from error
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise InputError(f"compare: no option {unknown[0]!r}{nearest(unknown[0], known)}; `compare --help` lists them")
+    if options.wandb is not None and (options.config is not None or options.folders):
+        raise InputError("compare: --wandb takes runs from W&B alone; leave out --config and folders")
+    if options.config is not None and len(options.folders) > 1:
+        raise InputError("compare: --config takes one folder, of all experiments; leave the others out")
+    output, csv_file = (None if path is None else Path(path) for path in (options.output, options.csv))
+    by, console, status = options.by or [], new_console(), 0
+    if options.config is not None:
+        from capsule_lightning.study import read_study, run_study
+
+        study = read_study(options.config)
+        folders, status = run_study(study, Path((options.folders or ["runs"])[0]).expanduser(), console)
+        runs = [read_run(folder) for folder in folders]
+        by = by or study.keys
+        output = output or folders[0].parent / "comparison"
+    elif options.wandb is not None:
+        runs = read_wandb(options.wandb)
+    else:
+        runs = [read_run(folder) for folder in find_runs(options.folders or ["runs"])]
+    show(compare(runs, options.metric, by), console, output, csv_file)
+    if status:
+        raise SystemExit(status)
+
+
+def options_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} compare",
+        description=f"{LIGHT_COMMANDS['compare']}.",
+        epilog=f"""examples:
+  python -m {PROGRAM} compare runs/digits --by model.net.routing --output comparison
+  python -m {PROGRAM} compare --config studies/digits_routings.yaml
+  python -m {PROGRAM} compare --wandb me/capsule_lightning --by routing""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        metavar="FOLDER",
+        help="of runs, of experiments or of all (default: runs); with --config, where the study keeps its runs",
+    )
+    parser.add_argument(
+        "--config", metavar="STUDY", help="a study, run first: what is done is kept, what was cut goes on"
+    )
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="finished runs in W&B instead of folders")
+    parser.add_argument(
+        "--by",
+        action="append",
+        metavar="KEY",
+        help="what tells the groups apart, may be repeated (default: all that differs, seeds aside)",
+    )
+    parser.add_argument("--metric", default=METRIC, help="last value of each run (default: %(default)s)")
+    parser.add_argument("--output", metavar="FOLDER", help="gets comparison.csv and learning_curves.png")
+    parser.add_argument("--csv", metavar="FILE", help="gets the table")
+    return parser

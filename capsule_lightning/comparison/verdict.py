@@ -1,0 +1,65 @@
+"""What can be said of a comparison in words, and what cannot."""
+
+from __future__ import annotations
+
+import math
+
+from capsule_lightning.comparison.groups import Comparison
+from capsule_lightning.comparison.significance import LEVEL, PERMUTATIONS, difference
+
+
+def verdict(comparison: Comparison) -> str:
+    """What can be said of the two best groups, and what cannot."""
+    if len(comparison.groups) < 2:
+        return "One group: there is nothing to compare it with."
+    best, second, *others = comparison.groups
+    names = f"{comparison.label(best)} and {comparison.label(second)}"
+    scores = f"{len(best.scores)} and {len(second.scores)} runs"
+    found, gap = difference(best.scores, second.scores), in_points(comparison.metric, best.mean - second.mean)
+    if found is None:
+        few = min(len(best.scores), len(second.scores)) < 2
+        why = "a single run has no spread to compare the difference with" if few else "no run differs from its group's"
+        said = f"{names} differ by {gap} in the mean of {scores}, which is no evidence for either: {why}."
+    else:
+        low, high = (in_points(comparison.metric, value, unit=False) for value in (found.low, found.high))
+        sure = {True: "more than seeds explain", False: "no more than seeds explain"}
+        decisions = [sure[p < LEVEL] for p in (found.welch, found.permutation)]
+        judged = decisions[0] if decisions[0] == decisions[1] else "on the border of what seeds explain"
+        kind = "exact permutation" if found.exact else f"permutation, {PERMUTATIONS:,} drawn"
+        said = (
+            f"{names} differ by {gap} in the mean of {scores}, {judged}: 95 % confidence interval {low} to {high}, "
+            f"p = {found.welch:.2g} (Welch's t-test) and {found.permutation:.2g} ({kind} test)."
+        )
+    limits = ["It says nothing of other data or settings than these"]
+    if others:
+        limits.append(f"p does not allow for these two being the best of {len(comparison.groups)} groups")
+    return f"{said}\n{'; '.join(limits)}.{of_test_images(comparison)}"
+
+
+def of_test_images(comparison: Comparison) -> str:
+    """How far chance in the choice of the test images alone reaches; empty where their number is not known.
+
+    The standard error of a share p of N independent images, sqrt(p (1 - p) / N).
+    """
+    counts = {run.test_images for group in comparison.groups[:2] for run in group.runs}
+    count = counts.pop()
+    if counts or not count or not comparison.metric.endswith("accuracy"):
+        return ""
+    share = comparison.groups[0].mean
+    error = math.sqrt(share * (1 - share) / count)
+    return (
+        f"\nThe {count:,} test images are themselves a sample: one accuracy of {100 * share:.2f} % on them has a "
+        f"standard error of {100 * error:.2f} points, and one image is {100 / count:.2g}."
+    )
+
+
+def in_points(metric: str, value: float, unit: bool = True) -> str:
+    """A difference in a metric.
+
+    Example:
+        >>> in_points("test/accuracy", 0.0123), in_points("test/loss", -0.5)
+        ('1.23 points', '-0.5')
+    """
+    if metric.endswith("accuracy"):
+        return f"{100 * value:.2f}{' points' if unit else ''}"
+    return f"{value:.3g}"

@@ -1,0 +1,106 @@
+"""What a network says of the images, in numbers."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.class_routing import ClassRouting, agreement, coupling_entropy, couplings_by_iteration
+from capsule_lightning.figures.lengths import dead_capsules
+from capsule_lightning.losses.reconstruction import reconstruction_error
+from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.report.subject import Normaliser, Subject
+
+BATCH = 256
+
+
+class Measured(NamedTuple):
+    """What a network says of the test images.
+
+    Attributes:
+        poses: ``(N, J, E)``.
+        activations: ``(N, J)``.
+        reconstructions: ``(N, C, H, W)`` from the longest capsule; None without a decoder.
+    """
+
+    poses: Tensor
+    activations: Tensor
+    reconstructions: Tensor | None
+
+
+@torch.no_grad()
+def measure(net: CapsuleNet, normalise: Normaliser, pictures: Tensor) -> Measured:
+    """Class capsules and reconstructions of all pictures ``(N, C, H, W)``, a batch at a time."""
+    poses, activations, reconstructions = [], [], []
+    for start in range(0, len(pictures), BATCH):
+        capsules: Capsules = net(normalise(pictures[start : start + BATCH]))
+        poses.append(capsules.poses.float())
+        activations.append(capsules.activations.float())
+        made = net.reconstruct(capsules, capsules.activations.argmax(dim=-1))
+        if made is not None:
+            reconstructions.append(made.float().clamp(0, 1))
+    joined = torch.cat(reconstructions) if reconstructions else None
+    return Measured(torch.cat(poses), torch.cat(activations), joined)
+
+
+def wilson_interval(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """An interval for a share of which ``right`` of ``count`` were seen, 95 % unless told otherwise.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
+
+    Example:
+        >>> low, high = wilson_interval(5, 10)
+        >>> f"{low:.3f} {high:.3f}"
+        '0.237 0.763'
+    """
+    share, spread = right / count, z * z / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * sqrt(share * (1 - share) / count + spread / (4 * count))
+    return centre - half, centre + half
+
+
+def spread_over_classes(labels: Tensor, count: int) -> Tensor:
+    """Indices of at most ``count`` images, the first of each class, as many of one class as of another."""
+    classes = sorted(set(labels.tolist()))
+    each = max(count // len(classes), 1)
+    chosen = [(labels == j).nonzero()[:each, 0] for j in classes]
+    return torch.cat(chosen)[: max(count, 1)]
+
+
+def numbers(subject: Subject, found: Measured, classes: Tensor, seen: ClassRouting | None) -> dict[str, str]:
+    """The numbers of the page, name and value."""
+    count, right = len(classes), int((classes == subject.labels).sum())
+    low, high = wilson_interval(right, count)
+    interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
+    facts = {"test accuracy": f"{100 * right / count:.2f} % ({right:,} of {count:,}), {interval}"}
+    if found.reconstructions is not None:
+        errors = reconstruction_error(found.reconstructions, subject.pictures)
+        half = 1.959964 * float(errors.std(correction=min(1, count - 1))) / sqrt(count)
+        facts["reconstruction error"] = f"{float(errors.mean()):.2f} ± {half:.2f} (squared, summed over pixels)"
+    dead = [subject.class_names[j] for j in dead_capsules(found.activations).nonzero()[:, 0].tolist()]
+    facts["dead capsules"] = ", ".join(dead) if dead else "none"
+    if seen is not None:
+        couplings = couplings_by_iteration(seen)[-1]
+        activations = seen.children.activations.reshape(couplings.shape[:-1])
+        facts["coupling entropy"] = (
+            f"{float(coupling_entropy(couplings, activations).mean()):.3f} (1: children do not choose)"
+        )
+        cosine = agreement(seen)
+        if cosine is not None:
+            facts["agreement of votes"] = f"{float(cosine.mean()):.3f} (mean cosine with the longest class capsule)"
+    return facts
+
+
+def network(net: CapsuleNet) -> dict[str, str]:
+    """What a network is made of, name and value."""
+    slots = [
+        type(getattr(net, slot)).__name__ for slot in ("encoder", "routing", "decoder") if getattr(net, slot, None)
+    ]
+    decoder = 0 if net.decoder is None else sum(p.numel() for p in net.decoder.parameters())
+    total = sum(p.numel() for p in net.parameters())
+    parameters = f"{total:,}" + (f", {decoder:,} of them the decoder's" if decoder else "")
+    return {"network": " / ".join([type(net).__name__, *slots]), "parameters": parameters}

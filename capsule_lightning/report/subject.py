@@ -1,0 +1,204 @@
+"""What a page is about: a network, its images and what is known of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from capsule_lightning.data.augmentation import standardise
+from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.image_files import class_tree, read_images
+from capsule_lightning.errors import InputError
+from capsule_lightning.export import (
+    Metadata,
+    build_network,
+    data_module,
+    filled,
+    load_network,
+    network_of,
+    read_metadata,
+)
+from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.runs import CONFIG_NAME, run_of_checkpoint
+
+TESTED = 25_000  # most test images that are looked at, and held in memory
+MONITORED = ("coupling_entropy", "agreement", "dead_capsules")
+"""What `RoutingMonitor` logs, see there."""
+
+Normaliser = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a page is about.
+
+    Attributes:
+        net: for evaluation.
+        normalise: pictures in [0, 1] to what the network expects.
+        pictures: ``(N, C, H, W)`` in [0, 1], the test images.
+        labels: ``(N)`` int64.
+        class_names: the J names.
+        title: of the page.
+        facts: lines of its table, name and value.
+        config: of the run, YAML; None where it is not known.
+        curves: of the routing over training, see `routing_curves`; may be empty.
+    """
+
+    net: CapsuleNet
+    normalise: Normaliser
+    pictures: Tensor
+    labels: Tensor
+    class_names: Sequence[str]
+    title: str
+    facts: Mapping[str, str]
+    config: str | None
+    curves: Mapping[str, Sequence[tuple[int, float]]]
+
+
+def subject_of_run(checkpoint: Path, root: str | None = None, images: str | Path | None = None) -> Subject:
+    """A checkpoint, its run's configuration and its test images; arguments as of `report`.
+
+    Raises:
+        InputError: no configuration, images that are missing or have several labels.
+    """
+    tensors, metadata = network_of(checkpoint)
+    net = filled(build_network(metadata, checkpoint), tensors, checkpoint)
+    folder = run_of_checkpoint(checkpoint)
+    if folder is None:
+        raise InputError(
+            f"{checkpoint}: no {CONFIG_NAME} of its run in the folders above it, which says what its images are; leave "
+            "the checkpoint in its run, or export it and give --images FOLDER"
+        )
+    config = (folder / CONFIG_NAME).read_text()
+    settings = yaml.safe_load(config)
+    try:
+        slot = settings["data"]
+        if root is not None:
+            slot.setdefault("init_args", {})["root"] = root
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder / CONFIG_NAME}: says nothing of the data; expected one that `fit` has written"
+        ) from error
+    data = data_module(slot)
+    if data.num_labels != 1:
+        raise InputError(
+            f"{data.name}: its images have {data.num_labels} labels each; a report is about images of one class, such "
+            "as mnist"
+        )
+    stage = "fit" if images is not None and data.normalisation == "channel" else "test"
+    if images is None or stage == "fit":
+        data.prepare_data()
+        data.setup(stage)
+    statistics = data.statistics or (None, None)
+    normalise = normaliser({"kind": data.normalisation, "mean": statistics[0], "deviation": statistics[1]})
+    if images is None:
+        pictures, labels, total = evaluation_pictures(data)
+        told = f"{len(labels):,} test images" if len(labels) == total else f"{len(labels):,} of {total:,} test images"
+        facts = {"data": f"{data.name}, {told}"}
+    else:
+        pictures, labels = folder_pictures(Path(images).expanduser(), net, data.class_names)
+        facts = {"data": str(images)}
+    name = f"{settings.get('experiment', folder.parent.name)}, run {folder.name}"
+    facts |= {"checkpoint": checkpoint.name, **training(metadata)}
+    curves = monitored(folder / "metrics.csv")
+    return Subject(net, normalise, pictures, labels, data.class_names, name, facts, config, curves)
+
+
+def subject_of_file(path: Path, images: str | Path | None) -> Subject:
+    """A ``.safetensors`` file of `export`, and a folder of class folders of test images.
+
+    Raises:
+        InputError: no images given, or the file does not say what its images are.
+    """
+    metadata = read_metadata(path)
+    net = load_network(path)
+    if images is None:
+        raise InputError(f"{path}: a report of a shared network needs test images: --images FOLDER, <FOLDER>/<class>/*")
+    missing = [key for key in ("class_names", "normalisation") if key not in metadata]
+    if missing:
+        raise InputError(f"{path}: does not say its {' and '.join(missing)}; export it again from its run's folder")
+    names = json.loads(metadata["class_names"])
+    pictures, labels = folder_pictures(Path(images).expanduser(), net, names)
+    normalise = normaliser(json.loads(metadata["normalisation"]))
+    facts = {"network file": path.name, "data": str(images), **training(metadata)}
+    return Subject(net, normalise, pictures, labels, names, path.stem, facts, None, {})
+
+
+def training(metadata: Metadata) -> dict[str, str]:
+    """How long it was trained, where the file says so."""
+    return {"training steps": f"{int(metadata['step']):,}"} if "step" in metadata else {}
+
+
+def normaliser(kind: Mapping[str, Any]) -> Normaliser:
+    """What is done to pictures in [0, 1] before the network sees them, from the metadata of `export`.
+
+    Args:
+        kind: ``kind``, one of ``none``, ``per_image`` and ``channel``; for the last ``mean`` and ``deviation``.
+
+    Raises:
+        InputError: ``channel`` without its numbers.
+    """
+    if kind["kind"] == "none":
+        return lambda pictures: pictures
+    if kind["kind"] == "per_image":
+        return standardise
+    if kind.get("mean") is None or kind.get("deviation") is None:
+        raise InputError("the mean and deviation of the training images are not known; export where they can be read")
+    mean, deviation = (torch.tensor(kind[name]).view(-1, 1, 1) for name in ("mean", "deviation"))
+    return lambda pictures: (pictures - mean) / deviation
+
+
+def evaluation_pictures(data: ImageDataModule, most: int = TESTED) -> tuple[Tensor, Tensor, int]:
+    """Test images as evaluation sees them, not normalised.
+
+    Args:
+        data: after ``setup("test")``.
+        most: N; of more test images every second, third, ... is taken.
+
+    Returns:
+        ``(N, C, H, W)`` in [0, 1], their labels ``(N)``, and how many test images there are.
+    """
+    loader = data.test_dataloader()
+    every = max(ceil(len(loader) * data.batch_size / most), 1)
+    pictures, labels, total = [], [], 0
+    for stored in loader:
+        batch = data.on_after_batch_transfer(stored, 0)
+        first = -total % every
+        pictures.append(batch.pictures[first::every])
+        labels.append(batch.labels[first::every])
+        total += len(batch.labels)
+    return torch.cat(pictures), torch.cat(labels), total
+
+
+def folder_pictures(folder: Path, net: CapsuleNet, class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Images ``<folder>/<class>/*`` in [0, 1] scaled to what the network takes, and their labels.
+
+    Raises:
+        InputError: no such folder, or other classes.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; --images takes one of test images, {folder}/<class>/<image>")
+    channels, rows, columns = net.in_shape
+    tree = class_tree(folder, class_names)
+    images = read_images(tree.paths, (channels, rows, columns), resize=True)
+    return images.float() / 255, torch.tensor(tree.labels)
+
+
+def monitored(metrics: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curves that `RoutingMonitor` has left in a run's ``metrics.csv``, by name; nothing where it was not used."""
+    if not metrics.is_file():
+        return {}
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line in metrics.read_text().splitlines():
+        fields = line.split(",")
+        if len(fields) == 4 and fields[2].removeprefix("train/") in MONITORED:
+            curves.setdefault(fields[2].removeprefix("train/"), []).append((int(fields[1]), float(fields[3])))
+    return curves
