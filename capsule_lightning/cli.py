@@ -206,19 +206,49 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+class LightParser(argparse.ArgumentParser):
+    """The options of a light command; what is wrong with them becomes an `InputError` of one line.
+
+    Args:
+        command: its name.
+        epilog: below the options, as it stands.
+    """
+
+    def __init__(self, command: str, epilog: str = "") -> None:
+        super().__init__(
+            prog=f"{PROGRAM} {command}",
+            description=f"{LIGHT_COMMANDS[command]}.",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            exit_on_error=False,
+        )
+        self._command = command
+
+    def options(self, words: Sequence[str]) -> argparse.Namespace:
+        """What words say.
+
+        Raises:
+            InputError: an option that is not there, a value that is missing or too much.
+        """
+        try:
+            found, unknown = self.parse_known_intermixed_args(words)
+        except argparse.ArgumentError as error:
+            raise InputError(f"{self._command}: {error}") from error
+        if unknown:
+            known = [action.option_strings[-1] for action in self._actions[1:] if action.option_strings]
+            raise InputError(
+                f"{self._command}: no option {unknown[0]!r}; expected {', '.join(known)}{nearest(unknown[0], known)}"
+            )
+        return found
+
+
 def prepare(words: list[str]) -> None:
     """``prepare NAME [--root FOLDER]``: fetch and decode a data set, so that training needs no network."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} prepare", description=LIGHT_COMMANDS["prepare"], allow_abbrev=False, exit_on_error=False
-    )
+    parser = LightParser("prepare")
     parser.add_argument("name", nargs="?", help="of the data set, such as mnist")
     parser.add_argument("--root", help="folder of the data; else $CAPSULE_LIGHTNING_DATA, else data/")
-    try:
-        options, unknown = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise InputError(f"prepare: {error}") from error
-    if unknown:
-        raise InputError(f"prepare: {unknown[0]!r} is too much; expected the name of one data set, and --root FOLDER")
+    options = parser.options(words)
 
     from capsule_lightning.data.named import NamedDataModule
     from capsule_lightning.training_cli import import_components
@@ -235,15 +265,14 @@ def prepare(words: list[str]) -> None:
 
 def export(words: list[str]) -> None:
     """``export --ckpt_path FILE [--output FILE] [--overwrite]``: write a trained network to a file of its own."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} export",
-        description=f"{LIGHT_COMMANDS['export']}.",
-        epilog="in Python:\n  from capsule_lightning.export import load_network\n  net = load_network(FILE)",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
+    parser = LightParser(
+        "export", "in Python:\n  from capsule_lightning.export import load_network\n  net = load_network(FILE)"
     )
-    parser.add_argument("--ckpt_path", metavar="FILE", help="checkpoint of a run, such as runs/.../last.ckpt")
+    parser.add_argument(
+        "--ckpt_path",
+        metavar="FILE",
+        help="checkpoint of a run, such as runs/.../last.ckpt; or a shared network, to be written as .onnx",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -252,15 +281,8 @@ def export(words: list[str]) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     parser.add_argument("--half", action="store_true", help="weights in float16, half the size; for .safetensors")
-    try:
-        options, unknown = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise InputError(f"export: {error}") from error
-    if unknown:
-        known = ("--ckpt_path", "--output", "--overwrite", "--half")
-        raise InputError(f"export: no option {unknown[0]!r}; expected {', '.join(known)}{nearest(unknown[0], known)}")
-    if options.ckpt_path is None:
-        raise InputError("export needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
+    options = parser.options(words)
+    require_network("export", options.ckpt_path)
 
     from capsule_lightning.export import export as write
 
@@ -279,31 +301,24 @@ def compare(words: list[str]) -> None:
 
 def report(words: list[str]) -> None:
     """``report --ckpt_path FILE [--output FILE.html] [--data.root FOLDER] [--images FOLDER] [--overwrite]``."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} report", description=f"{LIGHT_COMMANDS['report']}.", allow_abbrev=False, exit_on_error=False
-    )
+    parser = LightParser("report")
     parser.add_argument(
         "--ckpt_path",
         metavar="FILE",
-        help="checkpoint of a run, such as runs/.../last.ckpt; or a .safetensors file of export, with --images",
+        help="checkpoint of a run, such as runs/.../last.ckpt; or a shared network: a .safetensors file of export, or "
+        "the name of one that comes with the package, such as efficient_capsnet_mnist",
     )
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="ends in .html (default: report.html in the run's folder); the probe's numbers lie beside it as CSV",
+        help="ends in .html (default: report.html in the run's folder, or NAME.html here for a shared network); the "
+        "probe's numbers lie beside it as CSV",
     )
     parser.add_argument("--data.root", dest="root", metavar="FOLDER", help="of the data, where it has moved")
     parser.add_argument("--images", metavar="FOLDER", help="test images FOLDER/<class>/* in place of the data set's")
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
-    try:
-        options, unknown = parser.parse_known_args(words)
-    except argparse.ArgumentError as error:
-        raise InputError(f"report: {error}") from error
-    if unknown:
-        known = ("--ckpt_path", "--output", "--data.root", "--images", "--overwrite")
-        raise InputError(f"report: no option {unknown[0]!r}; expected {', '.join(known)}{nearest(unknown[0], known)}")
-    if options.ckpt_path is None:
-        raise InputError("report needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
+    options = parser.options(words)
+    require_network("report", options.ckpt_path)
 
     from capsule_lightning.report import report as write
 
@@ -311,3 +326,13 @@ def report(words: list[str]) -> None:
         options.ckpt_path, options.output, root=options.root, images=options.images, overwrite=options.overwrite
     )
     print(f"wrote {done.path}, {done.size / 1e6:.1f} MB, to open in a browser; the probe's numbers: {done.table}")
+
+
+def require_network(command: str, path: str | None) -> None:
+    """Refuse to go on without a trained network.
+
+    Raises:
+        InputError: none was given.
+    """
+    if path is None:
+        raise InputError(f"{command} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,25 +17,36 @@ import yaml
 from torch import Tensor, nn
 
 from capsule_lightning import __version__
-from capsule_lightning.checkpoints import difference, require_checkpoint
+from capsule_lightning.checkpoints import require_checkpoint
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.parser import Parser
 from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.runs import CONFIG_NAME, run_of_checkpoint
+from capsule_lightning.shared_network import (
+    NEEDED,
+    SUFFIX,
+    Metadata,
+    build_network,
+    filled,
+    first_line,
+    is_shared,
+    load_network,
+    read_metadata,
+    read_tensors,
+)
 
-SUFFIXES = (".safetensors", ".onnx")
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""Networks that come with the package; what they are is said beside them."""
+__all__ = ["Exported", "export", "load_network", "read_metadata"]
+
+SUFFIXES = (SUFFIX, ".onnx")
 
 _PREFIX = "net."  # of the network's tensors among those of a task
-_NEEDED = ("net", "in_shape", "num_classes")  # metadata that a network is rebuilt from
+_OF_TRAINING = ("net", "in_shape", "num_classes", "optimizer", "lr_scheduler")  # a task's, not needed for evaluation
+_OF_MACHINE = ("root", "images")  # a data module's, which are elsewhere for another user
 _ONNX_EXTRA = ("onnx", "onnxscript", "onnxruntime")
 # of the largest number of an output; sums in another order stay far below, another computation far above
 _TOLERANCE = 1e-3
-
-Metadata = dict[str, str]
 
 
 class Exported(NamedTuple):
@@ -62,7 +71,8 @@ def export(
     """Write the network of a checkpoint to a file of its own.
 
     Args:
-        checkpoint: that ``fit`` has written.
+        checkpoint: that ``fit`` has written; or a ``.safetensors`` file of this function, or the name of a network that
+            comes with the package, to be written as ONNX.
         output: ends in ``.safetensors``, which `load_network` reads, or in ``.onnx``: images ``(B, C, H, W)`` float32
             to ``poses (B, J, E)``, ``activations (B, J)``, and ``reconstruction (B, C, H, W)`` from the longest capsule
             where there is a decoder. None for ``.safetensors`` beside the checkpoint.
@@ -73,20 +83,27 @@ def export(
         InputError: a file that is no checkpoint, an output that cannot or must not be written, a network that ONNX
             cannot express.
     """
-    checkpoint = Path(checkpoint)
-    path = checkpoint.with_suffix(SUFFIXES[0]) if output is None else Path(output).expanduser()
+    shared = is_shared(checkpoint)
+    path = Path(checkpoint).with_suffix(SUFFIX) if output is None else Path(output).expanduser()
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if path.suffix == ".onnx":
         if half:
             raise InputError(f"{path}: --half is for .safetensors; an .onnx file computes in float32")
         require_onnx()
-    require_checkpoint(checkpoint)
+    elif shared:
+        raise InputError(f"{checkpoint}: is exported already; copy it, or write it as --output NAME.onnx")
+    unknown = None
+    if not shared:
+        require_checkpoint(checkpoint)
     require_place(path, overwrite)
-    tensors, metadata = network_of(checkpoint)
+    if shared:
+        tensors, metadata = read_tensors(checkpoint), read_metadata(checkpoint)
+    else:
+        tensors, metadata = network_of(Path(checkpoint))
+        of_images, unknown = what_images_need(Path(checkpoint))
+        metadata |= of_images
     net = filled(build_network(metadata, checkpoint), tensors, checkpoint)
-    of_images, unknown = what_images_need(checkpoint)
-    metadata |= of_images
     if path.suffix == ".onnx":
         content = onnx_model(net, metadata)
     else:
@@ -99,63 +116,6 @@ def export(
     return Exported(path, sum(p.numel() for p in net.parameters()), len(content), unknown)
 
 
-def load_network(path: str | Path) -> CapsuleNet:
-    """The network of a ``.safetensors`` file that `export` has written, for evaluation.
-
-    Weights in half precision are widened to float32, where they have the same values; float64 stays float64. What the
-    images need before they go in, `read_metadata` says under ``input``. Of what the file names,
-    classes of modules alone are called.
-
-    Args:
-        path: of the file, or the name of a network that comes with the package.
-
-    Raises:
-        InputError: no such file, one of another kind, or weights that do not fit the network it describes.
-
-    Example:
-        >>> net = load_network("efficient_capsnet_mnist")
-        >>> net(torch.rand(2, 1, 28, 28)).activations.shape
-        torch.Size([2, 10])
-    """
-    metadata = read_metadata(path)
-    missing = [key for key in _NEEDED if key not in metadata]
-    if missing:
-        raise InputError(
-            f"{path}: does not say how its network is built, it lacks {', '.join(missing)} in its metadata; expected "
-            "a file that `export` has written"
-        )
-    with _opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
-    return filled(build_network(metadata, path), tensors, path)
-
-
-def read_metadata(path: str | Path) -> Metadata:
-    """What a ``.safetensors`` file says of itself.
-
-    Returns:
-        ``net``, the JSON of the class and its arguments; ``in_shape`` and ``num_classes``; ``step``, ``epoch`` and
-        ``capsule_lightning``, the version, of the training; and where they are known ``class_names``,
-        ``normalisation``, and ``input``, a sentence that says what images the network expects.
-
-    Raises:
-        InputError: no such file, or one of another kind.
-    """
-    with _opened(path) as file:
-        return dict(file.metadata() or {})
-
-
-def _opened(path: str | Path) -> Any:
-    shipped = PRETRAINED / f"{path}{SUFFIXES[0]}"
-    file = shipped if shipped.is_file() else Path(path)
-    if not file.is_file():
-        names = ", ".join(sorted(each.stem for each in PRETRAINED.glob(f"*{SUFFIXES[0]}")))
-        raise InputError(f"{path}: no such file; expected one that `export` has written, or a shipped network: {names}")
-    try:
-        return safetensors.safe_open(file, framework="pt")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path}: is no safetensors file, or a part of one ({_first_line(error)})") from error
-
-
 def network_of(checkpoint: Path) -> tuple[dict[str, Tensor], Metadata]:
     """The tensors of a checkpoint's network by their plain names, and the metadata that it can be rebuilt from.
 
@@ -165,76 +125,15 @@ def network_of(checkpoint: Path) -> tuple[dict[str, Tensor], Metadata]:
     found = torch.load(checkpoint, map_location="cpu", weights_only=True)
     given, weights = found.get("hyper_parameters", {}), found["state_dict"]
     tensors = {name.removeprefix(_PREFIX): weights[name] for name in weights if name.startswith(_PREFIX)}
-    if not tensors or not all(key in given for key in _NEEDED):
+    if not tensors or not all(key in given for key in NEEDED):
         raise InputError(f"{checkpoint}: does not say how its network was built; expected one that `fit` has written")
-    recipe = {key: json.dumps(given[key]) for key in _NEEDED}
+    recipe = {key: json.dumps(given[key]) for key in NEEDED}
     progress = {key: str(found[name]) for key, name in (("step", "global_step"), ("epoch", "epoch")) if name in found}
     return tensors, {**recipe, **progress, "capsule_lightning": __version__}
 
 
-def build_network(metadata: Mapping[str, str], path: str | Path) -> CapsuleNet:
-    """The network that metadata describe, its weights as they begin.
-
-    Args:
-        metadata: see `read_metadata`.
-        path: of the file that they are from, for the error.
-
-    Raises:
-        InputError: it cannot be built.
-    """
-    try:
-        slot, in_shape, num_classes = (json.loads(metadata[key]) for key in _NEEDED)
-        net = component(slot)(tuple(in_shape), num_classes)
-    except (ValueError, TypeError, AttributeError) as error:  # InputError and what is no JSON among them
-        raise InputError(f"{path}: its network cannot be built ({_first_line(error)})") from error
-    if not isinstance(net, CapsuleNet):
-        raise InputError(f"{path}: describes {type(net).__name__}, which is no network of images to class capsules")
-    return net
-
-
-def component(slot: object) -> Callable[..., nn.Module]:
-    """A class of modules with its arguments, to be called with the shapes.
-
-    Not by the parser of the command line, which also calls functions, and reads text for more of what it may call: a
-    file from elsewhere must not run code.
-
-    Args:
-        slot: ``class_path`` and ``init_args``, some of which may be such slots again.
-
-    Raises:
-        InputError: no such class, or anything else than a class of modules.
-    """
-    if not isinstance(slot, dict) or not {"class_path"} <= set(slot) <= {"class_path", "init_args"}:
-        raise InputError(f"{slot!r}: expected class_path and init_args")
-    name = str(slot["class_path"])
-    try:
-        found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"no class {name!r} here: {error}; install or import what defines it") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise InputError(f"{name!r} is no part of a network")
-    given = slot.get("init_args") or {}
-    arguments = {key: component(value) if isinstance(value, dict) else value for key, value in given.items()}
-    return partial(found, **arguments)
-
-
-def filled(net: CapsuleNet, tensors: Mapping[str, Tensor], path: str | Path) -> CapsuleNet:
-    """A network with these weights, for evaluation.
-
-    Raises:
-        InputError: names or shapes differ; the first difference is named.
-    """
-    wrong = difference(net, tensors)
-    if wrong is not None:
-        raise InputError(f"{path}: its weights are not those of the network it describes: {wrong}")
-    if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
-        net.double()
-    net.load_state_dict(tensors)
-    return net.eval()
-
-
 def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
-    """Class names and normalisation, from the configuration of a checkpoint's run.
+    """Class names, normalisation, task and data set, from the configuration of a checkpoint's run.
 
     Where channels are normalised by what was measured in the training images, it is measured again.
 
@@ -245,16 +144,19 @@ def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
     if folder is None:
         return {}, f"its class names and normalisation, for want of the run's {CONFIG_NAME} beside the checkpoint"
     try:
-        slot = yaml.safe_load((folder / CONFIG_NAME).read_text())["data"]
-        data = data_module(slot)
+        config = yaml.safe_load((folder / CONFIG_NAME).read_text())
+        data = data_module(config["data"])
+        slots = {"data": without(config["data"], _OF_MACHINE)}
+        if "model" in config:
+            slots["task"] = without(config["model"], _OF_TRAINING)
     except (InputError, OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        return {}, f"its class names and normalisation: {_first_line(error)}"
+        return {}, f"its class names and normalisation: {first_line(error)}"
     unknown = None
     if data.normalisation == "channel" and data.statistics is None:
         try:
             data.setup("fit")
         except InputError as error:
-            unknown = f"the mean and deviation of its training images: {_first_line(error)}"
+            unknown = f"the mean and deviation of its training images: {first_line(error)}"
     normalisation: dict[str, Any] = {"kind": data.normalisation}
     if data.normalisation == "channel" and data.statistics is not None:
         normalisation |= dict(zip(("mean", "deviation"), map(list, data.statistics), strict=True))
@@ -262,7 +164,19 @@ def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
         "class_names": json.dumps(list(data.class_names)),
         "normalisation": json.dumps(normalisation),
         "input": expected_input(data),
+        **{name: json.dumps(slot) for name, slot in slots.items()},
     }, unknown
+
+
+def without(slot: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A slot without some arguments of its class.
+
+    Example:
+        >>> without({"class_path": "a.MNIST", "init_args": {"root": "/data", "batch_size": 8}}, ["root"])
+        {'class_path': 'a.MNIST', 'init_args': {'batch_size': 8}}
+    """
+    arguments = {key: value for key, value in (slot.get("init_args") or {}).items() if key not in names}
+    return {"class_path": slot["class_path"], "init_args": arguments}
 
 
 def data_module(slot: object) -> ImageDataModule:
@@ -360,7 +274,7 @@ def onnx_model(net: CapsuleNet, metadata: Metadata) -> bytes:
         model.metadata_props.update(metadata)
         content: bytes = program.model_proto.SerializeToString()
     except Exception as error:  # whatever the tracer, the translator and the format's limit of 2 GiB raise
-        reason = _first_line(error.__cause__ or error).split(" For more information")[0]
+        reason = first_line(error.__cause__ or error).split(" For more information")[0]
         raise InputError(
             f"this network cannot be written as ONNX for batches of any size ({reason}); share it as .safetensors"
         ) from error
@@ -434,8 +348,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def _first_line(error: BaseException) -> str:
-    """Of its message, or its kind where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

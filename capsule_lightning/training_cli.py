@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import pkgutil
@@ -61,6 +62,7 @@ from capsule_lightning.runs import (
     restarted,
     run_of_checkpoint,
 )
+from capsule_lightning.shared_network import evaluation_config, filled, is_shared, read_tensors
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.trainer_options import refused, require_launcher, require_monitors, require_options
 
@@ -166,6 +168,8 @@ class CapsuleCLI(LightningCLI):
 
     checkpoint: dict[str, Any] | None = None
     """Of ``ckpt_path``, its tensors without their data."""
+    shared: str | None = None
+    """``ckpt_path`` where that is a shared network: a file of `export`, or the name of one that is shipped."""
 
     def __init__(self, words: list[str]) -> None:
         self.command = words[0]
@@ -228,7 +232,7 @@ class CapsuleCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Beneath the words of the command line lies the config of the run that goes on, or that of the digits."""
+        """Beneath the words lies the config of the run that goes on or of the shared network, or that of the digits."""
         assert isinstance(args, list)
         command, *words = args
         if command == "fit" and option(words, "--ckpt_path") == "last":
@@ -236,7 +240,13 @@ class CapsuleCLI(LightningCLI):
         configured = any(option(words, name) for name in ("--config", "-c", "--data", "--data.class_path"))
         folder = self._run_that_goes_on(words, configured)
         base: list[str] = []
-        if folder is not None and (folder / CONFIG_NAME).is_file():
+        given = option(words, "--ckpt_path")
+        if given is not None and is_shared(given):
+            if command == "fit":
+                raise InputError(f"ckpt_path={given}: holds weights alone, and no state that training could go on from")
+            self.shared = given
+            base = ["--config", json.dumps(evaluation_config(given))]
+        elif folder is not None and (folder / CONFIG_NAME).is_file():
             base = ["--config", str(folder / CONFIG_NAME)]
         elif not configured:
             base = ["--config", find_config("digits.yaml")]
@@ -291,7 +301,9 @@ class CapsuleCLI(LightningCLI):
             require_options(vars(config.trainer))
         if checkpoint is None and self.subcommand != "fit":
             raise InputError(f"{self.subcommand} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
-        if checkpoint is not None:
+        if self.shared is not None:
+            config.ckpt_path = None  # the trainer could not read it
+        elif checkpoint is not None:
             needed = (VERSION, *TRAINING_STATE) if self.command == "fit" else (VERSION,)
             self.checkpoint = require_checkpoint(checkpoint, needed)
         config.weights_only = True  # a checkpoint is values, and never code
@@ -362,7 +374,9 @@ class CapsuleCLI(LightningCLI):
         """Run it; where wrong input keeps it from beginning, leave no folder behind."""
         made = [path for path in (self.work_folder, *self.work_folder.parents) if not path.exists()]
         try:
-            if self.checkpoint is not None:
+            if self.shared is not None:
+                filled(self.model.net, read_tensors(self.shared), self.shared)
+            elif self.checkpoint is not None:
                 require_weights(self.config[subcommand].ckpt_path, self.checkpoint, self.model)
             super()._run_subcommand(subcommand)
         except Exception as error:

@@ -371,7 +371,7 @@ def test_runs_of_wandb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--bye", "routing"], "no option '--bye'; did you mean '--by'"),
+        (["--bye", "routing"], "--csv; did you mean '--by'"),
         (["--wandb", "a/b", "runs"], "--wandb takes runs from W&B alone"),
         (["a", "b", "--config", "s.yaml"], "--config takes one folder"),
         (["--metric"], "expected one argument"),

@@ -13,8 +13,9 @@ import torch
 import yaml
 from program import clean_environment
 from routings import ROUTINGS
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.datasets import load_digits
+from trained import FAKE_MNIST, fit
 
 from capsule_lightning import __version__
 from capsule_lightning.cli import CONFIG_DIR, main
@@ -27,7 +28,6 @@ from capsule_lightning.decoders.dense import DenseDecoder
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.export import (
-    PRETRAINED,
     Answers,
     data_module,
     export,
@@ -42,36 +42,14 @@ from capsule_lightning.export import (
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.routing.uniform import UniformRouting
+from capsule_lightning.shared_network import PRETRAINED
 from capsule_lightning.tasks.classification import ClassificationTask
 
-SHORT = (
-    "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=2",
-    "--trainer.limit_val_batches=1",
-    "--trainer.accelerator=cpu",
-    "--trainer.callbacks=RunCheckpoint",
-    "--test_after_fit=false",
-    "--data.batch_size=4",
-    "--run_id=one",
-)
-FAKE_MNIST = ("--config", "mnist.yaml", "--data.fake=true", "--data.val_size=0.2")
 NETWORKS = {
     "capsnet": ("--config", "digits.yaml"),
     "efficient": (*FAKE_MNIST, "--config", "model/efficient_capsnet.yaml"),
     "em": (*FAKE_MNIST, "--config", "model/matrix_capsules_small.yaml", "--model.net.encoder.normalise", "true"),
 }
-
-
-def fit(folder: Path, *words: str) -> Path:
-    """Two steps of training; gives back the last checkpoint of the run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        patch.delenv("CAPSULE_LIGHTNING_RUN_ID", raising=False)
-        patch.setattr(sys, "argv", ["capsule_lightning"])
-        patch.chdir(folder)
-        main(["fit", *words, *SHORT])
-    (checkpoint,) = folder.glob("runs/*/one/checkpoints/last.ckpt")
-    return checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -279,87 +257,6 @@ def test_a_configuration_that_cannot_be_used_does_not_stop_the_export(alone: Pat
 
 
 # what is refused
-
-
-def edited(path: Path, tensors: Callable[[dict], object] = id, metadata: Callable[[dict], object] = id) -> Path:
-    """A safetensors file with changed tensors or metadata."""
-    state, said = load_file(path), read_metadata(path)
-    tensors(state)
-    metadata(said)
-    save_file(state, path, said)
-    return path
-
-
-@pytest.fixture
-def shared(digits: Path, tmp_path: Path) -> Path:
-    """A good file."""
-    return export(digits, tmp_path / "shared.safetensors").path
-
-
-def without_metadata(path: Path) -> None:
-    save_file(load_file(path), path)
-
-
-def with_net(change: Callable[[dict], object]) -> Callable[[Path], object]:
-    def edit(said: dict) -> None:
-        slot = json.loads(said["net"])
-        change(slot)
-        said["net"] = json.dumps(slot)
-
-    return lambda path: edited(path, metadata=edit)
-
-
-@pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        (lambda path: path.unlink(), ["no such file"]),
-        (lambda path: path.write_bytes(b""), ["no safetensors file"]),
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), ["no safetensors file", "a part"]),
-        (lambda path: torch.save({"a": torch.zeros(1)}, path), ["no safetensors file"]),
-        (without_metadata, ["lacks net, in_shape, num_classes"]),
-        (partial(edited, tensors=lambda s: s.pop("routing.weight")), ["routing.weight", "none"]),
-        (partial(edited, tensors=lambda s: s.update(other=torch.zeros(2))), ["other", "(2,)"]),
-        (
-            with_net(lambda net: net["init_args"].update(dim=12)),
-            ["routing.weight", "(64, 10, 16, 8)", "(64, 10, 12, 8)"],
-        ),
-        (with_net(lambda net: net["init_args"].update(dims=12)), ["cannot be built", "dims"]),
-        (with_net(lambda net: net.update(class_path="no.such.Net")), ["cannot be built", "no.such.Net"]),
-        (with_net(lambda net: net["init_args"]["routing"]["init_args"].update(iterations=0)), ["iterations=0"]),
-        (partial(edited, metadata=lambda m: m.update(net="{")), ["cannot be built"]),
-        (partial(edited, metadata=lambda m: m.update(in_shape="8")), ["cannot be built"]),
-    ],
-)
-def test_a_file_that_cannot_be_loaded_says_why(
-    fault: Callable[[Path], object], expected: list[str], shared: Path
-) -> None:
-    fault(shared)
-    with pytest.raises(InputError) as refused:
-        load_network(shared)
-    message = str(refused.value)
-    assert str(shared) in message
-    assert "\n" not in message
-    assert all(word in message for word in expected), message
-
-
-@pytest.mark.parametrize("form", ["slot", "text", "keywords"])
-@pytest.mark.parametrize("place", ["net", "encoder"])
-@pytest.mark.parametrize("harm", ["os.system", "subprocess.Popen"])
-def test_a_file_cannot_run_code(harm: str, place: str, form: str, shared: Path, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    words = {"command": f"touch {trace}"} if harm == "os.system" else {"args": ["touch", str(trace)]}
-    call = {"class_path": harm, "init_args" if form == "slot" else "dict_kwargs": words}
-
-    def plant(said: dict) -> None:
-        net = json.loads(said["net"])
-        net["init_args"]["encoder"] = json.dumps(call) if form == "text" else call
-        planted = net if place == "encoder" else net["init_args"]["encoder"]
-        said["net"] = json.dumps(planted)
-
-    edited(shared, metadata=plant)
-    with pytest.raises(InputError, match="cannot be built"):
-        load_network(shared)
-    assert not trace.exists()
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -376,11 +376,15 @@ def test_a_run_is_reported_with_its_data_and_configuration(
         report(alone)
 
 
-def test_a_shared_network_is_reported_with_a_folder_of_images(checkpoint: Path, few: None, tmp_path: Path) -> None:
-    shared = tmp_path / "net.safetensors"
+def test_a_shared_network_is_reported_with_its_data_or_a_folder_of_images(
+    checkpoint: Path, few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared" / "net.safetensors"
+    shared.parent.mkdir()
+    monkeypatch.chdir(tmp_path)
     main(["export", "--ckpt_path", str(checkpoint), "--output", str(shared)])
-    with pytest.raises(InputError, match="needs test images: --images FOLDER"):
-        report(shared)
+    assert report(shared).path == Path("net.html")
+    assert "digits, 360 test images" in Path("net.html").read_text()
     for digit in range(10):
         (tmp_path / "images" / str(digit)).mkdir(parents=True)
         for n in range(3):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from capsule_lightning.cli import LIGHT_COMMANDS, PROGRAM, nearest
+from capsule_lightning.cli import PROGRAM, LightParser
 from capsule_lightning.comparison.groups import compare
 from capsule_lightning.comparison.runs import METRIC, find_runs, read_run, read_wandb
 from capsule_lightning.comparison.tables import new_console, show
@@ -20,14 +19,7 @@ def command(words: Sequence[str]) -> None:
         InputError: wrong input.
         SystemExit: with status 1, where a run of a study failed; 128 + the signal that ended it.
     """
-    parser = options_parser()
-    try:
-        options, unknown = parser.parse_known_intermixed_args(words)
-    except argparse.ArgumentError as error:
-        raise InputError(f"compare: {error}") from error
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
-        raise InputError(f"compare: no option {unknown[0]!r}{nearest(unknown[0], known)}; `compare --help` lists them")
+    options = options_parser().options(words)
     if options.wandb is not None and (options.config is not None or options.folders):
         raise InputError("compare: --wandb takes runs from W&B alone; leave out --config and folders")
     if options.config is not None and len(options.folders) > 1:
@@ -51,18 +43,14 @@ def command(words: Sequence[str]) -> None:
         raise SystemExit(status)
 
 
-def options_parser() -> argparse.ArgumentParser:
+def options_parser() -> LightParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} compare",
-        description=f"{LIGHT_COMMANDS['compare']}.",
-        epilog=f"""examples:
+    parser = LightParser(
+        "compare",
+        f"""examples:
   python -m {PROGRAM} compare runs/digits --by model.net.routing --output comparison
   python -m {PROGRAM} compare --config studies/digits_routings.yaml
   python -m {PROGRAM} compare --wandb me/capsule_lightning --by routing""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
     )
     parser.add_argument(
         "folders",

@@ -40,9 +40,12 @@ class NamedDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Download, or decode a tree of class folders once; called by one process of each machine."""
-        if not self.fake:
-            for split in ("train", "test"):
-                self._find(split, self.download)
+        measures = self.normalisation == "channel" and self.statistics is None
+        predicts_files = self.predict_path is not None and self.trainer is not None and self.trainer.predicting
+        if self.fake or (predicts_files and not measures):
+            return
+        for split in ("train", "test"):
+            self._find(split, self.download)
 
     def load(self, split: Split) -> Images:
         """See `ImageDataModule.load`."""

@@ -29,6 +29,7 @@ from capsule_lightning.report.pictures import (
 )
 from capsule_lightning.report.subject import Subject, subject_of_file, subject_of_run
 from capsule_lightning.runs import run_of_checkpoint
+from capsule_lightning.shared_network import is_shared
 
 SUFFIX = ".html"
 PROBED = 300  # images of all classes together
@@ -61,18 +62,19 @@ def report(
     """Write a page about a trained network, and beside it the numbers of its probe.
 
     Args:
-        checkpoint: that ``fit`` has written, its run's configuration above it; or a ``.safetensors`` file of `export`.
-        output: ends in ``.html``; None for ``report.html`` in the run's folder, or beside a ``.safetensors`` file.
+        checkpoint: that ``fit`` has written, its run's configuration above it; or a ``.safetensors`` file of `export`,
+            or the name of a network that comes with the package.
+        output: ends in ``.html``; None for ``report.html`` in the run's folder, or for a shared network ``<name>.html``
+            here.
         root: folder of the data, where it is another than in training.
-        images: test images ``<images>/<class>/*`` in place of the data set's; a ``.safetensors`` file needs them.
+        images: test images ``<images>/<class>/*`` in place of the data set's.
         overwrite: replace a page that is there.
 
     Raises:
         InputError: a file that holds no network, missing images, images of several labels, an output that cannot or
             must not be written.
     """
-    source = Path(checkpoint).expanduser()
-    shared = source.suffix == ".safetensors"
+    source, shared = Path(checkpoint).expanduser(), is_shared(checkpoint)
     if not shared:
         require_checkpoint(source)
     path = Path(output).expanduser() if output is not None else usual_place(source, shared)
@@ -81,7 +83,7 @@ def report(
     table = path.with_name(f"{path.stem}_probe.csv")
     for place in (path, table):
         require_place(place, overwrite)
-    subject = subject_of_file(source, images) if shared else subject_of_run(source, root, images)
+    subject = subject_of_file(source, root, images) if shared else subject_of_run(source, root, images)
     page, probe = build(subject)
     content = page.encode()
     write_whole(table, probe.csv().encode(), overwrite)
@@ -91,8 +93,9 @@ def report(
 
 def usual_place(source: Path, shared: bool) -> Path:
     """Where a page goes that was not given a place."""
-    folder = source.parent if shared else run_of_checkpoint(source) or source.parent
-    return folder / f"report{SUFFIX}"
+    return (
+        Path(f"{source.stem}{SUFFIX}") if shared else (run_of_checkpoint(source) or source.parent) / f"report{SUFFIX}"
+    )
 
 
 def build(subject: Subject) -> tuple[str, Probe]:

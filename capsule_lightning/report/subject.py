@@ -17,17 +17,17 @@ from capsule_lightning.data.augmentation import standardise
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, read_images
 from capsule_lightning.errors import InputError
-from capsule_lightning.export import (
-    Metadata,
-    build_network,
-    data_module,
-    filled,
-    load_network,
-    network_of,
-    read_metadata,
-)
+from capsule_lightning.export import data_module, network_of
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs import CONFIG_NAME, run_of_checkpoint
+from capsule_lightning.shared_network import (
+    Metadata,
+    build_network,
+    evaluation_config,
+    filled,
+    load_network,
+    read_metadata,
+)
 
 TESTED = 25_000  # most test images that are looked at, and held in memory
 MONITORED = ("coupling_entropy", "agreement", "dead_capsules")
@@ -79,57 +79,68 @@ def subject_of_run(checkpoint: Path, root: str | None = None, images: str | Path
         )
     config = (folder / CONFIG_NAME).read_text()
     settings = yaml.safe_load(config)
-    try:
-        slot = settings["data"]
-        if root is not None:
-            slot.setdefault("init_args", {})["root"] = root
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{folder / CONFIG_NAME}: says nothing of the data; expected one that `fit` has written"
-        ) from error
-    data = data_module(slot)
-    if data.num_labels != 1:
-        raise InputError(
-            f"{data.name}: its images have {data.num_labels} labels each; a report is about images of one class, such "
-            "as mnist"
-        )
+    data = data_of(settings, folder / CONFIG_NAME, root)
     stage = "fit" if images is not None and data.normalisation == "channel" else "test"
     if images is None or stage == "fit":
         data.prepare_data()
         data.setup(stage)
     statistics = data.statistics or (None, None)
     normalise = normaliser({"kind": data.normalisation, "mean": statistics[0], "deviation": statistics[1]})
-    if images is None:
-        pictures, labels, total = evaluation_pictures(data)
-        told = f"{len(labels):,} test images" if len(labels) == total else f"{len(labels):,} of {total:,} test images"
-        facts = {"data": f"{data.name}, {told}"}
-    else:
-        pictures, labels = folder_pictures(Path(images).expanduser(), net, data.class_names)
-        facts = {"data": str(images)}
+    pictures, labels, told = data_pictures(data) if images is None else folder_pictures(images, net, data.class_names)
     name = f"{settings.get('experiment', folder.parent.name)}, run {folder.name}"
-    facts |= {"checkpoint": checkpoint.name, **training(metadata)}
+    facts = {"data": told, "checkpoint": checkpoint.name, **training(metadata)}
     curves = monitored(folder / "metrics.csv")
     return Subject(net, normalise, pictures, labels, data.class_names, name, facts, config, curves)
 
 
-def subject_of_file(path: Path, images: str | Path | None) -> Subject:
-    """A ``.safetensors`` file of `export`, and a folder of class folders of test images.
+def subject_of_file(path: str | Path, root: str | None = None, images: str | Path | None = None) -> Subject:
+    """A shared network, and the test images of its data set or of a folder; arguments as of `report`.
 
     Raises:
-        InputError: no images given, or the file does not say what its images are.
+        InputError: the file does not say what its images are, or they are missing.
     """
     metadata = read_metadata(path)
     net = load_network(path)
-    if images is None:
-        raise InputError(f"{path}: a report of a shared network needs test images: --images FOLDER, <FOLDER>/<class>/*")
     missing = [key for key in ("class_names", "normalisation") if key not in metadata]
     if missing:
         raise InputError(f"{path}: does not say its {' and '.join(missing)}; export it again from its run's folder")
     names = json.loads(metadata["class_names"])
-    pictures, labels = folder_pictures(Path(images).expanduser(), net, names)
+    if images is None:
+        data = data_of(evaluation_config(path), path, root)
+        data.prepare_data()
+        data.setup("test")
+        pictures, labels, told = data_pictures(data)
+    else:
+        pictures, labels, told = folder_pictures(images, net, names)
     normalise = normaliser(json.loads(metadata["normalisation"]))
-    facts = {"network file": path.name, "data": str(images), **training(metadata)}
-    return Subject(net, normalise, pictures, labels, names, path.stem, facts, None, {})
+    facts = {"network file": Path(path).name, "data": told, **training(metadata)}
+    return Subject(net, normalise, pictures, labels, names, Path(path).stem, facts, None, {})
+
+
+def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataModule:
+    """The data module of a configuration, for images of one label.
+
+    Args:
+        settings: as YAML reads them.
+        source: where they are from, for the error.
+        root: folder of the data, where it is another than the configuration says.
+
+    Raises:
+        InputError: nothing is said of the data, or their images have several labels.
+    """
+    try:
+        slot = settings["data"]
+        if root is not None:
+            slot.setdefault("init_args", {})["root"] = root
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{source}: says nothing of the data; expected one that `fit` has written") from error
+    data = data_module(slot)
+    if data.num_labels != 1:
+        raise InputError(
+            f"{data.name}: its images have {data.num_labels} labels each; a report is about images of one class, such "
+            "as mnist"
+        )
+    return data
 
 
 def training(metadata: Metadata) -> dict[str, str]:
@@ -178,18 +189,26 @@ def evaluation_pictures(data: ImageDataModule, most: int = TESTED) -> tuple[Tens
     return torch.cat(pictures), torch.cat(labels), total
 
 
-def folder_pictures(folder: Path, net: CapsuleNet, class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Images ``<folder>/<class>/*`` in [0, 1] scaled to what the network takes, and their labels.
+def data_pictures(data: ImageDataModule) -> tuple[Tensor, Tensor, str]:
+    """Test images, see `evaluation_pictures`, with words that say how many of them there are."""
+    pictures, labels, total = evaluation_pictures(data)
+    count = f"{len(labels):,}" if len(labels) == total else f"{len(labels):,} of {total:,}"
+    return pictures, labels, f"{data.name}, {count} test images"
+
+
+def folder_pictures(images: str | Path, net: CapsuleNet, class_names: Sequence[str]) -> tuple[Tensor, Tensor, str]:
+    """Images ``<images>/<class>/*`` in [0, 1] scaled to what the network takes, their labels, and where they are.
 
     Raises:
         InputError: no such folder, or other classes.
     """
+    folder = Path(images).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; --images takes one of test images, {folder}/<class>/<image>")
     channels, rows, columns = net.in_shape
     tree = class_tree(folder, class_names)
-    images = read_images(tree.paths, (channels, rows, columns), resize=True)
-    return images.float() / 255, torch.tensor(tree.labels)
+    found = read_images(tree.paths, (channels, rows, columns), resize=True)
+    return found.float() / 255, torch.tensor(tree.labels), str(images)
 
 
 def monitored(metrics: Path) -> dict[str, list[tuple[int, float]]]:
