@@ -116,7 +116,7 @@ def require_weights(path: str | Path, checkpoint: Mapping[str, Any], task: nn.Mo
     other = difference(task, checkpoint["state_dict"])
     if other is not None:
         raise InputError(
-            f"{path}: the checkpoint is of another network: {other}; give the configuration that it was trained with"
+            f"{path}: is of another network: {other}; give the configuration that it was trained with"
         )
 
 

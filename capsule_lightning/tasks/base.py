@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.checkpoints import difference
+from capsule_lightning.checkpoints import require_weights
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import InputError, StoppedError
 from capsule_lightning.losses.base import ClassificationLoss
@@ -260,12 +260,7 @@ class Task(L.LightningModule, ABC):
         Raises:
             InputError: names or shapes differ.
         """
-        other = difference(self, checkpoint["state_dict"])
-        if other is not None:
-            raise InputError(
-                f"the checkpoint is of another network: {other}; give the configuration that the checkpoint was "
-                "trained with"
-            )
+        require_weights("the checkpoint", checkpoint, self)
         self._not_finite_in_a_row = checkpoint.get("not_finite_in_a_row", 0)
 
     def total_steps(self) -> int:
