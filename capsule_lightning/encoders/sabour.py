@@ -100,9 +100,11 @@ class SabourEncoder(Encoder):
 
     def forward(self, images: Tensor) -> Capsules:
         """See `Encoder.forward`; capsules are ordered by type, row, column."""
-        features, primary = self.conv(self._pad(images, self.conv)), self.primary
-        if columns_pay(features, primary.weight):
-            features = features.contiguous(memory_format=torch.channels_last)
+        conv, primary = self.conv, self.primary
+        weight = conv.weight
+        if columns_pay(images, primary.weight):  # and the library gives maps of the order of its weights
+            weight = weight.to(memory_format=torch.channels_last)  # `contiguous` leaves a single channel as it is
+        features = F.conv2d(self._pad(images, conv), weight, conv.bias, (conv.stride[0], conv.stride[1]))
         features = torch.relu_(features)  # in place: these are the largest maps of the network
         weight = primary.weight if self.coupling == 1 else primary.weight * self.coupling
         maps = conv2d(self._pad(features, primary), weight, primary.bias, (primary.stride[0], primary.stride[1]))

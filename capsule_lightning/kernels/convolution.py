@@ -73,7 +73,7 @@ class _ColumnsConv2d(torch.autograd.Function):
         ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], block: int
     ) -> Tensor:
         windows = _windows(maps, weight.shape, stride)
-        matrix = weight.permute(2, 3, 1, 0).to(maps.dtype).reshape(-1, len(weight))  # (K * L * C, O)
+        matrix = _as_matrix(weight.to(maps.dtype))
         out = maps.new_empty(*windows.shape[:3], len(weight))
         room = maps.new_empty(min(block, len(maps)), *windows.shape[1:])  # used again: in the cache, and mapped
         for start in range(0, len(maps), block):
@@ -103,8 +103,7 @@ class _ColumnsConv2d(torch.autograd.Function):
             for y, of_row in enumerate(grad_matrix):
                 columns = room.copy_(windows[:, :, :, y]).view(-1, len(of_row))
                 torch.mm(columns.t(), grad.view(-1, ctx.shape[0]), out=of_row)
-            out, channels, height, width = ctx.shape
-            grad_weight = grad_matrix.view(height, width, channels, out).permute(3, 2, 0, 1).to(ctx.weight_dtype)
+            grad_weight = _as_weight(grad_matrix, ctx.shape).to(ctx.weight_dtype)
         if ctx.bias_dtype is not None:
             grad_bias = grad.sum(dim=(0, 1, 2), dtype=ctx.bias_dtype)
         return grad_maps, grad_weight, grad_bias, None, None
@@ -114,6 +113,24 @@ def _windows(maps: Tensor, shape: torch.Size, stride: tuple[int, int]) -> Tensor
     """The pixels under the kernel at each of its places, ``(B, rows, columns, K, L, C)``, a view where it can be."""
     pixels = maps.permute(0, 2, 3, 1).contiguous()
     return pixels.unfold(1, shape[2], stride[0]).unfold(2, shape[3], stride[1]).permute(0, 1, 2, 4, 5, 3)
+
+
+# Weights and matrix are turned into each other by plain transposition and by moving long runs: copying between the two
+# orders directly takes the CPU three times as long.
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """Weights ``(O, C, K, L)`` as ``(K * L * C, O)``."""
+    out, channels, height, width = weight.shape
+    turned = weight.reshape(out, -1).t().contiguous().view(channels, height * width, out)
+    return turned.transpose(0, 1).reshape(-1, out)
+
+
+def _as_weight(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """The reverse of `_as_matrix`, of ``(K * L * C, O)`` numbers in any shape."""
+    out, channels, height, width = shape
+    turned = matrix.view(height * width, channels, out).transpose(0, 1).reshape(-1, out)
+    return turned.t().contiguous().view(shape)
 
 
 def _grad_maps(grad: Tensor, maps: torch.Size, matrix: Tensor, shape: torch.Size, stride: tuple[int, int]) -> Tensor:
