@@ -245,7 +245,8 @@ def run_study(study: Study, root: Path, console: Console) -> tuple[list[Path], i
         )
         work = Work(study, trials, root, console, done=len(trials) - len(due))
         with work.passing_signals_on():
-            start_server()
+            if due:
+                start_server()
             work.run(due)
     finally:
         let_go()

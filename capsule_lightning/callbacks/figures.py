@@ -40,10 +40,67 @@ def publish(trainer: L.Trainer, name: str, figure: Figure) -> None:
             log_image(key=name, images=[str(path)], step=max(trainer.global_step - 1, 0))  # that of the metrics
 
 
-class ImageFigures(L.Callback, ABC, Generic[Row]):
+class DrawnNowAndThen(L.Callback, ABC):
+    """Keeps what it needs of the images of a validation or a test, and draws it at their end.
+
+    In training that is after epochs 1, 2, 4, 8, ... and the last: often while much changes, and never at a cost.
+    """
+
+    @abstractmethod
+    def keep(self, trainer: L.Trainer, outputs: Any, batch: ImageBatch) -> None:
+        """Keep something of a batch."""
+
+    @abstractmethod
+    def draw_kept(self, trainer: L.Trainer, task: L.LightningModule, stage: str, when: str) -> None:
+        """Publish figures of what was kept, if anything was.
+
+        Args:
+            trainer: of the run.
+            task: of the run.
+            stage: ``val``, ``test`` or ``predict``.
+            when: the same for a title, with the epoch of a validation.
+        """
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop what was kept."""
+
+    def end_stage(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
+        """Draw what was kept, and drop it; the check before training is not worth a figure."""
+        if not trainer.sanity_checking and trainer.is_global_zero:
+            when = f"{stage}, after {trainer.current_epoch + 1} epochs" if stage == "val" else stage
+            self.draw_kept(trainer, task, stage, when)
+        self.forget()
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Keep a few images."""
+        self.keep(trainer, outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Keep a few images."""
+        self.keep(trainer, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw them, in training only now and then."""
+        epochs = trainer.current_epoch + 1
+        if trainer.state.fn != TrainerFn.FITTING or epochs.bit_count() == 1 or epochs == trainer.max_epochs:
+            self.end_stage(trainer, pl_module, "val")
+        else:
+            self.forget()
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw them."""
+        self.end_stage(trainer, pl_module, "test")
+
+
+class ImageFigures(DrawnNowAndThen, Generic[Row]):
     """After validation, test and prediction: a figure of the first images, and one of those predicted wrongly.
 
-    In training they are drawn after epochs 1, 2, 4, 8, ... and the last: often while much changes, and never at a cost.
+    When in training, see `DrawnNowAndThen`.
 
     Args:
         count: images in each of the two figures.
@@ -71,7 +128,8 @@ class ImageFigures(L.Callback, ABC, Generic[Row]):
     def draw(self, rows: Sequence[Row], names: Sequence[str], title: str) -> Figure:
         """A figure of at least one row; ``names`` are those of the classes."""
 
-    def _collect(self, outputs: Any, batch: ImageBatch) -> None:
+    def keep(self, trainer: L.Trainer, outputs: Any, batch: ImageBatch) -> None:
+        """See `DrawnNowAndThen.keep`."""
         wrong = self.wrong(outputs, batch)
         if wrong is None:
             return
@@ -81,50 +139,26 @@ class ImageFigures(L.Callback, ABC, Generic[Row]):
         ):
             rows += [self.row(outputs, batch, n) for n in candidates[: max(self.count - len(rows), 0)].tolist()]
 
-    def _publish(self, trainer: L.Trainer, stage: str) -> None:
-        first, wrong = self._first, self._wrong
-        self._first, self._wrong = [], []
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
+    def draw_kept(self, trainer: L.Trainer, task: L.LightningModule, stage: str, when: str) -> None:
+        """See `DrawnNowAndThen.draw_kept`."""
         names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-        when = f"{stage}, after {trainer.current_epoch + 1} epochs" if stage == "val" else stage
         for rows, name, title in (
-            (first, "reconstructions", "Inputs and reconstructions"),
-            (wrong, "wrong", "Wrong predictions and their reconstructions"),
+            (self._first, "reconstructions", "Inputs and reconstructions"),
+            (self._wrong, "wrong", "Wrong predictions and their reconstructions"),
         ):
             if rows:
                 publish(trainer, f"{stage}/{name}", self.draw(rows, names, f"{title} ({when})"))
 
-    def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Keep a few images."""
-        self._collect(outputs, batch)
-
-    def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Keep a few images."""
-        self._collect(outputs, batch)
+    def forget(self) -> None:
+        """See `DrawnNowAndThen.forget`."""
+        self._first, self._wrong = [], []
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep a few images."""
-        self._collect(outputs, batch)
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw them, in training only now and then."""
-        epochs = trainer.current_epoch + 1
-        if trainer.state.fn != TrainerFn.FITTING or epochs.bit_count() == 1 or epochs == trainer.max_epochs:
-            self._publish(trainer, "val")
-        else:
-            self._first, self._wrong = [], []
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw them."""
-        self._publish(trainer, "test")
+        self.keep(trainer, outputs, batch)
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw them."""
-        self._publish(trainer, "predict")
+        self.end_stage(trainer, pl_module, "predict")

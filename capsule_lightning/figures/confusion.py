@@ -24,7 +24,7 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str], title: str) -> 
     figure = Figure(figsize=(size + 1.2, size + 0.6), layout="constrained")
     axis = figure.subplots()
     share = matrix.float() / matrix.sum(dim=1, keepdim=True).clamp_min(1)
-    image = axis.imshow(share.cpu(), cmap="Blues", vmin=0, vmax=1)
+    image = axis.imshow(share.cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
     axis.set(title=title, xlabel="predicted", ylabel="true")
     font = 9 if count <= 20 else 5
     axis.set_xticks(range(count), class_names, rotation=90 if max(map(len, class_names)) > 2 else 0, fontsize=font)

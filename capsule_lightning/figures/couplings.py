@@ -1,15 +1,15 @@
-"""Which place of an image votes for which class: coupling coefficients drawn over the input."""
+"""Who votes for which class: coupling coefficients over the input, and child by child where none has a place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from capsule_lightning.figures.animation import gif
 from capsule_lightning.figures.tiles import as_array
 
 COLUMNS = 10
@@ -33,13 +33,13 @@ def coupling_figure(
     the ten that receive most in the last iteration are drawn.
 
     Args:
-        image: ``(C, H, W)`` in [0, 1].
+        image: ``(C, H, W)`` in [0, 1]; or ``(J, C, H, W)``, one for each column, to see one map of each of J images.
         maps: ``(T, J, rows, columns)``, what is given above the average; see `class_routing.vote_maps`.
-        class_names: the J names.
+        class_names: the J names, written above the columns.
         title: of the figure.
         extent: left, right, bottom and top edge of the map in pixels of the image; None for the whole image.
         iterations: the T numbers of the rows; None for 1 to T.
-        full: what is drawn in full colour; None for the greatest size in ``maps``.
+        full: what is drawn in full colour, and more is no brighter; None for the greatest size in ``maps``.
 
     Returns:
         The figure, T x K axes, each with the input and over it the map.
@@ -47,12 +47,13 @@ def coupling_figure(
     iterations = range(1, len(maps) + 1) if iterations is None else iterations
     full = float(maps.abs().max()) if full is None else full
     classes = _drawn(maps)
+    images = image.expand(maps.shape[1], *image.shape[-3:])
     height = SIDE * image.shape[-2] / image.shape[-1] * len(maps)
     size = (SIDE * len(classes) + 1.0, height + 0.95)
     figure = Figure(figsize=size)
-    figure.suptitle(title, fontsize=11, y=1 - 0.1 / size[1], va="top")
-    words = f"full red: {full:.3f} votes more than the average class, full blue: as much less"
-    figure.text(0.5, 1 - 0.36 / size[1], words, fontsize=8, ha="center", va="top")
+    figure.suptitle(title, fontsize=13, y=1 - 0.1 / size[1], va="top")
+    words = f"full red: {full:.3f} votes or more above the average class, full blue: as many below it"
+    figure.text(0.5, 1 - 0.36 / size[1], words, fontsize=10, ha="center", va="top")
     grid = figure.subplots(
         len(maps),
         len(classes),
@@ -68,34 +69,65 @@ def coupling_figure(
     )
     for row, iteration in enumerate(iterations):
         for axis, j in zip(grid[row], classes, strict=True):
-            _overlay(axis, image, maps[row, j] / max(full, 1e-12), extent)
+            _overlay(axis, images[j], maps[row, j] / max(full, 1e-12), extent)
             if row == 0:
-                axis.set_title(class_names[j], fontsize=9, pad=3)
-        grid[row, 0].set_ylabel(f"iteration {iteration}", fontsize=8)
+                axis.set_title(class_names[j], fontsize=11, pad=3)
+        grid[row, 0].set_ylabel(f"iteration {iteration}", fontsize=10)
     return figure
 
 
 def coupling_animation(
-    image: Tensor, maps: Tensor, class_names: Sequence[str], title: str, extent: Extent | None = None
+    image: Tensor,
+    maps: Tensor,
+    class_names: Sequence[str],
+    title: str,
+    extent: Extent | None = None,
+    full: float | None = None,
 ) -> bytes:
     """A GIF of one frame an iteration, 0.8 s each and the last for 2 s; arguments as of `coupling_figure`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
+    classes, full = _drawn(maps), float(maps.abs().max()) if full is None else full  # the same in every frame
+    names, images = [class_names[j] for j in classes], image.expand(maps.shape[1], *image.shape[-3:])[classes]
+    frames = (
+        coupling_figure(images, maps[t : t + 1, classes], names, title, extent, [t + 1], full) for t in range(len(maps))
+    )
+    return gif(frames, [800] * (len(maps) - 1) + [2000])
 
-    classes, full = _drawn(maps), float(maps.abs().max())  # the same in every frame
-    names = [class_names[j] for j in classes]
-    frames = []
-    for t in range(len(maps)):
-        figure = coupling_figure(image, maps[t : t + 1, classes], names, title, extent, [t + 1], full)
-        figure.set_dpi(90)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()  # type: ignore[no-untyped-call]
-        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        frames.append(Image.fromarray(pixels[..., :3]).quantize(64))
-    file = BytesIO()
-    waits = [800] * (len(frames) - 1) + [2000]
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=waits, loop=0)
-    return file.getvalue()
+
+def child_figure(
+    images: Tensor, couplings: Tensor, headings: Sequence[str], class_names: Sequence[str], title: str
+) -> Figure:
+    """Draw the couplings of each child with each class below the image: for children that see the whole of it.
+
+    Args:
+        images: ``(N, C, H, W)`` in [0, 1], N at least 1.
+        couplings: ``(N, I, J)`` in [0, 1].
+        headings: above the N images.
+        class_names: the J names.
+        title: of the figure.
+
+    Returns:
+        The figure: in two rows of axes the images, and their children by classes.
+    """
+    count, children, classes = couplings.shape
+    wide, high = max(0.19 * classes, SIDE), max(0.19 * children, SIDE)
+    size = (count * (wide + 0.15) + 1.5, high + SIDE + 1.7)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    above, below = figure.subplots(2, count, squeeze=False, height_ratios=(SIDE, high))
+    for n in range(count):
+        above[n].imshow(as_array(images[n]), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        above[n].set_title(headings[n], fontsize=11)
+        above[n].set_axis_off()
+        shares = couplings[n].detach().float().cpu().numpy()
+        drawn = below[n].imshow(shares, cmap="viridis", vmin=0, vmax=float(couplings.max()), aspect="auto")
+        below[n].set_xticks(range(classes), class_names, rotation=90 if max(map(len, class_names)) > 2 else 0)
+        below[n].set_yticks([])
+        below[n].tick_params(length=0, labelsize=9)
+    below[0].set_ylabel("child", fontsize=11)
+    below[0].set_yticks(range(children), [str(i + 1) for i in range(children)])
+    figure.supxlabel("class", fontsize=11)
+    figure.colorbar(drawn, ax=below[-1], label="coupling", fraction=0.1)
+    return figure
 
 
 def _drawn(maps: Tensor) -> list[int]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from capsule_lightning.decoders.base import Decoder
+from capsule_lightning.figures.animation import gif
 from capsule_lightning.figures.tiles import as_array, tiled
 
 #: The paper's: -0.25 to 0.25 by steps of 0.05.
@@ -32,6 +33,25 @@ def perturbed(pose: Tensor, steps: Sequence[float] = STEPS) -> Tensor:
 
 
 @torch.no_grad()
+def class_pictures(decoder: Decoder, poses: Tensor, label: int, num_classes: int) -> Tensor:
+    """What a decoder makes of poses of one class, wherever they come from.
+
+    Args:
+        decoder: of the network.
+        poses: ``(..., E)``, of the capsule of ``label``.
+        label: any class, in [0, J).
+        num_classes: J.
+
+    Returns:
+        ``(..., C, H, W)`` in [0, 1].
+    """
+    own = poses.flatten(0, -2)
+    capsules = own.new_zeros(len(own), num_classes, own.shape[-1])
+    capsules[:, label] = own
+    pictures: Tensor = decoder(capsules, torch.full((len(own),), label, device=own.device))
+    return pictures.view(*poses.shape[:-1], *pictures.shape[1:])
+
+
 def perturbed_pictures(
     decoder: Decoder, pose: Tensor, label: int, num_classes: int, steps: Sequence[float] = STEPS
 ) -> Tensor:
@@ -47,53 +67,92 @@ def perturbed_pictures(
     Returns:
         ``(E, V, C, H, W)`` in [0, 1].
     """
-    moved = perturbed(pose, steps).flatten(0, 1)  # (E * V, E)
-    poses = moved.new_zeros(len(moved), num_classes, len(pose))
-    poses[:, label] = moved
-    pictures: Tensor = decoder(poses, torch.full((len(moved),), label, device=pose.device))
-    return pictures.view(len(pose), len(steps), *pictures.shape[1:])
+    return class_pictures(decoder, perturbed(pose, steps), label, num_classes)
 
 
 def perturbation_figure(
-    image: Tensor, pictures: Tensor, title: str, steps: Sequence[float] = STEPS, notes: Sequence[str] | None = None
+    image: Tensor | None,
+    pictures: Tensor,
+    title: str,
+    steps: Sequence[float] = STEPS,
+    notes: Sequence[str] | None = None,
+    rows: Sequence[str] | None = None,
 ) -> Figure:
     """Draw a row of pictures for each dimension, the input beside them.
 
     Args:
-        image: ``(C, H, W)`` in [0, 1], the input.
-        pictures: ``(E, V, C, H, W)`` in [0, 1].
+        image: ``(C, H, W)`` in [0, 1], the input; None to leave it out.
+        pictures: ``(R, V, C, H, W)`` in [0, 1].
         title: of the figure.
         steps: the V amounts, written above the columns; that of 0 is framed.
-        notes: a word on each of the E dimensions, written to the right of its row; None for none.
+        notes: a word on each of the R rows, written to its right; None for none.
+        rows: what each row is, written to its left; None for dimensions, counted from 1.
 
     Returns:
-        The figure: its first axes hold the pictures as one image, its second the input.
+        The figure: its first axes hold the pictures as one image, its second, if any, the input.
     """
-    dims, columns = pictures.shape[:2]
+    count, columns = pictures.shape[:2]
     shape = pictures.shape[-2] / pictures.shape[-1]
-    side, height = 0.55, 0.55 * shape * dims
-    left, right = 2.1, 1.6 if notes else 0.3
+    side, height = 0.62, 0.62 * shape * count
+    names = [str(n + 1) for n in range(count)] if rows is None else rows
+    # room for the input, and for words of 10 points, about 0.085 inches a letter
+    beside = 0.0 if image is None else 1.5
+    left = beside + (0.7 if rows is None else 0.2 + 0.085 * max(map(len, names)))
+    right = 0.3 + 0.085 * max(map(len, notes or [""]))
     size = (left + side * columns + right, max(height, 1.2) + 0.95)
     figure = Figure(figsize=size)
-    figure.suptitle(title, fontsize=12, y=1 - 0.12 / size[1], va="top")
+    figure.suptitle(title, fontsize=13, y=1 - 0.12 / size[1], va="top")
     bottom = 0.15 / size[1]
     axis = figure.add_axes((left / size[0], bottom, side * columns / size[0], height / size[1]))
-    edges = (0, columns, dims, 0)
+    edges = (0, columns, count, 0)
     axis.imshow(tiled(pictures), cmap="gray", vmin=0, vmax=1, extent=edges, aspect="auto", interpolation="nearest")
-    for line in range(1, dims):
-        axis.axhline(line, color="white", linewidth=1.5)
+    for line in range(1, count):
+        axis.axhline(line, color="white", linewidth=2.5)
     for line in range(1, columns):
-        axis.axvline(line, color="white", linewidth=0.8)
+        axis.axvline(line, color="white", linewidth=1.2)
     if 0 in steps:
-        axis.axvspan(steps.index(0), steps.index(0) + 1, fill=False, edgecolor="#f4a582", linewidth=1.5)
-    axis.set_xticks([n + 0.5 for n in range(columns)], [f"{step:+.2f}" if step else "0" for step in steps], fontsize=8)
-    axis.set_yticks([n + 0.5 for n in range(dims)], [str(n + 1) for n in range(dims)], fontsize=9)
-    axis.set_ylabel("dimension", fontsize=9)
+        middle = steps.index(0)
+        axis.axvspan(middle, middle + 1, fill=False, edgecolor="#f4a582", linewidth=2.5, zorder=3)
+    axis.set_xticks([n + 0.5 for n in range(columns)], [f"{step:+.2f}" if step else "0" for step in steps], fontsize=9)
+    axis.set_yticks([n + 0.5 for n in range(count)], names, fontsize=10)
+    if rows is None:
+        axis.set_ylabel("dimension", fontsize=10)
     axis.tick_params(length=0, labelbottom=False, labeltop=True)
     for n, note in enumerate(notes or ()):
-        axis.text(columns + 0.15, n + 0.5, note, va="center", fontsize=8)
-    beside = figure.add_axes((0.15 / size[0], 1 - 2.0 / size[1], 1.2 / size[0], 1.2 / size[1]))
-    beside.imshow(as_array(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    beside.set_axis_off()
-    beside.set_title("input", fontsize=9)
+        axis.text(columns + 0.15, n + 0.5, note, va="center", fontsize=10)
+    if image is not None:
+        given = figure.add_axes((0.15 / size[0], 1 - 2.0 / size[1], 1.2 / size[0], 1.2 / size[1]))
+        given.imshow(as_array(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        given.set_axis_off()
+        given.set_title("input", fontsize=10)
+    return figure
+
+
+def dial_animation(pictures: Tensor, title: str, rows: Sequence[str], wait: int = 130) -> bytes:
+    """A GIF of dials that turn from the first amount to the last and back, all at once.
+
+    Args:
+        pictures: ``(V, R, K, C, H, W)`` in [0, 1]: at V amounts, R dials of K images.
+        title: above them.
+        rows: names of the R dials.
+        wait: milliseconds for which a frame stays.
+    """
+    there_and_back = [*range(len(pictures)), *range(len(pictures) - 2, 0, -1)]
+    figures = (_dials(pictures[v], title, rows) for v in there_and_back)
+    return gif(figures, [wait] * len(there_and_back), colours=16)
+
+
+def _dials(pictures: Tensor, title: str, rows: Sequence[str]) -> Figure:
+    count, columns = pictures.shape[:2]
+    side, left = 0.8, 0.3 + 0.1 * max(map(len, rows))
+    height = side * count * pictures.shape[-2] / pictures.shape[-1]
+    size = (left + side * columns + 0.1, height + 0.55)
+    figure = Figure(figsize=size)
+    figure.suptitle(title, fontsize=13, y=1 - 0.12 / size[1], va="top")
+    axis = figure.add_axes((left / size[0], 0.1 / size[1], side * columns / size[0], height / size[1]))
+    edges = (0, columns, count, 0)
+    axis.imshow(tiled(pictures), cmap="gray", vmin=0, vmax=1, extent=edges, aspect="auto", interpolation="nearest")
+    axis.set(xticks=[])
+    axis.set_yticks([n + 0.5 for n in range(count)], rows, fontsize=12)
+    axis.tick_params(length=0)
     return figure

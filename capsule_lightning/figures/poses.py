@@ -8,7 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
+
+from capsule_lightning.figures.tiles import as_array
+
+APART = 0.7
+"""Least distance of pictures in the plane, in pictures; their edges are mostly empty."""
 
 
 class Plane(NamedTuple):
@@ -63,7 +69,7 @@ def pose_figure(planes: Sequence[tuple[str, Plane]], labels: Tensor, class_names
         The figure, an axes for each plane, in it one collection of points for each class that has any.
     """
     figure = Figure(figsize=(5.0 * len(planes), 5.0), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=13)
     found = sorted(set(labels.tolist()))
     palette = colormaps["tab10" if len(class_names) <= 10 else "turbo"]
     for axis, (heading, plane) in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
@@ -75,7 +81,51 @@ def pose_figure(planes: Sequence[tuple[str, Plane]], labels: Tensor, class_names
             x, y = np.median(plane.points[(labels == j).cpu().numpy()], axis=0)
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
             beside = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-            axis.annotate(class_names[j], (x, y), fontsize=10, fontweight="bold", bbox=box, **beside)
+            axis.annotate(class_names[j], (x, y), fontsize=13, fontweight="bold", bbox=box, **beside)
         axis.margins(0.08)
         axis.set(title=heading, xlabel=plane.axes[0], ylabel=plane.axes[1], xticks=[], yticks=[])
     return figure
+
+
+def picture_plane_figure(plane: Plane, pictures: Tensor, title: str, side: float = 0.4) -> Figure:
+    """Draw each picture where its pose lies, so that what neighbours have in common can be seen.
+
+    Grey pictures are drawn as ink on white. A picture that would lie on one drawn before it is left out.
+
+    Args:
+        plane: N points.
+        pictures: ``(N, C, H, W)`` in [0, 1], in grey bright on a dark ground.
+        title: of the figure.
+        side: width of a picture in inches; at most 2.
+
+    Returns:
+        The figure, one axes with a picture for each point that has room.
+    """
+    size, width, height = (9.0, 6.0), 8.4, 5.1  # of the figure, and of the plane in it
+    figure = Figure(figsize=size)
+    axis = figure.add_axes((0.45 / size[0], 0.45 / size[1], width / size[0], height / size[1]))
+    axis.set_title(title, fontsize=13)
+    share = np.array([side / width, side * pictures.shape[-2] / pictures.shape[-1] / height])
+    margin = share / 2 / (1 - share)  # so that half a picture has room beyond the outermost points
+    room = share * (1 + 2 * margin)
+    low, high = plane.points.min(axis=0), plane.points.max(axis=0)
+    drawn: list[np.ndarray] = []
+    for point, picture in zip((plane.points - low) / np.maximum(high - low, 1e-12), pictures, strict=True):
+        if any((np.abs(point - other) < APART * room).all() for other in drawn):
+            continue
+        drawn.append(point)
+        image = OffsetImage(_ink(as_array(picture)), zoom=72 * side / pictures.shape[-1])
+        axis.add_artist(AnnotationBbox(image, point, frameon=False, pad=0))
+    axis.set(xlim=(-margin[0], 1 + margin[0]), ylim=(-margin[1], 1 + margin[1]), xticks=[], yticks=[])
+    axis.set_xlabel(plane.axes[0], fontsize=11)
+    axis.set_ylabel(plane.axes[1], fontsize=11)
+    return figure
+
+
+def _ink(picture: np.ndarray) -> np.ndarray:
+    """A grey picture ``(H, W)`` in black that is opaque where it was bright; one in colour as it is."""
+    if picture.ndim == 3:
+        return picture
+    ink = np.zeros((*picture.shape, 4))
+    ink[..., 3] = picture
+    return ink

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from capsule_lightning.figures.couplings import BLUE, RED, coupling_animation, coupling_figure
+from capsule_lightning.figures.couplings import BLUE, RED, child_figure, coupling_animation, coupling_figure
 
 
 @pytest.fixture
@@ -59,3 +59,41 @@ def test_animation_has_a_frame_for_each_iteration_and_one_scale(maps):
     assert reds[0] == 0  # of the even start, though nothing else is in that frame
     assert reds[1] > 100
     assert waits == [800, 2000]
+
+
+def test_each_column_may_have_its_own_image_and_the_scale_its_limit(maps):
+    images = torch.rand(3, 1, 6, 8)
+    figure = coupling_figure(images, maps, ["a", "b", "c"], "Title", full=0.1)
+    axes = np.array(figure.axes).reshape(2, 3)
+    for t in range(2):
+        for j in range(3):
+            below, over = axes[t, j].images
+            np.testing.assert_array_equal(below.get_array(), images[j, 0])
+            np.testing.assert_allclose(
+                over.get_array()[..., 3], 0.85 * (maps[t, j].abs() / 0.1).clamp(max=1), atol=1e-6
+            )
+    with Image.open(BytesIO(coupling_animation(images, maps, ["a", "b", "c"], "Title", full=0.1))) as animation:
+        assert animation.n_frames == 2
+
+
+def test_animation_of_several_images_keeps_those_of_the_classes_it_draws():
+    maps = torch.arange(12.0).view(1, 12, 1, 1)  # the first two classes are left out
+    images = torch.zeros(12, 1, 4, 4)
+    bright = images.clone()
+    bright[:2] = 1
+    given = ([f"c{j}" for j in range(12)], "Title")
+    assert coupling_animation(bright, maps, *given) == coupling_animation(images, maps, *given)
+
+
+def test_children_by_classes_lie_below_their_image():
+    images, couplings = torch.rand(2, 1, 6, 6), torch.rand(2, 5, 3)
+    figure = child_figure(images, couplings, ["x", "y"], ["a", "b", "c"], "Title")
+    above, below = figure.axes[:2], figure.axes[2:4]
+    for n in range(2):
+        np.testing.assert_array_equal(above[n].images[0].get_array(), images[n, 0])
+        np.testing.assert_array_equal(below[n].images[0].get_array(), couplings[n])
+        assert below[n].images[0].get_clim() == (0, couplings.max())  # one scale for all
+        assert [label.get_text() for label in below[n].get_xticklabels()] == ["a", "b", "c"]
+    assert [axis.get_title() for axis in above] == ["x", "y"]
+    assert [label.get_text() for label in below[0].get_yticklabels()] == ["1", "2", "3", "4", "5"]
+    figure.canvas.draw()

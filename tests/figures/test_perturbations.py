@@ -7,7 +7,13 @@ from torch.testing import assert_close
 
 from capsule_lightning.decoders.class_independent import ClassIndependentDecoder
 from capsule_lightning.decoders.dense import DenseDecoder
-from capsule_lightning.figures.perturbations import STEPS, perturbation_figure, perturbed, perturbed_pictures
+from capsule_lightning.figures.perturbations import (
+    STEPS,
+    class_pictures,
+    perturbation_figure,
+    perturbed,
+    perturbed_pictures,
+)
 from capsule_lightning.figures.tiles import as_array, tiled
 
 
@@ -38,6 +44,15 @@ def test_pictures_are_the_decoders_of_the_moved_capsule(make):
     assert not pictures.requires_grad
 
 
+def test_poses_of_a_class_are_decoded_in_the_shape_they_come_in():
+    decoder, poses = DenseDecoder(4, 3, (1, 6, 5)).eval(), torch.randn(2, 5, 3)
+    pictures = class_pictures(decoder, poses, label=1, num_classes=4)
+    assert pictures.shape == (2, 5, 1, 6, 5)
+    capsules = torch.randn(1, 4, 3)  # the decoder masks the others
+    capsules[0, 1] = poses[1, 3]
+    assert_close(pictures[1, 3], decoder(capsules, torch.tensor([1]))[0].detach())
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_tiles_lie_in_rows_and_columns(channels):
     pictures = torch.rand(3, 4, channels, 5, 6)
@@ -63,3 +78,20 @@ def test_figure_has_a_row_for_each_dimension_and_the_input_beside():
     (frame,) = rows.patches
     assert (frame.get_x(), frame.get_width()) == (5, 1)
     figure.canvas.draw()
+
+
+def test_rows_may_have_names_and_the_input_may_be_left_out():
+    figure = perturbation_figure(None, torch.rand(2, 3, 1, 4, 4), "Title", (-1.0, 0.0, 1.0), rows=["thicker", "turned"])
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["thicker", "turned"]
+    assert axis.get_ylabel() == ""
+    figure.canvas.draw()
+    inside = figure.bbox
+    assert all(label.get_window_extent().x0 >= inside.x0 for label in axis.get_yticklabels())
+
+
+def test_no_word_is_cut_off():
+    notes = ["thickness 0.55", "", "rotation 0.20"]
+    figure = perturbation_figure(torch.rand(1, 4, 4), torch.rand(3, 11, 1, 4, 4), "Title", notes=notes)
+    figure.canvas.draw()
+    assert max(text.get_window_extent().x1 for text in figure.axes[0].texts) <= figure.bbox.x1

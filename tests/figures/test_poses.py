@@ -1,9 +1,12 @@
 """Poses in the plane."""
 
 import numpy as np
+import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.offsetbox import AnnotationBbox
 
-from capsule_lightning.figures.poses import Plane, pose_figure, principal_components, tsne
+from capsule_lightning.figures.poses import Plane, picture_plane_figure, pose_figure, principal_components, tsne
 
 
 def test_principal_components_are_those_of_the_covariance():
@@ -41,3 +44,33 @@ def test_figure_has_a_cloud_and_a_name_for_each_class_that_there_is():
     assert [axis.get_title() for axis in figure.axes] == ["one", "two"]
     assert figure.axes[0].get_xlabel() == "x"
     figure.canvas.draw()
+
+
+def boxes(figure):
+    return [artist for artist in figure.axes[0].artists if isinstance(artist, AnnotationBbox)]
+
+
+def test_pictures_lie_where_their_poses_do_and_none_on_another():
+    points = np.array([[0.0, 0.0], [0.001, 0.0], [10.0, 0.0], [10.0, 4.0]])
+    pictures = torch.rand(4, 1, 7, 7)
+    figure = picture_plane_figure(Plane(points, ("x", "y")), pictures, "Title")
+    drawn = boxes(figure)
+    np.testing.assert_allclose([box.xy for box in drawn], [[0, 0], [1, 0], [1, 1]])
+    for box, n in zip(drawn, (0, 2, 3), strict=True):
+        ink = box.offsetbox.get_data()
+        assert not ink[..., :3].any()
+        np.testing.assert_array_equal(ink[..., 3], pictures[n, 0])
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_title()) == ("x", "Title")
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (28, 28), (40, 20)])
+def test_no_picture_reaches_out_of_the_plane(shape):
+    points = np.random.default_rng(0).normal(size=(30, 2))
+    figure = picture_plane_figure(Plane(points, ("x", "y")), torch.rand(30, 3, *shape), "Title")
+    FigureCanvasAgg(figure).draw()
+    frame = figure.axes[0].get_window_extent()
+    for box in boxes(figure):
+        extent = box.get_window_extent()
+        assert frame.x0 - 1 <= extent.x0 < extent.x1 <= frame.x1 + 1  # one pixel
+        assert frame.y0 - 1 <= extent.y0 < extent.y1 <= frame.y1 + 1
