@@ -28,7 +28,7 @@ def routing_curves(curves: Mapping[str, Sequence[tuple[int, float]]], title: str
         axis.grid(alpha=0.3)
         if all(float(value).is_integer() for value in values):
             axis.set_ylim(min(values) - 0.5, max(values) + 0.5)
-            axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # also where one fits
     axes[-1].set_xlabel("training step")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

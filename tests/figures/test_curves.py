@@ -1,10 +1,13 @@
 """Curves of the routing."""
 
+import pytest
+
 from capsule_lightning.figures.curves import routing_curves
 
 
-def test_each_curve_has_its_axes_and_whole_numbers_have_whole_ticks():
-    curves = {"coupling_entropy": [(10, 1.0), (20, 0.75), (30, 0.5)], "dead_capsules": [(10, 2.0), (30, 0.0)]}
+@pytest.mark.parametrize("dead", [2.0, 0.0])
+def test_each_curve_has_its_axes_and_whole_numbers_have_whole_ticks(dead: float):
+    curves = {"coupling_entropy": [(10, 1.0), (20, 0.75), (30, 0.5)], "dead_capsules": [(10, dead), (30, 0.0)]}
     figure = routing_curves(curves, "Title")
     for axis, (name, pairs) in zip(figure.axes, curves.items(), strict=True):
         (line,) = axis.lines
