@@ -115,9 +115,7 @@ def require_weights(path: str | Path, checkpoint: Mapping[str, Any], task: nn.Mo
     """
     other = difference(task, checkpoint["state_dict"])
     if other is not None:
-        raise InputError(
-            f"{path}: is of another network: {other}; give the configuration that it was trained with"
-        )
+        raise InputError(f"{path}: is of another network: {other}; give the configuration that it was trained with")
 
 
 def difference(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> str | None:

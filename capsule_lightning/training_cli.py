@@ -43,7 +43,7 @@ from capsule_lightning.errors import InputError
 from capsule_lightning.faults import explain
 from capsule_lightning.heap import keep_heap
 from capsule_lightning.interruption import SIGNALS, Interrupted, end_with_parent, rank
-from capsule_lightning.loggers.base import PlacedLogger
+from capsule_lightning.loggers.base import PlacedLogger, Placement
 from capsule_lightning.loggers.wandb import finish
 from capsule_lightning.parser import ConfigFile, Parser, nulls_as_configs
 from capsule_lightning.runs import (
@@ -359,9 +359,10 @@ class CapsuleCLI(LightningCLI):
         require_launcher(trainer)
         if isinstance(trainer.strategy, DDPStrategy) and trainer.strategy._timeout == default_pg_timeout:
             trainer.strategy._timeout = PATIENCE
+        known = dict(flat(self.config[self.subcommand].as_dict()))
         for logger in trainer.loggers:
             if isinstance(logger, PlacedLogger):
-                logger.place(self.work_folder, self.config[self.subcommand].experiment, self.run_folder.name)
+                logger.place(Placement(self.work_folder, self.run_folder, self.command, known))
         return trainer
 
     def _set_seed(self) -> None:

@@ -147,7 +147,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ("configs-extra", "configs mnist", ["'mnist' is too much"], None),
     ("prepare-unknown", "prepare mnits", ["no data set 'mnits'", "did you mean 'mnist'"], None),
     ("prepare-nothing", "prepare", ["needs the name of a data set", "smallnorb"], None),
-    ("prepare-option", "prepare mnist --rot x", ["'--rot' is too much", "--root FOLDER"], None),
+    ("prepare-option", "prepare mnist --rot x", ["no option '--rot'; expected --root"], None),
     ("prepare-value", "prepare mnist --root", ["--root", "expected one argument"], None),
     ("prepare-file", "prepare cifar10 --root file", ["cifar10 were not found", "--data.root"], file("file", b"x")),
     ("no-hyphens", "fit mnist", ["unrecognized arguments: mnist", "--config mnist"], None),
@@ -212,6 +212,12 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ("schedule", "fit --model.lr_scheduler torch.optim.lr_scheduler.StepLR", ["StepLR'", "'StepDecay'"], None),
     ("callback", f"{FIT} --trainer.callbacks+=EarlyStoping", ["did you mean 'EarlyStopping'"], None),
     ("logger", f"{FIT} --trainer.logger GuardedLogger", ["no class 'GuardedLogger'"], None),
+    (
+        "wandb-mode",
+        f"{FIT} --run_id two",
+        ["WANDB_MODE='ofline': expected one of online, offline", "did you mean 'offline'"],
+        lambda _: os.environ.update(WANDB_MODE="ofline"),
+    ),
     ("callback-argument", f"{FIT} --trainer.callbacks+=EarlyStopping", ["lacks monitor"], None),
     # values of options
     ("int", f"{FIT} --data.batch_size many", ["data.batch_size: got many, expected a whole number"], None),

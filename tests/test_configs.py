@@ -15,7 +15,7 @@ from capsule_lightning.cli import CONFIG_DIR, config_names
 from capsule_lightning.models.base import CapsuleNet
 
 RECIPES = [name for name in config_names() if "/" not in name and name not in ("default.yaml", "early_stopping.yaml")]
-NO_OVERLAYS = ("default.yaml", "studies/")  # `fit` takes no study: test_study runs those
+NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those
 OVERLAYS = [name for name in config_names() if name not in RECIPES and not name.startswith(NO_OVERLAYS)]
 FEW_STEPS = (
     "--trainer.max_epochs=1",

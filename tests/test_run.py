@@ -166,7 +166,8 @@ def test_wandb_offline_holds_config_history_and_images(trained: Run) -> None:
         return [record[kind] for record in records if record["type"] == kind]
 
     run = of("run")[0]
-    assert (run["run_id"], run["run_group"], run["project"]) == (trained.folder.name, "digits", "capsule_lightning")
+    assert (run["run_id"], run["project"]) == (f"digits-{trained.folder.name}", "capsule_lightning")
+    assert (run["display_name"], run["run_group"]) == ("DynamicRouting-seed0", "digits-DynamicRouting")
     config = {k: v for update in of("config") for k, v in update["update"].items()}
     assert config["model.net.routing"] == "DynamicRouting"
     assert config["model.net.routing.iterations"] == 3

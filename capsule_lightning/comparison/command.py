@@ -24,6 +24,8 @@ def command(words: Sequence[str]) -> None:
         raise InputError("compare: --wandb takes runs from W&B alone; leave out --config and folders")
     if options.config is not None and len(options.folders) > 1:
         raise InputError("compare: --config takes one folder, of all experiments; leave the others out")
+    if options.publish and options.wandb is None:
+        raise InputError("compare: --publish makes a report of runs in W&B; say which by --wandb ENTITY/PROJECT")
     output, csv_file = (None if path is None else Path(path) for path in (options.output, options.csv))
     by, console, status = options.by or [], new_console(), 0
     if options.config is not None:
@@ -38,7 +40,13 @@ def command(words: Sequence[str]) -> None:
         runs = read_wandb(options.wandb)
     else:
         runs = [read_run(folder) for folder in find_runs(options.folders or ["runs"])]
-    show(compare(runs, options.metric, by), console, output, csv_file)
+    found = compare(runs, options.metric, by)
+    show(found, console, output, csv_file)
+    if options.publish:
+        from capsule_lightning.wandb_report import publish
+
+        report, workspace = publish(found, options.wandb)
+        console.print(f"report:    {report}\nworkspace: {workspace}", markup=False, soft_wrap=True)
     if status:
         raise SystemExit(status)
 
@@ -62,6 +70,9 @@ def options_parser() -> LightParser:
         "--config", metavar="STUDY", help="a study, run first: what is done is kept, what was cut goes on"
     )
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="finished runs in W&B instead of folders")
+    parser.add_argument(
+        "--publish", action="store_true", help="of --wandb: make the comparison a report and a saved workspace in W&B"
+    )
     parser.add_argument(
         "--by",
         action="append",

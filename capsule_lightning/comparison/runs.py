@@ -140,10 +140,11 @@ def read_wandb(project: str) -> list[Run]:
         InputError: no key, no network, no such project.
     """
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     try:
         return [wandb_run(run) for run in wandb.Api().runs(project)]
-    except (wandb.Error, ValueError, OSError) as error:
+    except (wandb.Error, WandbApiFailedError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--wandb {project}: {reason}; expected ENTITY/PROJECT, after `wandb login`") from error
 

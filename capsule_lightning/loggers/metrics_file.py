@@ -12,6 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from capsule_lightning.loggers.base import Placement
+
 
 class MetricsFile(Logger):
     """Writes ``metrics.csv``: one row a number, ``time,step,metric,value``, time in seconds since 1970.
@@ -27,9 +29,9 @@ class MetricsFile(Logger):
         super().__init__()
         self._folder = None if save_dir is None else Path(save_dir)
 
-    def place(self, folder: Path, experiment: str, run_id: str) -> None:
+    def place(self, placement: Placement) -> None:
         """See `PlacedLogger.place`."""
-        self._folder = self._folder or folder
+        self._folder = self._folder or placement.folder
 
     @property
     def path(self) -> Path:

@@ -12,14 +12,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment, DummyLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
+from capsule_lightning.cli import nearest
+from capsule_lightning.errors import InputError
+from capsule_lightning.loggers.base import Placement
+from capsule_lightning.loggers.labels import begun_as, known_wandb_id, labels, wandb_id
+
 if TYPE_CHECKING:
     from wandb import Run
 
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 OFFLINE_MODES = ("offline", "dryrun", "disabled")
 BEGINNINGS = 3
 """How often one process begins a run: as it was told, then offline, and once more where W&B breaks again."""
@@ -27,6 +34,9 @@ PATIENCE = 10.0
 """Seconds that W&B's core process may take for what needs no server, and beyond the timeouts for what does."""
 FLUSH_SECONDS = 1.0
 """How often the core process writes to disk what it has; its own default is 15 s."""
+LABEL_VARIABLES = {"name": "WANDB_NAME", "group": "WANDB_RUN_GROUP", "tags": "WANDB_TAGS", "job_type": "WANDB_JOB_TYPE"}
+"""Where a user may have said in W&B's own way what the logger would choose."""
+STAGING_VARIABLE = "WANDB_DATA_DIR"
 SAVED = f"All but the last row and the last {FLUSH_SECONDS:g} s of it are on disk"
 
 
@@ -42,19 +52,28 @@ class GuardedWandbLogger(WandbLogger):
     their ``_step`` on, and ``trainer/global_step``, the axis of all curves, stays right. What a process that is killed
     outright had not sent yet, 15 s of rows at most, is in its part on disk.
 
+    The id in W&B is ``<experiment>-<run id>``, or the one that a sweep has given. What is not said here or in W&B's own
+    environment variables (`WANDB_NAME`, ...) is taken from the configuration when a run begins, and left as W&B has it
+    when that goes on or is tested.
+
     Args:
         project: W&B project.
-        name: display name; null for the run's id.
-        group: runs to show together; null for the experiment's name.
-        tags: of the run.
+        name: display name; null for ``<routing>-seed<k>``, or the run's id where a study has made it of its choice.
+        group: runs to show together; null for those of the experiment that differ in their seed: with the same routing,
+            or the same choice of a study. It does not look at other options.
+        tags: of the run; none for data, network and routing.
         entity: team or user; null for the account's default.
-        job_type: a second grouping.
+        job_type: a second grouping; null for the command.
         notes: free text.
         save_dir: where W&B keeps its files; null for the run's folder.
         offline: write locally only.
-        log_model: upload checkpoints as artifacts: ``all`` as they are saved, true at the end.
+        log_model: upload checkpoints as artifacts: ``all`` as they are saved, true the best and the last at the end.
+            Offline, copies of them wait in the run's folder.
         init_timeout: seconds that the server has to answer at the start before the run goes offline.
         finish_timeout: seconds that an upload may take at the end.
+
+    Raises:
+        InputError: a ``WANDB_MODE`` that W&B does not know.
     """
 
     def __init__(
@@ -72,13 +91,18 @@ class GuardedWandbLogger(WandbLogger):
         init_timeout: float = 10.0,
         finish_timeout: float = 15.0,
     ) -> None:
+        mode = os.environ.get("WANDB_MODE", MODES[0])
+        if mode not in MODES:
+            raise InputError(
+                f"WANDB_MODE={mode!r}: expected one of {', '.join(MODES)}{nearest(mode, MODES)}; correct or unset it"
+            )
         super().__init__(
             name=name,
             save_dir=save_dir or "",
             project=os.environ.get("WANDB_PROJECT", project),
             log_model=log_model,
             group=group,
-            tags=list(tags),
+            tags=list(tags) or None,
             entity=entity,
             job_type=job_type,
             notes=notes,
@@ -91,12 +115,17 @@ class GuardedWandbLogger(WandbLogger):
         self._said: set[str] = set()
         self._arrived = self._row = 0
 
-    def place(self, folder: Path, experiment: str, run_id: str) -> None:
+    def place(self, placement: Placement) -> None:
         """See `PlacedLogger.place`."""
-        self._save_dir = self._wandb_init["dir"] = self._wandb_init["dir"] or str(folder)
-        self._id = self._wandb_init["id"] = self._wandb_init["id"] or run_id
-        self._name = self._wandb_init["name"] = self._wandb_init["name"] or run_id
-        self._wandb_init["group"] = self._wandb_init["group"] or experiment
+        init, run_id = self._wandb_init, placement.run_folder.name
+        self._save_dir = init["dir"] = init["dir"] or str(placement.folder)
+        new = known_wandb_id(placement) or wandb_id(placement.config["experiment"], run_id)
+        begun = begun_as((new, run_id), placement.run_folder, Path(init["dir"]))
+        self._id = init["id"] = begun or new
+        if begun is None:
+            for key, value in labels(placement)._asdict().items():
+                if LABEL_VARIABLES[key] not in os.environ:
+                    init[key] = init[key] or value
 
     @property
     def experiment(self) -> Any:
@@ -176,7 +205,7 @@ class GuardedWandbLogger(WandbLogger):
                     return function(*args, **kwargs)
             except Exception as error:
                 if not (isinstance(error, ConnectionError) or core_is_dead()):
-                    name = function.__name__
+                    name = function.__name__.lstrip("_")
                     self._once(name, f"W&B refused {name} ({reason(error)}); training goes on without it")
                     return None
                 self._begin_offline(f"its core process has died ({reason(error)})")
@@ -216,8 +245,12 @@ class GuardedWandbLogger(WandbLogger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """See `WandbLogger.log_hyperparams`."""
         known = vars(params) if isinstance(params, Namespace) else params
-        self._guarded(super().log_hyperparams, params)
+        self._guarded(self._log_config, known)
         self._wandb_init["config"] = {**self._wandb_init.get("config", {}), **known}  # for a run begun anew
+
+    def _log_config(self, config: dict[str, Any]) -> None:
+        there = dict(self.experiment.config)  # from a sweep, which lets nobody else set its values
+        super().log_hyperparams({key: value for key, value in config.items() if there.get(key, ...) != value})
 
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
@@ -225,13 +258,35 @@ class GuardedWandbLogger(WandbLogger):
         self._guarded(super().log_image, key, images, step, **kwargs)
 
     @rank_zero_only
-    def log_table(self, key: str, *args: Any, **kwargs: Any) -> None:
-        """See `WandbLogger.log_table`."""
-        self._guarded(super().log_table, key, *args, **kwargs)
+    def log_table(
+        self,
+        key: str,
+        columns: list[str] | None = None,
+        data: list[list[Any]] | None = None,
+        dataframe: Any = None,
+        step: int | None = None,
+    ) -> None:
+        """See `WandbLogger.log_table`; arrays ``(H, W)`` or ``(H, W, 3)`` of uint8 in ``data`` are pictures."""
+        self._guarded(self._log_table, key, columns, data, dataframe, step)
+
+    def _log_table(
+        self, key: str, columns: list[str] | None, data: list[list[Any]] | None, dataframe: Any, step: int | None
+    ) -> None:
+        import wandb
+
+        if self.experiment.disabled:  # pictures are written to disk as they are made
+            return
+        rows = data and [[wandb.Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in data]
+        with staged_in(Path(self.experiment.dir).parent):
+            super().log_table(key, columns, rows, dataframe, step)
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """See `WandbLogger.after_save_checkpoint`."""
         self._guarded(super().after_save_checkpoint, checkpoint_callback, limit=threading.TIMEOUT_MAX)
+
+    def _scan_and_log_checkpoints(self, checkpoint_callback: ModelCheckpoint) -> None:
+        with staged_in(Path(self.experiment.dir).parent):
+            super()._scan_and_log_checkpoints(checkpoint_callback)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -306,6 +361,19 @@ def core_ended_after(seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def staged_in(folder: Path) -> Iterator[None]:
+    """Let the files of artifacts wait for their upload there; W&B would keep them in the home folder."""
+    if STAGING_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[STAGING_VARIABLE] = str(folder.absolute())
+    try:
+        yield
+    finally:
+        del os.environ[STAGING_VARIABLE]
 
 
 def upload(*parts: Path) -> str:

@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from program import clean_environment, metrics
-from wandb_log import WANDB, config, history, parts, records, steps
+from wandb_log import WANDB, config, history, parts, records, steps, table
 from wandb_server import WandbServer
 
 import capsule_lightning.loggers.wandb as guard
+from capsule_lightning.loggers.base import Placement
 from capsule_lightning.loggers.wandb import GuardedWandbLogger, finish
 
 REFUSES = "http://127.0.0.1:9"
@@ -58,11 +60,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def begin(tmp_path: Path) -> Callable[[], GuardedWandbLogger]:
-    """A logger of the run ``id1`` in the folder ``run``."""
+    """A logger of the run ``run`` in the folder of that name."""
+    config = {"experiment": "trial", "seed_everything": 7, "data": "MyDataModule", "model.net": "Net"}
 
     def logger() -> GuardedWandbLogger:
         logger = GuardedWandbLogger(init_timeout=1.0, finish_timeout=2.0, tags=["a"], job_type="b", notes="c")
-        logger.place(tmp_path / "run", "trial", "id1")
+        logger.place(Placement(tmp_path / "run", tmp_path / "run", "fit", config))
         logger.log_hyperparams({"model.lr": 0.1})
         return logger
 
@@ -125,14 +128,14 @@ def test_a_run_that_cannot_begin_online_is_whole_offline(
             account(REFUSES if failure == "refuses" else server.url)
         logger = begin()
         log(logger, 0, 1, 2)
-        assert (logger.version, logger.save_dir) == ("id1", str(tmp_path / "run"))
+        assert (logger.version, logger.save_dir) == ("trial-run", str(tmp_path / "run"))
         finish(0)
     (line,) = said
     assert line.endswith(f"wandb sync {tmp_path / 'run' / 'wandb' / 'offline-run-*'}")
     assert ("wandb login" in line) == (failure == "no key")
     (part,) = (part for part in parts(tmp_path / "run") if part.name.startswith("offline"))
     (run,) = records(part, "run")
-    assert (run["run_id"], run["run_group"], run["display_name"]) == ("id1", "trial", "id1")
+    assert (run["run_id"], run["run_group"], run["display_name"]) == ("trial-run", "trial-Net", "Net-seed7")
     assert (run["project"], run["job_type"], run["notes"], run["tags"]) == ("capsule_lightning", "b", "c", ["a"])
     assert config(part) == {"model.lr": 0.1}
     assert [(row["_step"], row["trainer/global_step"], row["lr"], row["loss"]) for row in history(part)] == [
@@ -163,7 +166,7 @@ def test_a_killed_core_is_followed_by_an_offline_part(
     assert line.endswith(f"wandb sync --include-online {first} {second}")
     with WandbServer() as server:
         sync(line, server.url)
-        assert [row["_step"] for row in server.runs["id1"].history] == [*range(9), *range(10, 15)]
+        assert [row["_step"] for row in server.runs["trial-run"].history] == [*range(9), *range(10, 15)]
 
 
 def test_a_core_that_always_dies_is_left_alone(
@@ -177,6 +180,7 @@ def test_a_core_that_always_dies_is_left_alone(
     log(logger, guard.BEGINNINGS)
     logger.log_hyperparams({"a": 1})
     logger.log_image("figure", [])
+    logger.log_table("table", columns=["a"], data=[[1]])
     logger.finalize("success")
     finish(0)
     assert "training goes on without it" in said[-1]
@@ -191,10 +195,38 @@ def test_a_w_and_b_that_cannot_be_imported_is_left_alone(
     logger = begin()
     log(logger, 0, 1)
     logger.log_image("figure", [])
+    logger.log_table("table", columns=["a"], data=[[1]])
     logger.finalize("success")
     finish(0)
     (line,) = said
     assert "training goes on without it" in line
+
+
+def test_pictures_in_a_table_cost_nothing_where_wandb_is_disabled(
+    begin: Callable[[], GuardedWandbLogger], monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr("wandb.Image", lambda *_: pytest.fail("a picture was made"))
+    begin().log_table("table", columns=["a"], data=[[np.zeros((8, 8), np.uint8)]])
+    finish(0)
+    assert said == []
+
+
+def test_a_table_survives_its_core(
+    begin: Callable[[], GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    logger = begin()
+    log(logger, 0, 1)
+    signal_core(signal.SIGKILL)
+    monkeypatch.delenv("WANDB_DATA_DIR", raising=False)
+    logger.log_table("table", columns=["n", "picture"], data=[[7, np.full((8, 9), 3, np.uint8)]], step=1)
+    finish(0)
+    _, second = parts(tmp_path / "run")
+    ((number, path),) = (tuple(row.values()) for row in table(second, "table"))
+    assert (number, path.is_relative_to(second)) == (7, True)
+    with Image.open(path) as picture:
+        assert (picture.size, picture.getpixel((0, 0))) == ((9, 8), 3)
+    assert "WANDB_DATA_DIR" not in os.environ
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -245,9 +277,9 @@ def test_a_server_that_goes_away_takes_nothing_along(
     assert steps(part) == list(range(5))
     with WandbServer() as server:
         sync(line, server.url)
-        run = server.runs["id1"]
+        run = server.runs["trial-run"]
         assert ([row["_step"] for row in run.history], run.exit_code) == (list(range(5)), 0)
-        assert (run.fields["groupName"], run.fields["displayName"]) == ("trial", "id1")
+        assert (run.fields["groupName"], run.fields["displayName"]) == ("trial-Net", "Net-seed7")
 
 
 def test_a_call_that_w_and_b_refuses_is_one_line(
@@ -292,7 +324,7 @@ def test_offline_parts_of_a_resumed_run_are_one_run(
     _, folders = said[-1].split("wandb sync ")
     with WandbServer() as server:
         sync(said[-1].replace(folders, f"{second} {first}"), server.url)
-        run = server.runs["id1"]
+        run = server.runs["trial-run"]
         assert server.unknown == []
     assert [row["trainer/global_step"] for row in run.history] == [*range(6), *range(4, 9)]
     for repeated in (4, 5):
@@ -319,7 +351,7 @@ def test_a_run_resumed_online_has_every_step_once(
         begin().log_metrics({"test/loss": 0.5}, step=0)  # an evaluation by a new trainer
         finish(0)
         assert said == []
-        run = server.runs["id1"]
+        run = server.runs["trial-run"]
     assert [row["_step"] for row in run.history] == list(range(10))
     assert [row.get("test/loss") for row in run.history] == [None] * 9 + [0.5]
     assert "monoton" not in capfd.readouterr().err  # W&B's warning of each row that it drops
@@ -358,7 +390,9 @@ class Fit:
 def test_a_program_killed_and_resumed_online_is_one_run(tmp_path: Path) -> None:
     with WandbServer() as server:
         killed = Fit(tmp_path, server.url, "--config", "digits.yaml", "--run_id", "one", "--trainer.max_epochs", "40")
-        killed.wait_until(lambda: "one" in server.runs and len(server.runs["one"].lines) > 20)  # sent every 15 s
+        killed.wait_until(
+            lambda: "digits-one" in server.runs and len(server.runs["digits-one"].lines) > 20
+        )  # sent every 15 s
         killed.process.kill()
         killed.end()
         (part,) = parts(killed.folder)
@@ -376,7 +410,7 @@ def test_a_program_killed_and_resumed_online_is_one_run(tmp_path: Path) -> None:
     )
     assert [row["_step"] for row in rows if "train/loss" in row] == list(range(20 * epochs))
     assert rows[-1]["test/accuracy"] == pytest.approx(metrics(resumed.folder)["test/accuracy"][-1])
-    assert (run.name, run.fields["groupName"], run.exit_code) == ("one", "digits", 0)
+    assert (run.name, run.fields["groupName"], run.exit_code) == ("digits-one", "digits-DynamicRouting", 0)
     assert output.count("W&B:") == 1
     assert "monoton" not in output
 
