@@ -15,6 +15,7 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.base import Encoder, capsules_of_maps
 from capsule_lightning.errors import InputError
 from capsule_lightning.kernels.convolution import columns_pay, conv2d
+from capsule_lightning.kernels.convolution_pair import Convolution, block_size, blocks_pay, conv_relu_conv
 from capsule_lightning.layers.squash import squash
 
 Padding = Literal["valid", "same"]
@@ -100,14 +101,17 @@ class SabourEncoder(Encoder):
 
     def forward(self, images: Tensor) -> Capsules:
         """See `Encoder.forward`; capsules are ordered by type, row, column."""
-        conv, primary = self.conv, self.primary
-        weight = conv.weight
+        conv, primary = _convolution(self.conv), _convolution(self.primary)
+        if self.coupling != 1:
+            primary = primary._replace(weight=primary.weight * self.coupling)
+        if self.padding == "valid" and blocks_pay(images, conv):
+            maps = conv_relu_conv(images, conv, primary, block_size(images, conv))
+            return Capsules.from_vectors(squash(capsules_of_maps(maps, self.dim)))
         if columns_pay(images, primary.weight):  # and the library gives maps of the order of its weights
-            weight = weight.to(memory_format=torch.channels_last)  # `contiguous` leaves a single channel as it is
-        features = F.conv2d(self._pad(images, conv), weight, conv.bias, (conv.stride[0], conv.stride[1]))
-        features = torch.relu_(features)  # in place: these are the largest maps of the network
-        weight = primary.weight if self.coupling == 1 else primary.weight * self.coupling
-        maps = conv2d(self._pad(features, primary), weight, primary.bias, (primary.stride[0], primary.stride[1]))
+            weight = conv.weight.to(memory_format=torch.channels_last)  # `contiguous` leaves a single channel as it is
+            conv = conv._replace(weight=weight)
+        features = torch.relu_(conv(self._pad(images, self.conv)))  # in place: the largest maps of the network
+        maps = conv2d(self._pad(features, self.primary), *primary)
         return Capsules.from_vectors(squash(capsules_of_maps(maps, self.dim)))
 
     def _pad(self, maps: Tensor, layer: nn.Conv2d) -> Tensor:
@@ -117,6 +121,11 @@ class SabourEncoder(Encoder):
             same_padding(n, k, s) for n, k, s in zip(maps.shape[-2:], layer.kernel_size, layer.stride, strict=True)
         )
         return F.pad(maps, (*columns, *rows))
+
+
+def _convolution(layer: nn.Conv2d) -> Convolution:
+    assert layer.bias is not None
+    return Convolution(layer.weight, layer.bias, (layer.stride[0], layer.stride[1]))
 
 
 def out_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
