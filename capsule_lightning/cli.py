@@ -141,7 +141,8 @@ def training_help(command: str) -> str:
 
   --config NAME           a YAML file or a shipped config ({PROGRAM} configs); may be repeated, later ones win
   --print_config          show the resolved configuration and stop
-  --ckpt_path FILE        checkpoint to resume or to measure; its run's configuration is taken along
+  --ckpt_path FILE        checkpoint to resume or to measure; its run's configuration is taken along. To measure also
+                          a .safetensors file of export, or the name of a shipped one: efficient_capsnet_mnist
   --resume [RUN]          fit: go on with the newest good checkpoint of a run (its folder or id; else the newest run)
   --runs FOLDER           where runs are kept: FOLDER/<experiment>/<run id>   (default: runs)
   --experiment NAME       runs that belong together
@@ -171,8 +172,9 @@ def class_names(slot: str) -> list[str]:
 
 
 def config_names() -> list[str]:
-    """The shipped configs, as ``--config`` takes them."""
-    return sorted(path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*.yaml"))
+    """The shipped configs, as ``--config`` takes them; sweeps are W&B's."""
+    names = (path.relative_to(CONFIG_DIR) for path in CONFIG_DIR.rglob("*.yaml"))
+    return sorted(name.as_posix() for name in names if name.parts[0] != "sweeps")
 
 
 def find_config(name: str) -> str:

@@ -26,6 +26,7 @@ from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.runs import CONFIG_NAME, run_of_checkpoint
 from capsule_lightning.shared_network import (
     NEEDED,
+    OF_MACHINE,
     SUFFIX,
     Metadata,
     build_network,
@@ -43,7 +44,6 @@ SUFFIXES = (SUFFIX, ".onnx")
 
 _PREFIX = "net."  # of the network's tensors among those of a task
 _OF_TRAINING = ("net", "in_shape", "num_classes", "optimizer", "lr_scheduler")  # a task's, not needed for evaluation
-_OF_MACHINE = ("root", "images")  # a data module's, which are elsewhere for another user
 _ONNX_EXTRA = ("onnx", "onnxscript", "onnxruntime")
 # of the largest number of an output; sums in another order stay far below, another computation far above
 _TOLERANCE = 1e-3
@@ -145,8 +145,10 @@ def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
         return {}, f"its class names and normalisation, for want of the run's {CONFIG_NAME} beside the checkpoint"
     try:
         config = yaml.safe_load((folder / CONFIG_NAME).read_text())
-        data = data_module(config["data"])
-        slots = {"data": without(config["data"], _OF_MACHINE)}
+        data, seed = data_module(config["data"]), config.get("seed_everything")
+        slots = {"data": without(config["data"], OF_MACHINE)}
+        if slots["data"]["init_args"].get("seed", ...) is None:  # which chose the validation images
+            slots["data"]["init_args"]["seed"] = data.seed if seed is None else seed
         if "model" in config:
             slots["task"] = without(config["model"], _OF_TRAINING)
     except (InputError, OSError, yaml.YAMLError, KeyError, TypeError) as error:

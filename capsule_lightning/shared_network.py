@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import json
-import pkgutil
 import re
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors
 import torch
 from torch import Tensor, nn
 
 from capsule_lightning.checkpoints import difference
+from capsule_lightning.cli import nearest
 from capsule_lightning.data.augmentation import Augmentation
-from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.base import ImageDataModule, Normalisation
+from capsule_lightning.decoders.base import Decoder
+from capsule_lightning.encoders.base import Encoder
 from capsule_lightning.errors import InputError
+from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.routing.base import Routing
+from capsule_lightning.tasks.base import Task
 
 SUFFIX = ".safetensors"
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Networks that come with the package; what they are is said beside them."""
 NEEDED = ("net", "in_shape", "num_classes")
 """Metadata that a network is rebuilt from."""
-HARMLESS = (nn.Module, ImageDataModule, Augmentation)
-"""What a configuration from elsewhere may name."""
+PARTS = (CapsuleNet, Encoder, Routing, Decoder)
+"""What a network of a file from elsewhere may be made of."""
+EVALUATION = (*PARTS, Task, ClassificationLoss, ImageDataModule, Augmentation)
+"""What its configuration may name."""
+OF_MACHINE = ("root", "images", "download")
+"""Arguments of a data module that are the user's own."""
 
 Metadata = dict[str, str]
 
@@ -92,7 +104,13 @@ def is_shared(path: str | Path) -> bool:
         >>> is_shared("efficient_capsnet_mnist"), is_shared("net.safetensors"), is_shared("last.ckpt")
         (True, True, False)
     """
-    return Path(path).suffix == SUFFIX or (PRETRAINED / f"{path}{SUFFIX}").is_file()
+    return Path(path).suffix == SUFFIX or _shipped(path) is not None
+
+
+def _shipped(name: str | Path) -> Path | None:
+    """The file of the shipped network of that name; a path that leads elsewhere is no name."""
+    file = PRETRAINED / f"{name}{SUFFIX}"
+    return file if file.parent == PRETRAINED and file.is_file() else None
 
 
 def opened(path: str | Path) -> Any:
@@ -101,8 +119,7 @@ def opened(path: str | Path) -> Any:
     Raises:
         InputError: no such file, or one of another kind.
     """
-    shipped = PRETRAINED / f"{path}{SUFFIX}"
-    file = shipped if shipped.is_file() else Path(path).expanduser()
+    file = _shipped(path) or Path(path).expanduser()
     if not file.is_file():
         names = ", ".join(sorted(each.stem for each in PRETRAINED.glob(f"*{SUFFIX}")))
         raise InputError(f"{path}: no such file; expected one that `export` has written, or a shipped network: {names}")
@@ -124,11 +141,10 @@ def build_network(metadata: Mapping[str, str], path: str | Path) -> CapsuleNet:
     """
     try:
         slot, in_shape, num_classes = (json.loads(metadata[key]) for key in NEEDED)
-        net = component(slot)(tuple(in_shape), num_classes)
-    except (ValueError, TypeError, AttributeError) as error:  # InputError and what is no JSON among them
+        known_class(str(slot["class_path"]), (CapsuleNet,), "the kind that makes class capsules of images")
+        net: CapsuleNet = component(slot)(tuple(in_shape), num_classes)  # type: ignore[assignment]
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # InputError and what is no JSON among them
         raise InputError(f"{path}: its network cannot be built ({first_line(error)})") from error
-    if not isinstance(net, CapsuleNet):
-        raise InputError(f"{path}: describes {type(net).__name__}, which is no network of images to class capsules")
     return net
 
 
@@ -146,7 +162,7 @@ def component(slot: object) -> Callable[..., nn.Module]:
     """
     if not isinstance(slot, dict) or not {"class_path"} <= set(slot) <= {"class_path", "init_args"}:
         raise InputError(f"{slot!r}: expected class_path and init_args")
-    found = known_class(str(slot["class_path"]), (nn.Module,), "a network")
+    found = known_class(str(slot["class_path"]), PARTS, "a network")
     given = slot.get("init_args") or {}
     arguments = {key: component(value) if isinstance(value, dict) else value for key, value in given.items()}
     return partial(found, **arguments)
@@ -186,6 +202,8 @@ def evaluation_config(path: str | Path) -> dict[str, Any]:
         for slot in (task, data, net):
             require_harmless(slot)
         task.setdefault("init_args", {})["net"] = net
+        for name in OF_MACHINE:
+            data.setdefault("init_args", {}).pop(name, None)
     except (ValueError, AttributeError) as error:  # InputError and what is no JSON among them
         raise InputError(f"{path}: its configuration cannot be used ({first_line(error)})") from error
     return {"experiment": Path(path).stem, "model": task, "data": data}
@@ -204,7 +222,7 @@ def require_harmless(value: object) -> None:
         if "class_path" in value:
             if not set(value) <= {"class_path", "init_args"}:
                 raise InputError(f"{value!r}: expected class_path and init_args")
-            known_class(str(value["class_path"]), HARMLESS, "a network or of its evaluation")
+            known_class(str(value["class_path"]), EVALUATION, "a network or of its evaluation")
         for key, each in value.items():
             if key != "class_path":
                 require_harmless(each)
@@ -216,7 +234,7 @@ def require_harmless(value: object) -> None:
 
 
 def known_class(name: str, kinds: tuple[type, ...], whole: str) -> Callable[..., Any]:
-    """The class of a dotted name, where it is one of some kinds.
+    """The class of a dotted name, where it is one of some kinds; nothing is imported but from this package.
 
     Args:
         name: as in a configuration.
@@ -226,13 +244,62 @@ def known_class(name: str, kinds: tuple[type, ...], whole: str) -> Callable[...,
     Raises:
         InputError: there is no such class here, or it is of another kind.
     """
-    try:
-        found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"no class {name!r} here: {error}; install or import what defines it") from error
+    module, _, attribute = name.rpartition(".")
+    if module.startswith(f"{__package__}."):
+        with suppress(ImportError):
+            import_module(module)
+    found = getattr(sys.modules.get(module), attribute, None)
+    if found is None:
+        raise InputError(f"no class {name!r} here: it is none of this package, nor of a module that has been imported")
     if not (isinstance(found, type) and issubclass(found, kinds)):
         raise InputError(f"{name!r} is no part of {whole}")
     return found
+
+
+def images_of(metadata: Metadata, path: str | Path) -> tuple[list[str], dict[str, Any]]:
+    """Class names, and the normalisation of the network's input.
+
+    Args:
+        metadata: see `read_metadata`.
+        path: of the file that they are from, for the error.
+
+    Returns:
+        The J names, and ``kind``, one of ``none``, ``per_image`` and ``channel``, for the last with ``mean`` and
+        ``deviation`` of each channel where they are known.
+
+    Raises:
+        InputError: the file does not say them, or not so.
+    """
+    missing = [key for key in ("class_names", "normalisation") if key not in metadata]
+    if missing:
+        raise InputError(f"{path}: does not say its {' and '.join(missing)}; export it again from its run's folder")
+    try:
+        names, normalisation = (json.loads(metadata[key]) for key in ("class_names", "normalisation"))
+        good = len(names) == int(metadata["num_classes"]) and all(isinstance(name, str) for name in names)
+        good = good and isinstance(names, list) and normalisation["kind"] in get_args(Normalisation)
+        channels = json.loads(metadata["in_shape"])[0]
+        for name in ("mean", "deviation"):
+            numbers = normalisation.get(name, [0.0] * channels)
+            good = good and len(numbers) == channels and all(isinstance(number, float) for number in numbers)
+    except (ValueError, TypeError, KeyError, AttributeError, LookupError):
+        good = False
+    if not good:
+        raise InputError(f"{path}: what it says of its class_names and normalisation cannot be used; export it again")
+    return names, normalisation
+
+
+def require_source(path: str | Path) -> None:
+    """Refuse what is neither a file nor the name of a network that comes with the package.
+
+    Raises:
+        InputError: with the nearest name.
+    """
+    if not Path(path).expanduser().exists() and not is_shared(path):
+        names = [each.stem for each in PRETRAINED.glob(f"*{SUFFIX}")]
+        raise InputError(
+            f"{path}: no such checkpoint; expected a file like runs/.../checkpoints/last.ckpt, a {SUFFIX} file, or a "
+            f"shipped network: {', '.join(names)}{nearest(str(path), names)}"
+        )
 
 
 def first_line(error: BaseException) -> str:

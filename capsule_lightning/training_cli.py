@@ -62,7 +62,15 @@ from capsule_lightning.runs import (
     restarted,
     run_of_checkpoint,
 )
-from capsule_lightning.shared_network import evaluation_config, filled, is_shared, read_tensors
+from capsule_lightning.shared_network import (
+    evaluation_config,
+    filled,
+    images_of,
+    is_shared,
+    read_metadata,
+    read_tensors,
+    require_source,
+)
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.trainer_options import refused, require_launcher, require_monitors, require_options
 
@@ -304,6 +312,7 @@ class CapsuleCLI(LightningCLI):
         if self.shared is not None:
             config.ckpt_path = None  # the trainer could not read it
         elif checkpoint is not None:
+            require_source(checkpoint)
             needed = (VERSION, *TRAINING_STATE) if self.command == "fit" else (VERSION,)
             self.checkpoint = require_checkpoint(checkpoint, needed)
         config.weights_only = True  # a checkpoint is values, and never code
@@ -376,7 +385,7 @@ class CapsuleCLI(LightningCLI):
         made = [path for path in (self.work_folder, *self.work_folder.parents) if not path.exists()]
         try:
             if self.shared is not None:
-                filled(self.model.net, read_tensors(self.shared), self.shared)
+                self._take_shared(self.shared)
             elif self.checkpoint is not None:
                 require_weights(self.config[subcommand].ckpt_path, self.checkpoint, self.model)
             super()._run_subcommand(subcommand)
@@ -392,6 +401,20 @@ class CapsuleCLI(LightningCLI):
                     with suppress(OSError):
                         folder.rmdir()
             raise
+
+    def _take_shared(self, path: str) -> None:
+        """Put the weights of a shared network into the model, and what it knows of its images into the data."""
+        tensors, net, data = read_tensors(path), self.model.net, self.datamodule
+        require_weights(path, {"state_dict": tensors}, net)
+        filled(net, tensors, path)
+        names, normalisation = images_of(read_metadata(path), path)
+        if list(data.class_names) != names:
+            raise InputError(
+                f"{path}: was trained on the classes {', '.join(names)}, and these data have "
+                f"{', '.join(data.class_names)}; give the data of those classes"
+            )
+        if data.normalisation == normalisation["kind"] == "channel" and "mean" in normalisation:
+            data.statistics = normalisation["mean"], normalisation["deviation"]
 
     def before_fit(self) -> None:
         """Let no other process train in this folder, and find the state to go on from."""

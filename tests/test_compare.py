@@ -333,11 +333,19 @@ def test_the_standard_error_of_an_accuracy_is_binomial(study: Path) -> None:
     assert "standard error" not in verdict(compare(unknown))
 
 
+def test_what_is_pooled_is_said() -> None:
+    alike = [run(score, routing=routing, seed=seed) for routing in "AB" for seed, score in enumerate((0.9, 0.91))]
+    assert "also differ" not in verdict(compare(alike, by=["routing"]))
+    found = compare([*alike, run(0.5, routing="A", lr=0.2, name="other")], by=["routing"])
+    assert found.pooled == ["model.optimizer.lr"]
+    assert "Runs of one group also differ in model.optimizer.lr" in verdict(found)
+
+
 # W&B.
 
 
 class Api:
-    """Stands in for `wandb.Api`: a finished run, one that crashed in its test, and nothing of other projects."""
+    """Stands in for `wandb.Api`: a finished run, one that crashed in its test, and the test of a network by itself."""
 
     def runs(self, path: str) -> list[SimpleNamespace]:
         if path != "me/digits":
@@ -350,9 +358,18 @@ class Api:
         flat_config = {"model.net.routing": "EMRouting", "seed_everything": 0}
         return [
             SimpleNamespace(
-                id=name, config=flat_config, summary={"_runtime": 12.5}, state=state, scan_history=lambda: rows
+                id=name,
+                config=flat_config,
+                summary={"_runtime": 12.5},
+                state=state,
+                job_type=job_type,
+                scan_history=lambda: rows,
             )
-            for name, state in (("one", "finished"), ("two", "crashed"))
+            for name, state, job_type in (
+                ("one", "finished", "fit"),
+                ("two", "crashed", None),
+                ("three", "finished", "test"),
+            )
         ]
 
 
@@ -361,7 +378,7 @@ def test_runs_of_wandb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     main(["compare", "--wandb", "me/digits", "--by", "routing"])
     text = capsys.readouterr().out
     assert re.search(r"\nEMRouting +1 +75\.00 % +80\.00 % +- +- +- +12\.5 s", text)
-    assert "left out: two (not tested)" in text
+    assert "left out: two (not tested)\n" in text
     with pytest.raises(SystemExit) as stopped:
         main(["compare", "--wandb", "me/letters"])
     assert stopped.value.code == 2

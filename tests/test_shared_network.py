@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from trained import fit
 from capsule_lightning.cli import main
 from capsule_lightning.errors import InputError
 from capsule_lightning.export import export
-from capsule_lightning.shared_network import evaluation_config, load_network, read_metadata
+from capsule_lightning.shared_network import evaluation_config, is_shared, load_network, read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,135 @@ def test_the_network_that_is_shipped_reads_a_picture_of_ones_own(here: Path) -> 
     (table,) = here.glob("runs/efficient_capsnet_mnist/*/predict/predictions.csv")
     head, row = rows(table)
     assert (row[head.index("image")], row[head.index("prediction")]) == ("one.png", "1")
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_shared_network_is_measured_on_the_images_of_its_run(
+    command: str, tmp_path_factory: pytest.TempPathFactory, here: Path
+) -> None:
+    checkpoint = fit(tmp_path_factory.mktemp("seed3"), "--config", "digits.yaml", "--seed_everything", "3")
+    shared = export(checkpoint, here / "three.safetensors").path
+    measured = []
+    for path, folder in ((shared, here / "runs" / "three"), (checkpoint, checkpoint.parents[2])):
+        main([command, "--ckpt_path", str(path), "--trainer.limit_val_batches", "1.0"])
+        (table,) = folder.glob(f"*/{command}/metrics.csv")
+        measured.append({row[2]: row[3] for row in rows(table) if "/" in row[2]})
+    assert measured[0] == measured[1]
+    assert len(measured[0]) >= 3
+
+
+@pytest.fixture
+def folders(here: Path) -> Path:
+    """Images of two classes, in trees whose classes have the names ``ab`` and ``cd``; one tree brighter."""
+    for names, light in (("ab", 60), ("cd", 200)):
+        for k, name in enumerate(names):
+            folder = here / names / name
+            folder.mkdir(parents=True)
+            for n in range(12):
+                Image.new("L", (8, 8), light + 40 * k + n).save(folder / f"{n}.png")
+    return here
+
+
+def test_a_shared_network_keeps_its_normalisation_and_refuses_other_classes(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--data.channels", "1", "--data.image_size", "[8,8]", "--data.batch_size", "4", "--data.val_size", "4")
+    net = ("--model.net.encoder.kernel_size", "3", "--model.net.encoder.primary_kernel_size", "3")
+    checkpoint = fit(folders, "--config", "image_folder.yaml", "--data.root", str(folders / "ab"), *small, *net)
+    shared = export(checkpoint, folders / "net.safetensors").path
+    (folders / "ab" / "a" / "0.png").unlink()  # the statistics of what is there now are others
+    images = ("--data.images", str(folders / "cd" / "c"), "--data.root", str(folders / "ab"))
+    main(["predict", "--ckpt_path", str(shared), *images])
+    (table,) = folders.glob("runs/net/*/predict/predictions.csv")
+    net = load_network(shared)
+    normalisation = json.loads(read_metadata(shared)["normalisation"])
+    image = torch.full((1, 1, 8, 8), 200 / 255)
+    with torch.no_grad():
+        lengths = net((image - normalisation["mean"][0]) / normalisation["deviation"][0]).activations[0]
+    found = next(row for row in rows(table) if row[0].endswith("0.png"))
+    assert [float(number) for number in found[-2:]] == pytest.approx(lengths.tolist(), abs=1e-5)
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "--ckpt_path", str(shared), "--data.root", str(folders / "cd")])
+    assert stopped.value.code == 2
+    assert "was trained on the classes a, b, and these data have c, d" in capsys.readouterr().err
+
+
+def test_other_options_of_the_network_are_named(shared: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "--ckpt_path", str(shared), "--model.net.dim", "3"])
+    assert stopped.value.code == 2
+    assert "is of another network: routing.weight" in capsys.readouterr().err
+
+
+def test_a_misspelt_name_is_mended(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("test", "report"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--ckpt_path", "efficient_capsnet_mnis"])
+        assert stopped.value.code == 2
+        assert "did you mean 'efficient_capsnet_mnist'" in capsys.readouterr().err
+
+
+def test_a_path_is_no_name(here: Path) -> None:
+    (here / "other.ckpt.safetensors").touch()
+    assert not is_shared(here / "other.ckpt")
+    assert not is_shared("../pretrained/efficient_capsnet_mnist")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"class_names": "nonsense"},
+        {"class_names": '["a"]'},
+        {"class_names": json.dumps([1] * 10)},
+        {"normalisation": "[]"},
+        {"normalisation": '{"kind": "other"}'},
+        {"normalisation": '{"kind": "channel", "mean": [0.1, 0.2], "deviation": [1.0]}'},
+        {"normalisation": '{"kind": "channel", "mean": "x", "deviation": [1.0]}'},
+    ],
+)
+@pytest.mark.parametrize("command", ["report", "predict"])
+def test_what_is_said_of_the_images_is_checked(
+    command: str, said: dict[str, str], shared: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited(shared, metadata=lambda metadata: metadata.update(said))
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--ckpt_path", str(shared)])
+    assert stopped.value.code == 2
+    assert "class_names and normalisation cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["net", "encoder"])
+@pytest.mark.parametrize("name", ["innocent.Thing", "antigravity.x", "torch.nn.Linear", "torchvision.models.AlexNet"])
+def test_a_file_cannot_import_or_make_what_is_no_capsule_network(
+    name: str, place: str, shared: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "innocent.py").write_text("from pathlib import Path\nPath('trace').touch()\n")
+    monkeypatch.syspath_prepend(here)
+
+    def plant(said: dict) -> None:
+        net = json.loads(said["net"])
+        slot = {"class_path": name, "init_args": {}}
+        said["net"] = json.dumps(slot if place == "net" else {**net, "init_args": {"encoder": slot}})
+
+    edited(shared, metadata=plant)
+    with pytest.raises(InputError, match="cannot be built"):
+        load_network(shared)
+    with pytest.raises(InputError, match="cannot be used"):
+        evaluation_config(shared)
+    assert not (here / "trace").exists()
+    assert "antigravity" not in sys.modules
+
+
+def test_a_file_does_not_choose_folders(shared: Path) -> None:
+    def plant(said: dict) -> None:
+        data = json.loads(said["data"])
+        data["init_args"] |= {"root": "planted", "images": "planted"}
+        said["data"] = json.dumps(data)
+
+    edited(shared, metadata=plant)
+    assert not {"root", "images"} & set(evaluation_config(shared)["data"]["init_args"])
 
 
 def test_training_cannot_go_on_from_weights(shared: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from capsule_lightning.cli import nearest
@@ -51,6 +51,7 @@ class Comparison:
         names: the same, as short as is unambiguous.
         groups: at least one.
         left_out: runs without the metric, and why.
+        pooled: full names of what else differs within a group.
     """
 
     metric: str
@@ -58,6 +59,7 @@ class Comparison:
     names: list[str]
     groups: list[Group]
     left_out: list[str]
+    pooled: list[str] = field(default_factory=list)
 
     @property
     def validation(self) -> str:
@@ -112,7 +114,8 @@ def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = ()) -
         for runs in groups.values()
     ]
     found.sort(key=lambda group: group.mean, reverse=not falls(metric))
-    return Comparison(metric, keys, [short_key(key, known) for key in keys], found, left_out)
+    pooled = dict.fromkeys(key for runs in groups.values() for key in differences(runs) if key not in keys)
+    return Comparison(metric, keys, [short_key(key, known) for key in keys], found, left_out, list(pooled))
 
 
 def differences(runs: Sequence[Run]) -> list[str]:

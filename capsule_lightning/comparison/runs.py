@@ -17,6 +17,8 @@ from capsule_lightning.errors import InputError
 from capsule_lightning.runs import CONFIG_NAME, flat
 
 METRIC = "test/accuracy"
+EVALUATIONS = ("validate", "test", "predict")
+"""Job types of W&B runs that trained nothing."""
 
 Curve = dict[int, float]
 """Values of one metric by step, ascending."""
@@ -134,7 +136,7 @@ def count_tested(path: Path) -> int | None:
 
 
 def read_wandb(project: str) -> list[Run]:
-    """The runs of a project in W&B, ``entity/project``.
+    """The training runs of a project in W&B, ``entity/project``; a test of a network by itself is none.
 
     Raises:
         InputError: no key, no network, no such project.
@@ -143,7 +145,7 @@ def read_wandb(project: str) -> list[Run]:
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     try:
-        return [wandb_run(run) for run in wandb.Api().runs(project)]
+        return [wandb_run(run) for run in wandb.Api().runs(project) if run.job_type not in EVALUATIONS]
     except (wandb.Error, WandbApiFailedError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--wandb {project}: {reason}; expected ENTITY/PROJECT, after `wandb login`") from error

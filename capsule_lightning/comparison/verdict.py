@@ -33,6 +33,11 @@ def verdict(comparison: Comparison) -> str:
     limits = ["It says nothing of other data or settings than these"]
     if others:
         limits.append(f"p does not allow for these two being the best of {len(comparison.groups)} groups")
+    if comparison.pooled:
+        said += (
+            f"\nRuns of one group also differ in {', '.join(comparison.pooled)}, which is taken for chance here: "
+            "compare like with like, or tell them apart by --by."
+        )
     return f"{said}\n{'; '.join(limits)}.{of_test_images(comparison)}"
 
 

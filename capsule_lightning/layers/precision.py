@@ -28,8 +28,8 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
-        autocast = torch.amp.is_autocast_available(device)  # not on "meta", where shapes are counted
-        with torch.autocast(device_type=device, enabled=False) if autocast else nullcontext():
+        # "meta", where shapes are counted, has no autocast; to ask torch what has breaks the graph up to torch 2.11
+        with nullcontext() if device == "meta" else torch.autocast(device_type=device, enabled=False):
             return function(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
 
     return wrapper

@@ -29,7 +29,7 @@ from capsule_lightning.report.pictures import (
 )
 from capsule_lightning.report.subject import Subject, subject_of_file, subject_of_run
 from capsule_lightning.runs import run_of_checkpoint
-from capsule_lightning.shared_network import is_shared
+from capsule_lightning.shared_network import is_shared, require_source
 
 SUFFIX = ".html"
 PROBED = 300  # images of all classes together
@@ -74,6 +74,7 @@ def report(
         InputError: a file that holds no network, missing images, images of several labels, an output that cannot or
             must not be written.
     """
+    require_source(checkpoint)
     source, shared = Path(checkpoint).expanduser(), is_shared(checkpoint)
     if not shared:
         require_checkpoint(source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -25,6 +24,7 @@ from capsule_lightning.shared_network import (
     build_network,
     evaluation_config,
     filled,
+    images_of,
     load_network,
     read_metadata,
 )
@@ -101,10 +101,7 @@ def subject_of_file(path: str | Path, root: str | None = None, images: str | Pat
     """
     metadata = read_metadata(path)
     net = load_network(path)
-    missing = [key for key in ("class_names", "normalisation") if key not in metadata]
-    if missing:
-        raise InputError(f"{path}: does not say its {' and '.join(missing)}; export it again from its run's folder")
-    names = json.loads(metadata["class_names"])
+    names, normalisation = images_of(metadata, path)
     if images is None:
         data = data_of(evaluation_config(path), path, root)
         data.prepare_data()
@@ -112,7 +109,7 @@ def subject_of_file(path: str | Path, root: str | None = None, images: str | Pat
         pictures, labels, told = data_pictures(data)
     else:
         pictures, labels, told = folder_pictures(images, net, names)
-    normalise = normaliser(json.loads(metadata["normalisation"]))
+    normalise = normaliser(normalisation)
     facts = {"network file": Path(path).name, "data": told, **training(metadata)}
     return Subject(net, normalise, pictures, labels, names, Path(path).stem, facts, None, {})
 
@@ -145,7 +142,7 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
 
 def training(metadata: Metadata) -> dict[str, str]:
     """How long it was trained, where the file says so."""
-    return {"training steps": f"{int(metadata['step']):,}"} if "step" in metadata else {}
+    return {"training steps": f"{int(metadata['step']):,}"} if metadata.get("step", "").isdecimal() else {}
 
 
 def normaliser(kind: Mapping[str, Any]) -> Normaliser:
