@@ -54,7 +54,7 @@ def assert_same_end(killed: Path, whole: Path) -> None:
     for (key, mine), (_, theirs) in zip(leaves(a), leaves(b), strict=True):
         if key[0] in ("optimizer_states", "lr_schedulers", "loops"):
             assert torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs)), key
-    assert best(killed) == best(whole)
+    assert set(best(whole)) <= set(best(killed))  # a kill before the old best one was removed leaves that as well
     one, other = (by_step(folder / "runs" / "digits" / "one") for folder in (killed, whole))
     assert one == other
 
