@@ -25,7 +25,7 @@ def major_minor(package: str) -> tuple[int, ...]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The interpreter of Triton up to 3.6 fails in every kernel with NumPy from 2.4 on; compiled kernels do not need it."""
+    """Leave out what Triton up to 3.6 cannot interpret with NumPy from 2.4 on; compiled kernels do not need NumPy."""
     if torch.cuda.is_available() or not (major_minor("triton") < (3, 7) and major_minor("numpy") >= (2, 4)):
         return
     for item in items:
