@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import torch
 from plain import PlainCapsNet, training_loss
-from program import clean_environment
+from probes import main as probes
+from program import Run, clean_environment, metrics
 from step import PackageStep
+
+from capsule_lightning.probe import PARAMETERS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FEW = "--repeats 2 --warmup 1"
@@ -165,3 +168,12 @@ def test_one_failing_part_does_not_stop_the_others(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert all(f"== {part}: status 1 " in done.stdout for part in parts)
     assert {f"{part}.log" for part in parts} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_probes(trained: Run, tmp_path: Path) -> None:
+    probes(["--images", "20", "--out", str(tmp_path / "probes.json"), trained.checkpoint])
+    (found,) = json.loads((tmp_path / "probes.json").read_text())["results"]
+    assert found["whole"].keys() == found["best_single"].keys() == {parameter.name for parameter in PARAMETERS}
+    assert all(value <= 1 for value in [*found["whole"].values(), *found["best_single"].values()])
+    assert found["numbers"] == 16
+    assert found["test_accuracy"] == pytest.approx(metrics(trained.folder)["test/accuracy"][-1])

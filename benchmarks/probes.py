@@ -1,0 +1,71 @@
+"""What a linear probe reads from trained networks side by side: class capsules, or the features of a control.
+
+Each parameter is read from all numbers together (``whole``) and from the best single one, as R2 of images that the
+probe was not fitted to; see `capsule_lightning.probe`. A network with many features needs more images than the page of
+``report`` takes, or the regression fits the images it sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import PRECISIONS, autocast, parser, positive, write
+
+from capsule_lightning.probe import probe_network
+from capsule_lightning.report import Subject, subject_of_file, subject_of_run
+from capsule_lightning.report.measured import measure, spread_over_classes
+from capsule_lightning.shared_network import is_shared
+
+
+def probed(subject: Subject, count: int, precision: str) -> dict[str, Any]:
+    """The probe of one network, and its accuracy on all test images.
+
+    Args:
+        subject: network and images.
+        count: images of all classes together that are probed.
+        precision: of the network, as the trainer takes it.
+    """
+    some = spread_over_classes(subject.labels, count)
+    with autocast(torch.device("cpu"), precision):
+        found = probe_network(subject.net, subject.normalise, subject.pictures[some], subject.labels[some])
+        classes = measure(subject.net, subject.normalise, subject.pictures).activations.argmax(dim=-1)
+    return {
+        "title": subject.title,
+        "probed": found.what,
+        "numbers": len(found.single),
+        "steps": subject.facts.get("training steps"),
+        "test_accuracy": float((classes == subject.labels).float().mean()),
+        "whole": dict(zip(found.parameters, found.whole.tolist(), strict=True)),
+        "best_single": dict(zip(found.parameters, found.single.amax(dim=0).tolist(), strict=True)),
+    }
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = parser("probes", __doc__ or "")
+    options.add_argument("networks", nargs="+", metavar="FILE", help="checkpoints of runs, or shared networks")
+    options.add_argument("--root", help="folder of the data, where it has moved")
+    options.add_argument("--images", type=positive, default=1000, help="to probe (default: %(default)s)")
+    options.add_argument("--precision", choices=PRECISIONS, default="32-true", help="default: %(default)s")
+    arguments = options.parse_args(words)
+    torch.set_num_threads(arguments.threads)
+    results = []
+    for network in arguments.networks:
+        take = subject_of_file if is_shared(network) else subject_of_run
+        results.append(probed(take(Path(network), arguments.root), arguments.images, arguments.precision))
+        title, whole, single = (results[-1][key] for key in ("title", "whole", "best_single"))
+        print(f"{title}: {results[-1]['probed']}, test accuracy {100 * results[-1]['test_accuracy']:.2f} %")
+        for name, value in whole.items():
+            print(f"  {name:<10} all {value:6.3f}   best single {single[name]:6.3f}")
+    arguments.networks, arguments.root = (
+        [Path(network).name for network in arguments.networks],
+        None,
+    )  # no one's folders
+    write(arguments, results)
+
+
+if __name__ == "__main__":
+    main()
