@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,6 +15,16 @@ from capsule_lightning.tasks.classification import Prediction
 from capsule_lightning.tasks.multilabel import MultiLabelPrediction
 
 Row = tuple[int, list[int], list[int], float, float | str, list[float]]
+Each = TypeVar("Each")
+
+
+def of_all_processes(trainer: L.Trainer, rows: list[Each]) -> list[Each]:
+    """What each process of a run has collected, one after the other; called by all of them."""
+    if trainer.world_size == 1:
+        return rows
+    parts: list[list[Each]] = [[] for _ in range(trainer.world_size)]
+    distributed.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
 
 
 class PredictionTable(L.Callback):
@@ -47,11 +57,7 @@ class PredictionTable(L.Callback):
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the rows of all processes and write them in the order of the images."""
-        rows, self._rows = self._rows, []
-        if trainer.world_size > 1:
-            parts: list[list[Row]] = [[] for _ in range(trainer.world_size)]
-            distributed.all_gather_object(parts, rows)
-            rows = [row for part in parts for row in part]
+        rows, self._rows = of_all_processes(trainer, self._rows), []
         if not trainer.is_global_zero:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]

@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
-from torch import Tensor, distributed
+from torch import Tensor
 
+from capsule_lightning.callbacks.predictions import of_all_processes
 from capsule_lightning.data.base import ImageBatch, ImageDataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.figures.tiles import as_array
@@ -81,11 +82,7 @@ class PredictionSamples(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather what all processes have kept, and log the table."""
-        kept, self._kept = self._kept, []
-        if trainer.world_size > 1:
-            parts: list[list[Sample]] = [[] for _ in range(trainer.world_size)]
-            distributed.all_gather_object(parts, kept)
-            kept = [sample for part in parts for sample in part]
+        kept, self._kept = of_all_processes(trainer, self._kept), []
         if not kept or not trainer.is_global_zero:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
