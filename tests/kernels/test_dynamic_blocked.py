@@ -7,9 +7,9 @@ from capsule_lightning.kernels.dynamic_blocked import block_size
 
 @pytest.mark.parametrize("batch", [1, 5, 128, 1000])
 @pytest.mark.parametrize("votes_of_one", [1, 184_320, 10**9])
-def test_blocks_are_few_and_equal(batch, votes_of_one):
+def test_blocks_are_few_equal_and_odd(batch, votes_of_one):
     block = block_size(batch, votes_of_one)
     blocks = -(-batch // block)
-    assert 1 <= block <= batch
-    assert block == 1 or block * votes_of_one <= 3 * 2**20
-    assert blocks * block - batch < blocks
+    assert 1 <= block <= batch + 1 and block % 2
+    assert block == 1 or (block - 1) * votes_of_one <= 16 * 2**20
+    assert blocks * block - batch < 2 * blocks
