@@ -128,7 +128,7 @@ class _BlockedDynamicRouting(torch.autograd.Function):
             couplings = coupling_coefficients(_agreement(agreed, of_parents), ctx.leaky, dim=1)  # (n, J, passes, I)
             dv = torch.zeros_like(s)
             dv[:, :, -1] = grad[part]
-            # the gradient of a vote is a sum of terms, each a coefficient (of child and parent) times a vector (of parent)
+            # the gradient of a vote sums over terms a coefficient (of child and parent) times a vector (of the parent)
             coefficients, vectors = [couplings], [ds[:, :, first:]]
             for t in range(iterations - 1, first - 1, -1):
                 ds[:, :, t] = squash_gradient(s[:, :, t], dv[:, :, t])
@@ -170,9 +170,10 @@ def _votes(children: Tensor, maps: Tensor, buffer: Tensor) -> Tensor:
 
 
 def _spread(buffer: Tensor, num_in: int, examples: int, votes_of_child: int) -> Tensor:
-    """A place ``(I, n, J * E)`` in the buffer whose children are an odd number of cache lines apart, as `block_size` says.
+    """A place ``(I, n, J * E)`` in the buffer whose children are an odd number of cache lines apart.
 
-    Here no product asks for memory without gaps, so that the distance can be chosen, which nearly halves the time.
+    For the reason that `block_size` gives. No product here asks for memory without gaps, so the distance is free; to
+    write the gradient of the votes parent by parent then takes little more than half the time.
     """
     lines = ceil(examples * votes_of_child / _CACHE_LINE)
     row = _CACHE_LINE * (lines + 1 - lines % 2)

@@ -10,6 +10,7 @@ from capsule_lightning.kernels.dynamic_blocked import block_size
 def test_blocks_are_few_equal_and_odd(batch, votes_of_one):
     block = block_size(batch, votes_of_one)
     blocks = -(-batch // block)
-    assert 1 <= block <= batch + 1 and block % 2
+    assert 1 <= block <= batch + 1
+    assert block % 2
     assert block == 1 or (block - 1) * votes_of_one <= 16 * 2**20
     assert blocks * block - batch < 2 * blocks
