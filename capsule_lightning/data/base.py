@@ -42,7 +42,7 @@ class ImageBatch(NamedTuple):
 
 
 class ImageDataModule(L.LightningDataModule, ABC):
-    """Images in memory as ``uint8``, augmented a batch at a time on the device.
+    """Images in memory as ``uint8``, on the GPU where they fit, augmented a batch at a time on the device.
 
     A data set is a subclass that states ``stored_shape`` and ``class_names`` and implements ``load``.
 
@@ -207,7 +207,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def _loader(self, split: str, subset: Tensor, training: bool = False) -> InMemoryLoader:
         rank, world_size = self._process
         return InMemoryLoader(
-            *self._stored[split],
+            *self._placed(split),
             subset,
             self.batch_size,
             training=training,
@@ -216,6 +216,14 @@ class ImageDataModule(L.LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
         )
+
+    def _placed(self, split: str) -> Images:
+        """The images of a split, on the trainer's GPU from now on where they take little of its memory."""
+        images, labels = self._stored[split]
+        device = images.device if self.trainer is None else self.trainer.strategy.root_device
+        if device != images.device and (device.type == "cpu" or fits(images, device)):
+            self._stored[split] = Images(images.to(device), labels.to(device))
+        return self._stored[split]
 
     def _images(self, split: Split) -> Images:
         if split in self._stored:
@@ -290,6 +298,11 @@ def split_off(labels: Tensor, size: float | int, seed: int, option: str = "val_s
 
     kept, taken = train_test_split(indices.numpy(), test_size=count, random_state=seed, stratify=labels.numpy())
     return torch.from_numpy(kept).sort().values, torch.from_numpy(taken).sort().values
+
+
+def fits(images: Tensor, device: torch.device) -> bool:
+    """Whether images may stay on a device: on a GPU, where they take at most a tenth of its free memory."""
+    return device.type == "cuda" and 10 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

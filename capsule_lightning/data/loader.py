@@ -34,9 +34,11 @@ class InMemoryLoader:
     interruption changes what is trained on. Training drops an incomplete last batch; evaluation counts each image
     exactly once, with shares of unequal size where the processes do not divide the images.
 
+    Batches are put together where the images are: of images on a GPU, without a copy from the host at any step.
+
     Args:
-        images: ``(N, C, H, W)`` uint8, may be memory-mapped.
-        labels: ``(N)`` int64.
+        images: ``(N, C, H, W)`` uint8, may be memory-mapped, on any device.
+        labels: ``(N)`` int64, on the same device.
         subset: ``(M)`` int64, which of the N to go through.
         batch_size: of all processes together.
         training: shuffled, augmented, without an incomplete last batch.
@@ -94,7 +96,8 @@ class InMemoryLoader:
         else:
             used, size = len(order), -(-self.batch_size // self.world_size)
         share = slice(self.rank, used, self.world_size)
-        order, draws = order[share], None if draws is None else draws[share]
+        device = self.images.device
+        order, draws = order[share].to(device), None if draws is None else draws[share].to(device)
         for number in range(start, len(self)):
             here = slice(number * size, (number + 1) * size)
             self.position = (number + 1) % len(self)  # before the yield: a checkpoint is taken while this batch is out

@@ -103,7 +103,7 @@ class MultiMNISTDataModule(ImageDataModule):
         test = split == "test"
         rank, world_size = self._process
         return PairLoader(
-            *self._stored[split],
+            *self._placed(split),
             subset,
             self.batch_size,
             training=training,
@@ -156,13 +156,14 @@ class PairLoader(InMemoryLoader):
             rank=rank,
             world_size=world_size,
         )
-        classes = labels[subset]
-        self.by_class, self.counts = subset[classes.argsort(stable=True)], classes.bincount()
-        if self.counts.max() == len(subset):
+        classes = labels.cpu()[subset]
+        by_class, counts = subset[classes.argsort(stable=True)], classes.bincount()
+        if counts.max() == len(subset):
             raise InputError(
                 f"all {len(subset)} digits to make pairs of are of class {int(classes[0])}: expected two classes or "
                 "more; check the labels of the data, or change --data.val_size"
             )
+        self.by_class, self.counts = by_class.to(labels.device), counts.to(labels.device)
         self.base_shifts = torch.rand(len(images), 2, generator=self.random(_BASE_SHIFTS)) if base_shift_fixed else None
 
     def plan(self) -> tuple[Tensor, Tensor]:

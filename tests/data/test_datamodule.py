@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 import capsule_lightning.data
 from capsule_lightning.data.augmentation import NoAugmentation, PaddedCrop, RandomPatch, Shift, standardise
-from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics, fake_images
+from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics, fake_images, fits
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
@@ -259,3 +260,42 @@ def test_fake_images_of_a_class_resemble_each_other():
     centres = torch.stack([train.images[train.labels == label].float().mean(dim=0) for label in range(10)])
     distances = torch.cdist(test.images.flatten(1).float(), centres.flatten(1))
     assert distances.argmin(dim=1).tolist() == test.labels.tolist()
+
+
+# tensors without values, which say where they would be and refuse operations between devices: no GPU is needed
+@pytest.mark.parametrize("make", data_modules(), ids=lambda make: make.name)
+def test_batches_of_images_on_a_gpu_are_made_there(tmp_path, write_tree, make):
+    if make is ImageFolderDataModule:
+        write_tree(tmp_path, ["a", "b"], count=20)
+        data = make(str(tmp_path), batch_size=8)
+    else:
+        data = make(batch_size=50, fake=True)
+    data.setup("fit")
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            for name in ("images", "labels", "by_class", "counts"):  # the last two of pairs of digits
+                if hasattr(loader, name):
+                    setattr(loader, name, getattr(loader, name).to("cuda"))
+            batch = next(iter(loader))
+            seen = data.on_after_batch_transfer(batch, 0)
+        for tensor in (*batch, *seen):
+            assert tensor is None or tensor.device.type == "cuda"
+
+
+def test_images_go_to_the_gpu_of_the_trainer_where_they_fit_and_back(monkeypatch):
+    free = 0
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
+    data = ready(DigitsDataModule, "fit")
+    at = SimpleNamespace(root_device=torch.device("cuda:0"))
+    data.trainer = SimpleNamespace(strategy=at, global_rank=0, world_size=1)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert data.val_dataloader().images.device.type == "cpu"
+        free = 10 * data.val_dataloader().images.nbytes
+        for loader in (data.val_dataloader(), data.train_dataloader()):
+            assert loader.images.device == loader.labels.device == at.root_device
+        free, at.root_device = 0, torch.device("cpu")
+        assert data.val_dataloader().images.device.type == "cpu"
+
+
+def test_images_stay_where_they_are_unless_the_device_is_a_gpu():
+    assert not fits(torch.zeros(1), torch.device("mps"))
