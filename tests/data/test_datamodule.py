@@ -3,11 +3,11 @@
 import inspect
 import pkgutil
 from importlib import import_module
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from one_process import one_process
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
@@ -161,13 +161,13 @@ def test_val_size_is_a_fraction_or_a_number(val_size, count):
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_the_batch_is_that_of_all_processes(world_size):
     data = ready(DigitsDataModule, "fit", batch_size=64)
-    data.trainer = SimpleNamespace(world_size=world_size, global_rank=world_size - 1)
+    data.trainer = one_process(world_size - 1, world_size)
     assert {len(batch.labels) for batch in data.train_dataloader()} == {64 // world_size}
 
 
 def test_a_batch_that_the_processes_do_not_divide_is_refused():
     data = ready(DigitsDataModule, "fit", batch_size=64)
-    data.trainer = SimpleNamespace(world_size=3, global_rank=0)
+    data.trainer = one_process(world_size=3)
     with pytest.raises(InputError, match=r"batch_size=64 .* all 3 processes together: choose a multiple of 3"):
         data.train_dataloader()
 
@@ -286,8 +286,8 @@ def test_images_go_to_the_gpu_of_the_trainer_where_they_fit_and_back(monkeypatch
     free = 0
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
     data = ready(DigitsDataModule, "fit")
-    at = SimpleNamespace(root_device=torch.device("cuda:0"))
-    data.trainer = SimpleNamespace(strategy=at, global_rank=0, world_size=1)
+    data.trainer = one_process(device="cuda:0")
+    at = data.trainer.strategy
     with FakeTensorMode(allow_non_fake_inputs=True):
         assert data.val_dataloader().images.device.type == "cpu"
         free = 10 * data.val_dataloader().images.nbytes

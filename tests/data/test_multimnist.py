@@ -2,11 +2,11 @@
 
 from collections import Counter
 from itertools import pairwise, product
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from one_process import one_process
 from torch.testing import assert_close
 
 from capsule_lightning.data.base import ImageBatch, fake_images
@@ -246,7 +246,7 @@ def test_each_test_pair_is_counted_once(world_size):
     counted = Counter()
     for rank in range(world_size):
         data = ready("test", test_pairs=2, batch_size=30)
-        data.trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
+        data.trainer = one_process(rank, world_size)
         loader = data.test_dataloader()
         batches = list(loader)
         assert len(batches) == len(loader)
