@@ -22,7 +22,7 @@ from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.parser import Parser
-from capsule_lightning.routing.dynamic import DynamicRouting
+from capsule_lightning.routing.base import Routing
 from capsule_lightning.runs import CONFIG_NAME, run_of_checkpoint
 from capsule_lightning.shared_network import (
     NEEDED,
@@ -249,14 +249,14 @@ def onnx_model(net: CapsuleNet, metadata: Metadata) -> bytes:
     It is run before it is given back: its answers are those of the network.
 
     Args:
-        net: for evaluation; its dynamic routing is set to plain functions.
+        net: for evaluation; its routing is set to plain functions.
         metadata: that the file carries.
 
     Raises:
         InputError: a network that cannot be expressed, or that answers otherwise once it is.
     """
     for module in net.modules():
-        if isinstance(module, DynamicRouting):
+        if isinstance(module, Routing):
             module.backend = "torch"  # the fast paths are made of what no other program knows
     answers = Answers(net.float()).eval()
     images = torch.rand(3, *net.in_shape, generator=torch.Generator().manual_seed(0))

@@ -45,6 +45,30 @@ def matrix_vote(poses: Tensor, weight: Tensor) -> Tensor:
     return votes.flatten(-2).flatten(-3, -2).transpose(-3, -2)
 
 
+def sum_of_votes(poses: Tensor, weight: Tensor) -> Tensor:
+    """``sum_i v[i, j]`` of `vote` or `matrix_vote`, as one matrix product that never forms the votes.
+
+    Args:
+        poses: ``(..., I, D)``.
+        weight: ``(K, J, E, D)`` of `vote`, or ``(K, J, n, n)`` of `matrix_vote`, ``D = n * n``.
+
+    Returns:
+        ``(..., J, E)``, in the precision that autocast asks for.
+    """
+    count, _, _, columns = weight.shape
+    if count != poses.shape[-2]:
+        poses = poses.reshape(*poses.shape[:-2], -1, count, poses.shape[-1]).sum(dim=-3)
+    if columns == poses.shape[-1]:
+        return torch.einsum("...kd,kjed->...je", poses, weight)
+    matrices = poses.reshape(*poses.shape[:-1], columns, columns)
+    return torch.einsum("...kxy,kjyz->...jxz", matrices, weight).flatten(-2)
+
+
+def own_vote_weight(weight: Tensor, num_in: int) -> Tensor:
+    """Matrices of `vote` for each child its own, ``(I, J, E, D)``, from those ``(K, J, E, D)`` that children share."""
+    return weight if weight.shape[0] == num_in else weight.repeat(num_in // weight.shape[0], 1, 1, 1)
+
+
 def vote_weight(num_matrices: int, num_out: int, dim_out: int, dim_in: int, std: float = 0.1) -> nn.Parameter:
     """A weight for `vote`, truncated normal at two standard deviations as in the authors' released code.
 

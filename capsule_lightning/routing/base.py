@@ -35,10 +35,13 @@ class Routing(nn.Module, ABC):
 
     Attributes:
         vote_weights: K; ``num_in`` where nothing is shared.
+        backend: ``torch`` for the plain functions, which is all that an algorithm needs to know.
 
     Raises:
         InputError: a size below 1; ``vote_weights`` that do not divide ``num_in``.
     """
+
+    backend: str = "torch"
 
     def __init__(
         self, num_in: int, dim_in: int, num_out: int, dim_out: int, *, vote_weights: int | None = None
@@ -76,14 +79,18 @@ class Routing(nn.Module, ABC):
             InputError: an unknown ``pose``; ``matrix`` with dimensions that are not the same square number.
         """
         name, square = type(self).__name__, self.dim_in == self.dim_out == isqrt(self.dim_in) ** 2
-        if pose not in get_args(Pose):
-            raise InputError(f"{name}: pose={pose!r}: expected one of {', '.join(get_args(Pose))}")
+        self.require_one_of("pose", pose, get_args(Pose))
         if pose == "matrix" and not square:
             raise InputError(
                 f"{name}: pose: matrix with children of {self.dim_in} and parents of {self.dim_out} dimensions: "
                 "expected the same square number, such as 16; or choose pose: vector"
             )
         return square and pose != "vector"
+
+    def require_one_of(self, argument: str, word: str, known: tuple[str, ...]) -> None:
+        """Refuse a ``word`` for an argument of the constructor that is not a known one."""
+        if word not in known:
+            raise InputError(f"{type(self).__name__}: {argument}={word!r}: expected one of {', '.join(known)}")
 
     def extra_repr(self) -> str:
         """Shapes for the model summary."""

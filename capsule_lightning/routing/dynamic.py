@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
+from capsule_lightning.kernels.blocks_of_votes import blocks_suit
 from capsule_lightning.kernels.dynamic_blocked import blocked_dynamic_routing
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import squash
-from capsule_lightning.layers.votes import vote, vote_weight
+from capsule_lightning.layers.votes import own_vote_weight, vote, vote_weight
 from capsule_lightning.routing.base import Routing
 
 Backend = Literal["auto", "torch", "blocked", "compiled", "triton"]
@@ -102,8 +103,7 @@ class DynamicRouting(Routing):
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         require_passes(iterations)
-        if backend not in get_args(Backend):
-            raise InputError(f"DynamicRouting: backend={backend!r}: expected one of {', '.join(get_args(Backend))}")
+        self.require_one_of("backend", backend, get_args(Backend))
         self.iterations, self.leaky, self.detach, self.backend = iterations, leaky, detach, backend
         self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in)
         self.bias = nn.Parameter(torch.full((num_out, dim_out), 0.1)) if bias else None
@@ -112,9 +112,7 @@ class DynamicRouting(Routing):
         """See `Routing.forward`."""
         poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
         route = _route(self._choice(poses))
-        weight: Tensor = self.weight  # the fast paths know one matrix for each child
-        if self.vote_weights != self.num_in:
-            weight = weight.repeat(self.num_in // self.vote_weights, 1, 1, 1)
+        weight = own_vote_weight(self.weight, self.num_in)  # the fast paths know no other
         parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
 
@@ -126,9 +124,7 @@ class DynamicRouting(Routing):
     def _choice(self, poses: Tensor) -> str:
         if self.backend != "auto":
             return self.backend
-        if self.weight.dtype != torch.float32 or torch.compiler.is_compiling():
-            return "torch"
-        return "blocked" if poses.device.type == "cpu" else "torch"
+        return "blocked" if blocks_suit(poses, self.weight) else "torch"
 
 
 def _route(backend: str) -> Callable[[Tensor, Tensor, int, Tensor | None, bool, bool], Tensor]:

@@ -7,6 +7,7 @@ Tsai, Srivastava, Goh & Salakhutdinov, Capsules with Inverted Dot-Product Attent
 from __future__ import annotations
 
 from math import isqrt, sqrt
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +15,12 @@ from torch.nn import functional as F
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
+from capsule_lightning.kernels.attention_blocked import Backend, blocked_attention, in_blocks
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.readout import ActivationReadout
-from capsule_lightning.layers.votes import matrix_vote, vote
+from capsule_lightning.layers.votes import matrix_vote, sum_of_votes, vote
 from capsule_lightning.routing.base import Pose, Routing
-
-
-def sum_of_votes(poses: Tensor, weight: Tensor) -> Tensor:
-    """``sum_i v[i, j]`` of `vote` or `matrix_vote`, as one matrix product that never forms the votes.
-
-    Args:
-        poses: ``(..., I, D)``.
-        weight: ``(K, J, E, D)`` of `vote`, or ``(K, J, n, n)`` of `matrix_vote`, ``D = n * n``.
-
-    Returns:
-        ``(..., J, E)``, in the precision that autocast asks for.
-    """
-    count, _, _, columns = weight.shape
-    if count != poses.shape[-2]:
-        poses = poses.reshape(*poses.shape[:-2], -1, count, poses.shape[-1]).sum(dim=-3)
-    if columns == poses.shape[-1]:
-        return torch.einsum("...kd,kjed->...je", poses, weight)
-    matrices = poses.reshape(*poses.shape[:-1], columns, columns)
-    return torch.einsum("...kxy,kjyz->...jxz", matrices, weight).flatten(-2)
 
 
 @full_precision
@@ -82,6 +65,26 @@ def inverted_dot_product_routing(
     return parents, couplings.transpose(-1, -2)
 
 
+@full_precision
+def blocked_inverted_dot_product_routing(
+    poses: Tensor, maps: Tensor, parents: Tensor, weight: Tensor, bias: Tensor, rounds: int = 1, scaled: bool = True
+) -> Tensor:
+    """Poses as by `inverted_dot_product_routing`, a block of the batch at a time; see `blocked_attention`.
+
+    Args:
+        poses: ``(..., I, D)``, of the children.
+        maps: ``(K, J, E, D)``, the weight of `vote`.
+        parents, weight, bias, rounds, scaled: see `inverted_dot_product_routing`.
+
+    Returns:
+        ``(..., J, E)``.
+    """
+    scale = 1 / sqrt(parents.shape[-1]) if scaled else 1.0
+    for _ in range(rounds):
+        parents = F.layer_norm(blocked_attention(poses, maps, scale * parents), weight.shape, weight, bias)
+    return parents
+
+
 class InvertedDotProductRouting(Routing):
     """Routing by the agreement of votes with layer-normalised parents; no squash, and no activations inside.
 
@@ -96,10 +99,12 @@ class InvertedDotProductRouting(Routing):
             ``false`` for activations of 1, as between the layers of the paper.
         scaled: divide the agreements by ``sqrt(dim_out)``, as the released code does, with which the published results
             were made; ``false`` for the formula of the paper.
+        backend: of vector poses: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time,
+            for CPUs; or ``auto``: ``blocked`` for float32 on a CPU, where the votes do not fit into its cache.
 
     Raises:
-        InputError: ``iterations`` below 1; an unknown ``pose``; ``matrix`` with dimensions that are not the same
-            square number.
+        InputError: ``iterations`` below 1; an unknown ``pose`` or ``backend``; ``matrix`` with dimensions that are not
+            the same square number, or with the backend ``blocked``.
 
     Example:
         >>> routing = InvertedDotProductRouting(288, 16, 32, 16)
@@ -119,11 +124,18 @@ class InvertedDotProductRouting(Routing):
         pose: Pose = "auto",
         readout: bool = True,
         scaled: bool = True,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         if iterations < 1:
             raise InputError(f"iterations={iterations}: expected at least 1 round of routing (the paper uses 2)")
-        self.matrix, self.iterations, self.scaled = self.has_matrices(pose), iterations, scaled
+        self.require_one_of("backend", backend, get_args(Backend))
+        self.matrix, self.iterations, self.scaled, self.backend = self.has_matrices(pose), iterations, scaled, backend
+        if self.matrix and backend == "blocked":
+            raise InputError(
+                "InvertedDotProductRouting: backend='blocked' with matrix poses: expected vector poses; choose "
+                "backend: auto or pose: vector"
+            )
         rows, columns = (isqrt(dim_in),) * 2 if self.matrix else (dim_out, dim_in)
         std = sqrt(num_out / (columns * num_in))  # uniform couplings then give parents of variance 1 / J
         self.weight = nn.Parameter(std * torch.randn(self.vote_weights, num_out, rows, columns))
@@ -134,7 +146,7 @@ class InvertedDotProductRouting(Routing):
         """See `Routing.forward`."""
         parents = self._first_round(capsules.poses)
         if self.iterations > 1:
-            parents, _ = self._next_rounds(capsules.poses, parents, self.iterations - 1)
+            parents = self._routed(capsules.poses, parents, self.iterations - 1)
         return self._capsules(parents)
 
     def update(self, children: Capsules, parents: Capsules | None = None) -> Capsules:
@@ -149,7 +161,7 @@ class InvertedDotProductRouting(Routing):
         """
         if parents is None:
             return self._capsules(self._first_round(children.poses))
-        return self._capsules(self._next_rounds(children.poses, parents.poses, 1)[0])
+        return self._capsules(self._routed(children.poses, parents.poses, 1))
 
     def couplings(self, capsules: Capsules) -> Tensor:
         """Of the last round; they sum to 1 over the parents."""
@@ -160,6 +172,14 @@ class InvertedDotProductRouting(Routing):
 
     def _first_round(self, poses: Tensor) -> Tensor:
         return normalised_mean(sum_of_votes(poses, self.weight), self.norm.weight, self.norm.bias)
+
+    def _routed(self, poses: Tensor, parents: Tensor, rounds: int) -> Tensor:
+        if self.matrix or not in_blocks(self.backend, poses, self.weight):
+            return self._next_rounds(poses, parents, rounds)[0]
+        norm = self.norm
+        return blocked_inverted_dot_product_routing(
+            poses, self.weight, parents, norm.weight, norm.bias, rounds, self.scaled
+        )
 
     def _next_rounds(self, poses: Tensor, parents: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
         votes = matrix_vote(poses, self.weight) if self.matrix else vote(poses, self.weight)

@@ -6,15 +6,17 @@ Mazzia, Salvetti & Chiaberge, Efficient-CapsNet: Capsule Network with Self-Atten
 from __future__ import annotations
 
 from math import sqrt
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from capsule_lightning.capsules import Capsules
+from capsule_lightning.kernels.attention_blocked import Backend, blocked_attention, in_blocks
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import exponential_squash
-from capsule_lightning.layers.votes import vote, vote_weight
+from capsule_lightning.layers.votes import sum_of_votes, vote, vote_weight
 from capsule_lightning.routing.base import Routing
 
 
@@ -41,12 +43,33 @@ def self_attention_routing(votes: Tensor, prior: Tensor | None = None) -> tuple[
     return exponential_squash(torch.einsum("...ij,...ije->...je", weights, votes)), couplings
 
 
+@full_precision
+def blocked_self_attention_routing(poses: Tensor, weight: Tensor, prior: Tensor | None = None) -> Tensor:
+    """Poses of the parents as by `self_attention_routing`, a block of the batch at a time; see `blocked_attention`.
+
+    Args:
+        poses: ``(..., I, D)``.
+        weight: ``(K, J, E, D)`` of `vote`.
+        prior: ``(I, J)``.
+
+    Returns:
+        ``(..., J, E)``.
+    """
+    queries = sum_of_votes(poses, weight) / sqrt(weight.shape[-2])
+    return exponential_squash(blocked_attention(poses, weight, queries, prior))
+
+
 class SelfAttentionRouting(Routing):
     """Routing in one pass by the agreement of the votes among themselves.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         prior: learn a prior ``(I, J)``, initially 0, that is added to the couplings.
+        backend: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time, for CPUs; or
+            ``auto``: ``blocked`` for float32 on a CPU, where the votes do not fit into its cache.
+
+    Raises:
+        InputError: an unknown ``backend``.
 
     Example:
         >>> routing = SelfAttentionRouting(16, 8, 10, 16)
@@ -63,8 +86,11 @@ class SelfAttentionRouting(Routing):
         *,
         vote_weights: int | None = None,
         prior: bool = True,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
+        self.require_one_of("backend", backend, get_args(Backend))
+        self.backend = backend
         # the released code draws He-normal numbers, counting every pair of capsules into the fan
         std = sqrt(2 / (self.vote_weights * num_out * dim_in)) / 0.88
         self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in, std=std)
@@ -72,6 +98,8 @@ class SelfAttentionRouting(Routing):
 
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""
+        if in_blocks(self.backend, capsules.poses, self.weight):
+            return Capsules.from_vectors(blocked_self_attention_routing(capsules.poses, self.weight, self.prior))
         return Capsules.from_vectors(self._route(capsules)[0])
 
     def couplings(self, capsules: Capsules) -> Tensor:

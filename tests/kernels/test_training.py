@@ -12,6 +12,7 @@ from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.routing.dynamic import DynamicRouting
+from capsule_lightning.routing.self_attention import SelfAttentionRouting
 from capsule_lightning.tasks.classification import ClassificationTask
 
 STEPS = 200
@@ -20,11 +21,11 @@ ENCODER = partial(
 )
 
 
-def losses(backend, seed):
+def losses(routing, backend, seed):
     """The loss of each training step on the digits."""
     torch.manual_seed(seed)
-    routing = partial(DynamicRouting, backend=backend)
-    task = ClassificationTask((1, 8, 8), 10, net=partial(CapsNet, encoder=ENCODER, routing=routing))
+    net = partial(CapsNet, encoder=ENCODER, routing=partial(routing, backend=backend))
+    task = ClassificationTask((1, 8, 8), 10, net=net)
     optimizer = torch.optim.Adam(task.parameters())
     data = DigitsDataModule().load("train")
     images, labels = data.images / 255, data.labels
@@ -40,9 +41,9 @@ def losses(backend, seed):
     return history
 
 
-@pytest.fixture(scope="module")
-def curves():
-    return {backend: [losses(backend, seed) for seed in range(5)] for backend in ("torch", "blocked")}
+@pytest.fixture(scope="module", params=[DynamicRouting, SelfAttentionRouting])
+def curves(request):
+    return {backend: [losses(request.param, backend, seed) for seed in range(5)] for backend in ("torch", "blocked")}
 
 
 def test_the_first_steps_are_equal(curves):

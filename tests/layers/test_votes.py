@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from capsule_lightning.layers.votes import vote, vote_weight
+from capsule_lightning.layers.votes import matrix_vote, own_vote_weight, sum_of_votes, vote, vote_weight
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +20,20 @@ def test_each_vote_is_the_matrix_of_its_pair_times_the_pose(leading):
     assert votes.shape == (*leading, 4, 2, 5)
     for *batch, i, j in np.ndindex(*votes.shape[:-1]):
         assert_close(votes[*batch, i, j], weight[i, j] @ poses[*batch, i])
+
+
+@pytest.mark.parametrize("count", [6, 2, 1])
+def test_shared_matrices_and_copies_of_them_give_the_same_votes(count):
+    poses, weight = torch.randn(2, 6, 3), torch.randn(count, 2, 5, 3)
+    assert_close(vote(poses, own_vote_weight(weight, 6)), vote(poses, weight))
+
+
+@pytest.mark.parametrize("count", [6, 2, 1])
+def test_the_sum_of_votes_needs_no_votes(count):
+    poses = torch.randn(2, 6, 4, dtype=torch.float64)
+    for form, shape in ((vote, (5, 4)), (matrix_vote, (2, 2))):
+        weight = torch.randn(count, 3, *shape, dtype=torch.float64)
+        assert_close(sum_of_votes(poses, weight), form(poses, weight).sum(dim=-3))
 
 
 def test_votes_follow_autocast():

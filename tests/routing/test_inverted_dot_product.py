@@ -12,13 +12,11 @@ from capsule_lightning.encoders.base import MapEncoder
 from capsule_lightning.encoders.resnet import ResNetEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.conv import ConvCapsules
-from capsule_lightning.layers.votes import matrix_vote, vote
 from capsule_lightning.models.conv_capsnet import ConvCapsNet
 from capsule_lightning.routing.inverted_dot_product import (
     InvertedDotProductRouting,
     inverted_dot_product_routing,
     normalised_mean,
-    sum_of_votes,
 )
 
 CHILDREN, PARENTS, DIM = 6, 3, 4
@@ -103,14 +101,6 @@ def test_update_is_one_round_from_the_parents_it_is_given(pose):
         assert_close(net.update(capsules, net.update(capsules)), net(capsules))
 
 
-@pytest.mark.parametrize("count", [CHILDREN, 2, 1])
-def test_the_sum_of_votes_needs_no_votes(count):
-    poses = torch.randn(2, CHILDREN, DIM, dtype=torch.float64)
-    for form, shape in ((vote, (5, DIM)), (matrix_vote, (2, 2))):
-        weight = torch.randn(count, PARENTS, *shape, dtype=torch.float64)
-        assert_close(sum_of_votes(poses, weight), form(poses, weight).sum(dim=-3))
-
-
 def test_gradients():
     votes, parents, gain, bias = (
         torch.randn(shape, dtype=torch.float64, requires_grad=True)
@@ -163,6 +153,8 @@ def test_compiles_without_a_graph_break():
         ({"pose": "matrix", "dim_out": 9}, "children of 4 and parents of 9"),
         ({"pose": "matrix", "dim_in": 8, "dim_out": 8}, "children of 8 and parents of 8"),
         ({"vote_weights": 4}, "vote_weights=4"),
+        ({"backend": "triton"}, "backend='triton': expected one of auto, torch, blocked"),
+        ({"backend": "blocked"}, "backend='blocked' with matrix poses: .* choose backend: auto or pose: vector"),
     ],
 )
 def test_refused(options, message):

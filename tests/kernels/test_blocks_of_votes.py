@@ -2,7 +2,7 @@
 
 import pytest
 
-from capsule_lightning.kernels.dynamic_blocked import block_size
+from capsule_lightning.kernels.blocks_of_votes import block_size
 
 
 @pytest.mark.parametrize("batch", [1, 5, 128, 1000])

@@ -1,0 +1,145 @@
+"""Votes of a few examples at a time, on the CPU, so that they stay in the cache.
+
+Written with plain autograd, routing streams the votes ``(B, I, J, E)`` through memory many times a step and keeps
+several tensors of that size. Examples do not see each other, so the votes of a block of them can be formed, used by
+every pass, and forgotten; the backward pass forms them again. Nothing of their size is kept.
+
+Letters as in `capsule_lightning.layers`; ``n`` examples of a block, ``nj`` their parents, ``T`` vectors that a product
+takes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MOST_NUMBERS = 16 * 2**20  # of the votes of a block: 64 MiB in float32, a bound on memory
+_FEW_NUMBERS = 2**18  # 1 MiB: blocks of less cost more by their number than the cache gains
+_MOST_EXAMPLES = 17  # the votes of 11 to 17 of the paper's layer lie in the last cache of a server of today
+_CACHE_LINE = 16  # numbers: 64 bytes in float32
+
+
+def block_size(batch: int, votes_of_one: int) -> int:
+    """Examples in each block: as few blocks as memory and cache allow, of equal size as far as they can be, and odd.
+
+    A child's votes of a block lie together, ``n * J * E`` numbers, and those of one parent are read child after child.
+    At a distance with a high power of two they would fall into a few sets of the cache and drive each other out.
+
+    Args:
+        batch: examples.
+        votes_of_one: numbers in the votes of one example, ``I * J * E``.
+    """
+    batch = max(1, batch)
+    most = max(_MOST_EXAMPLES, _FEW_NUMBERS // votes_of_one)
+    blocks = ceil(batch / min(max(1, _MOST_NUMBERS // votes_of_one), most))
+    return ceil(batch / blocks) | 1
+
+
+def blocks_suit(poses: Tensor, weight: Tensor) -> bool:
+    """Whether blocks are for votes of these: in float32 on a CPU, where nothing is being compiled."""
+    return poses.device.type == "cpu" and weight.dtype == torch.float32 and not torch.compiler.is_compiling()
+
+
+class Block(NamedTuple):
+    """Votes of some examples.
+
+    Attributes:
+        part: of the batch.
+        votes: ``(I, n, J * E)``.
+        of_parents: the same seen parent by parent, ``(nj, I, E)``.
+    """
+
+    part: slice
+    votes: Tensor
+    of_parents: Tensor
+
+
+class Votes:
+    """Votes of a batch, a block at a time, in one piece of memory that stays in the cache.
+
+    Args:
+        poses: ``(B, I, D)``, of the children.
+        weight: ``(I, J, E, D)``.
+        block: examples at a time; None for as many as `block_size` says.
+    """
+
+    def __init__(self, poses: Tensor, weight: Tensor, block: int | None) -> None:
+        (self.batch, self.num_in, _), (_, self.num_out, self.dim_out, _) = poses.shape, weight.shape
+        self.block = block or block_size(self.batch, weight[..., 0].numel())
+        self.children = poses.transpose(0, 1).contiguous()  # (I, B, D)
+        self.maps = weight.flatten(1, 2).transpose(1, 2).contiguous()  # (I, D, J * E)
+        self.memory = poses.new_empty(self.num_in * (self.block * self.num_out * self.dim_out + 2 * _CACHE_LINE))
+
+    def blocks(self) -> Iterator[Block]:
+        """One block after the other, each in the memory of the one before."""
+        for start in range(0, self.batch, self.block):
+            part = slice(start, start + self.block)
+            children = self.children[:, part]
+            shape = self.num_in, children.shape[1], self.maps.shape[2]
+            votes = self.memory[: shape[0] * shape[1] * shape[2]].view(shape)  # without gaps: bmm is slow otherwise
+            yield Block(part, torch.bmm(children, self.maps, out=votes), self._of_parents(votes))
+
+    def backward(self) -> VotesBackward:
+        """To be told the gradient of each block's votes."""
+        return VotesBackward(self)
+
+    def spread(self, examples: int) -> Tensor:
+        """A place ``(I, n, J * E)`` in the memory whose children are an odd number of cache lines apart.
+
+        For the reason that `block_size` gives. It is for what no product asks to be without gaps: to write the gradient
+        of the votes parent by parent then takes little more than half the time.
+        """
+        of_child = self.num_out * self.dim_out
+        lines = ceil(examples * of_child / _CACHE_LINE)
+        row = _CACHE_LINE * (lines + 1 - lines % 2)
+        return self.memory.as_strided((self.num_in, examples, of_child), (row, of_child, 1))
+
+    def _of_parents(self, votes: Tensor) -> Tensor:
+        return votes.view(*votes.shape[:2], self.num_out, self.dim_out).flatten(1, 2).transpose(0, 1)
+
+
+class VotesBackward:
+    """Gradients of children and weight, from the gradients of the votes of one block after the other.
+
+    Args:
+        votes: formed block by block; the gradient of a block takes the memory of its votes.
+    """
+
+    def __init__(self, votes: Votes) -> None:
+        self.votes = votes
+        self._children, self._maps = torch.empty_like(votes.children), torch.zeros_like(votes.maps)
+
+    def add(self, block: Block, coefficients: Tensor, vectors: Tensor) -> None:
+        """The gradient of a vote is a sum over terms of coefficient (of child and parent) times vector (of parent).
+
+        Args:
+            block: not to be used any more.
+            coefficients: ``(n, J, T, I)``.
+            vectors: ``(n, J, T, E)``.
+        """
+        gradient = self.votes.spread(len(vectors))  # (I, n, J * E)
+        of_parents = self.votes._of_parents(gradient)
+        torch.bmm(coefficients.flatten(0, 1).transpose(1, 2), vectors.flatten(0, 1), out=of_parents)
+        self._children[:, block.part] = torch.bmm(gradient, self.votes.maps.transpose(1, 2))
+        self._maps.baddbmm_(self.votes.children[:, block.part].transpose(1, 2), gradient)
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """Of the poses ``(B, I, D)`` and the weight ``(I, J, E, D)``."""
+        weight = self._maps.transpose(1, 2).reshape(self.votes.num_in, self.votes.num_out, self.votes.dim_out, -1)
+        return self._children.transpose(0, 1), weight
+
+
+def agreement(vectors: Tensor, block: Block) -> Tensor:
+    """Each vote times the vectors ``(n, J, T, E)`` of its parent, ``(n, J, T, I)``."""
+    votes = block.of_parents
+    return torch.bmm(vectors.flatten(0, 1), votes.transpose(1, 2)).view(*vectors.shape[:3], votes.shape[1])
+
+
+def weighted_sum(coefficients: Tensor, block: Block) -> Tensor:
+    """Sum over the children of ``coefficients (n, J, T, I)`` times their votes, ``(n, J, T, E)``."""
+    votes = block.of_parents
+    return torch.bmm(coefficients.flatten(0, 1), votes).view(*coefficients.shape[:3], votes.shape[2])
