@@ -187,6 +187,12 @@ def test_seeds_and_places_make_no_groups() -> None:
     assert group.deviation == pytest.approx(statistics.stdev([0.5, 0.7]))
 
 
+def test_another_way_to_the_same_numbers_makes_no_groups() -> None:
+    runs = [run(0.5, routing="A"), run(0.7, routing="A", backend="auto"), run(0.6, routing="A", backend="torch")]
+    assert len(compare(runs).groups) == 1
+    assert len(compare(runs, by=["backend"]).groups) == 3
+
+
 def test_arguments_of_a_class_are_named_only_where_they_differ_within_it() -> None:
     by_class = [run(0.5, routing="A", iterations=3), run(0.6, routing="B", scale=2.0)]
     assert compare(by_class).keys == ["model.net.routing"]

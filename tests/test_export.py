@@ -40,7 +40,10 @@ from capsule_lightning.export import (
     write_whole,
 )
 from capsule_lightning.models.capsnet import CapsNet
+from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.dynamic import DynamicRouting
+from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRouting
+from capsule_lightning.routing.self_attention import SelfAttentionRouting
 from capsule_lightning.routing.uniform import UniformRouting
 from capsule_lightning.shared_network import PRETRAINED
 from capsule_lightning.tasks.classification import ClassificationTask
@@ -381,9 +384,17 @@ def test_every_routing_as_onnx(routing: type, capfd: pytest.CaptureFixture[str])
         assert_same_answers(onnx_model(net, {}), net)
 
 
-def test_a_fast_path_is_no_part_of_onnx() -> None:
+@pytest.mark.parametrize(
+    "routing",
+    [
+        partial(DynamicRouting, vote_weights=2, bias=True, leaky=True),
+        SelfAttentionRouting,
+        partial(InvertedDotProductRouting, pose="vector"),
+    ],
+)
+def test_a_fast_path_is_no_part_of_onnx(routing: Callable[..., Routing]) -> None:
     pytest.importorskip("onnxruntime")
-    net = small(partial(DynamicRouting, backend="blocked", vote_weights=2, bias=True, leaky=True))
+    net = small(partial(routing, backend="blocked"))
     content = onnx_model(net, {})
     net.routing.backend = "blocked"
     assert_same_answers(content, net)

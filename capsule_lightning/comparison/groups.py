@@ -119,7 +119,7 @@ def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = ()) -
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """Keys in whose values runs differ, seeds and places aside.
+    """Keys in whose values runs differ, seeds, places and backends aside.
 
     The arguments of a class differ because the class does; they are named only where they differ within one class.
     """
@@ -129,13 +129,13 @@ def differences(runs: Sequence[Run]) -> list[str]:
 
 
 def is_aside(key: str) -> bool:
-    """Whether a key is a seed or a place.
+    """Whether a key is a seed, a place, or another way to the same numbers.
 
     Example:
-        >>> [is_aside(key) for key in ("seed_everything", "data.seed", "trainer.logger", "model.net.routing")]
+        >>> [is_aside(key) for key in ("data.seed", "trainer.logger", "model.net.routing.backend", "model.net.routing")]
         [True, True, True, False]
     """
-    return key.rsplit(".", 1)[-1] in ("seed", "seed_everything") or any(
+    return key.rsplit(".", 1)[-1] in ("seed", "seed_everything", "backend") or any(
         key == place or key.startswith(f"{place}.") for place in PLACES
     )
 

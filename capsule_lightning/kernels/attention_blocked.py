@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -13,42 +14,61 @@ from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.votes import own_vote_weight
 
-Backend = Literal["auto", "torch", "blocked"]
-"""``torch``, the plain functions; ``blocked``; ``auto``, ``blocked`` where it pays."""
+AttentionBackend = Literal["auto", "torch", "blocked"]
 
-_PAYS_FROM = 2**20  # numbers of the votes: below, they stay in the cache anyhow
+_PAYS_FROM = 2**15  # votes of one example, in numbers: fewer stay in the cache anyhow
 
 
 def in_blocks(backend: str, poses: Tensor, weight: Tensor) -> bool:
-    """Whether a layer with this ``backend`` forms its votes in blocks; on its own only float32 ones, on a CPU."""
+    """Whether a layer forms its votes in blocks.
+
+    ``auto`` does in float32 on a CPU, where nothing is being compiled, each child has matrices of its own, and the
+    votes of an example are many; without gradients, only for a batch that is worth laying the weight out anew. In
+    training the batch does not count, so that what a step keeps grows evenly with it.
+
+    Args:
+        backend: an `AttentionBackend`.
+        poses: ``(..., I, D)``, of the children.
+        weight: ``(K, J, E, D)`` of `vote`.
+    """
     if backend != "auto":
         return backend == "blocked"
-    _, num_out, dim_out, _ = weight.shape
-    return blocks_suit(poses, weight) and poses[..., 0].numel() * num_out * dim_out >= _PAYS_FROM
+    *leading, num_in, dim_in = poses.shape
+    if not blocks_suit(poses, weight) or weight.shape[0] != num_in or weight[..., 0].numel() < _PAYS_FROM:
+        return False
+    return torch.is_grad_enabled() or prod(leading) >= 2 * dim_in
 
 
 @full_precision
 def blocked_attention(
-    poses: Tensor, weight: Tensor, queries: Tensor, prior: Tensor | None = None, block: int | None = None
+    poses: Tensor,
+    weight: Tensor,
+    queries: Tensor | None = None,
+    prior: Tensor | None = None,
+    scale: float = 1.0,
+    block: int | None = None,
 ) -> Tensor:
-    """``s[j] = sum_i (c[i, j] + prior[i, j]) u_hat[i, j]``, ``c`` the softmax over parents of ``u_hat[i, j] . q[j]``.
+    """``s[j] = sum_i (c[i, j] + prior[i, j]) v[i, j]``, ``c`` the softmax over parents of ``scale * v[i, j] . q[j]``.
 
     What self-attention routing and a round of inverted dot-product attention have in common. Differentiable once.
 
     Args:
         poses: ``(..., I, D)``, poses of the children.
-        weight: ``(K, J, E, D)`` of `vote`, in the dtype of ``poses``.
-        queries: ``(..., J, E)``, what the votes for each parent should agree with.
+        weight: ``(K, J, E, D)`` of `vote`, which makes the votes v.
+        queries: ``(..., J, E)``, what the votes for each parent should agree with; None for the sum of these votes.
         prior: ``(I, J)``, added to the couplings.
+        scale: of the agreements.
         block: examples at a time; None for as many as the cache holds.
 
     Returns:
         ``(..., J, E)``.
     """
-    batch = poses.reshape(-1, *poses.shape[-2:])
-    weight = own_vote_weight(weight, poses.shape[-2])
-    sums: Tensor = _BlockedAttention.apply(batch, weight, queries.reshape(-1, *queries.shape[-2:]), prior, block)
-    return sums.view(queries.shape)
+    *leading, num_in, dim_in = poses.shape
+    parents = *leading, *weight.shape[1:3]
+    weight = own_vote_weight(weight, num_in)
+    queries = None if queries is None else queries.expand(parents).reshape(-1, *parents[-2:])
+    sums: Tensor = _BlockedAttention.apply(poses.reshape(-1, num_in, dim_in), weight, queries, prior, scale, block)
+    return sums.view(parents)
 
 
 class _BlockedAttention(torch.autograd.Function):
@@ -56,38 +76,54 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, poses: Tensor, weight: Tensor, queries: Tensor, prior: Tensor | None, block_size: int | None
+        ctx: Any,
+        poses: Tensor,
+        weight: Tensor,
+        queries: Tensor | None,
+        prior: Tensor | None,
+        scale: float,
+        block_size: int | None,
     ) -> Tensor:
         votes = Votes(poses, weight, block_size)
-        sums = torch.empty_like(queries)
+        sums = poses.new_empty(votes.batch, votes.num_out, 1, votes.dim_out)
+        asked = torch.empty_like(sums) if queries is None else queries.unsqueeze(2)  # q
         for block in votes.blocks():
-            couplings = coupling_coefficients(agreement(queries[block.part].unsqueeze(2), block), dim=1)  # (n, J, 1, I)
-            sums[block.part] = weighted_sum(_with(prior, couplings), block).squeeze(2)
-        ctx.save_for_backward(poses, weight, queries, prior)
-        ctx.block_size = block_size
-        return sums
+            of_block = asked[block.part]
+            if queries is None:
+                torch.sum(block.votes, dim=0, out=of_block.view(len(of_block), -1))
+            couplings = coupling_coefficients(agreement(scale * of_block, block), dim=1)  # (n, J, 1, I)
+            sums[block.part] = weighted_sum(with_prior(couplings, prior), block)
+        ctx.save_for_backward(poses, weight, asked, prior)
+        ctx.among_themselves, ctx.scale, ctx.block_size = queries is None, scale, block_size
+        return sums.squeeze(2)
 
     @staticmethod
     @once_differentiable
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        poses, weight, queries, prior = ctx.saved_tensors
+        poses, weight, asked, prior = ctx.saved_tensors
         votes = Votes(poses, weight, ctx.block_size)
-        gradients, grad_queries = votes.backward(), torch.empty_like(queries)
+        gradients, grad_asked = votes.backward(), torch.empty_like(asked)
         grad_prior = None if prior is None else torch.zeros_like(prior)
         for block in votes.blocks():
-            vectors = torch.stack([grad[block.part], queries[block.part]], dim=2)  # (n, J, 2, E)
-            both = agreement(vectors, block)
-            of_sums, logits = both[:, :, :1], both[:, :, 1:]  # (n, J, 1, I)
+            grad_sums, of_block = grad[block.part].unsqueeze(2), ctx.scale * asked[block.part]  # (n, J, 1, E)
+            gains, logits = agreement(torch.cat([grad_sums, of_block], dim=2), block).chunk(2, dim=2)  # (n, J, 1, I)
             couplings = coupling_coefficients(logits, dim=1)
-            gain = couplings * of_sums
+            gain = couplings * gains
             grad_logits = gain - couplings * gain.sum(dim=1, keepdim=True)
-            grad_queries[block.part] = weighted_sum(grad_logits, block).squeeze(2)
+            grad_of_block = grad_asked[block.part]
+            torch.mul(weighted_sum(grad_logits, block), ctx.scale, out=grad_of_block)
             if grad_prior is not None:
-                grad_prior += of_sums.sum(dim=(0, 2)).T
-            gradients.add(block, torch.cat([_with(prior, couplings), grad_logits], dim=2), vectors)
-        return *gradients.gradients(), grad_queries, grad_prior, None
+                grad_prior += gains.sum(dim=(0, 2)).T
+            coefficients, vectors = [with_prior(couplings, prior), grad_logits], [grad_sums, of_block]
+            if ctx.among_themselves:
+                coefficients.append(torch.ones_like(grad_logits))
+                vectors.append(grad_of_block)
+            gradients.add(block, torch.cat(coefficients, dim=2), torch.cat(vectors, dim=2))
+        grad_queries = None if ctx.among_themselves else grad_asked.squeeze(2)
+        return *gradients.gradients(), grad_queries, grad_prior, None, None
 
 
-def _with(prior: Tensor | None, couplings: Tensor) -> Tensor:
-    """Couplings ``(n, J, 1, I)`` and what is added to them."""
+def with_prior(couplings: Tensor, prior: Tensor | None) -> Tensor:
+    """Couplings ``(n, J, 1, I)`` and what is added to them, ``(I, J)``."""
     return couplings if prior is None else couplings + prior.T.unsqueeze(1)

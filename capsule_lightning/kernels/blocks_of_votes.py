@@ -80,8 +80,8 @@ class Votes:
             part = slice(start, start + self.block)
             children = self.children[:, part]
             shape = self.num_in, children.shape[1], self.maps.shape[2]
-            votes = self.memory[: shape[0] * shape[1] * shape[2]].view(shape)  # without gaps: bmm is slow otherwise
-            yield Block(part, torch.bmm(children, self.maps, out=votes), self._of_parents(votes))
+            votes = self.memory[: shape[0] * shape[1] * shape[2]].view(shape)  # `spread` says why
+            yield Block(part, torch.bmm(children, self.maps, out=votes), self.by_parents(votes))
 
     def backward(self) -> VotesBackward:
         """To be told the gradient of each block's votes."""
@@ -90,15 +90,16 @@ class Votes:
     def spread(self, examples: int) -> Tensor:
         """A place ``(I, n, J * E)`` in the memory whose children are an odd number of cache lines apart.
 
-        For the reason that `block_size` gives. It is for what no product asks to be without gaps: to write the gradient
-        of the votes parent by parent then takes little more than half the time.
+        For the reason that `block_size` gives: to write the gradient of the votes parent by parent then takes little
+        more than half the time. The votes themselves lie without gaps, since only there the product of all is fast.
         """
         of_child = self.num_out * self.dim_out
         lines = ceil(examples * of_child / _CACHE_LINE)
         row = _CACHE_LINE * (lines + 1 - lines % 2)
         return self.memory.as_strided((self.num_in, examples, of_child), (row, of_child, 1))
 
-    def _of_parents(self, votes: Tensor) -> Tensor:
+    def by_parents(self, votes: Tensor) -> Tensor:
+        """What is ``(I, n, J * E)``, seen parent by parent, ``(nj, I, E)``."""
         return votes.view(*votes.shape[:2], self.num_out, self.dim_out).flatten(1, 2).transpose(0, 1)
 
 
@@ -122,7 +123,7 @@ class VotesBackward:
             vectors: ``(n, J, T, E)``.
         """
         gradient = self.votes.spread(len(vectors))  # (I, n, J * E)
-        of_parents = self.votes._of_parents(gradient)
+        of_parents = self.votes.by_parents(gradient)
         torch.bmm(coefficients.flatten(0, 1).transpose(1, 2), vectors.flatten(0, 1), out=of_parents)
         self._children[:, block.part] = torch.bmm(gradient, self.votes.maps.transpose(1, 2))
         self._maps.baddbmm_(self.votes.children[:, block.part].transpose(1, 2), gradient)

@@ -78,6 +78,7 @@ class _BlockedDynamicRouting(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         poses, weight, inputs = ctx.saved_tensors
         votes = Votes(poses, weight, ctx.block_size)

@@ -35,7 +35,7 @@ class Routing(nn.Module, ABC):
 
     Attributes:
         vote_weights: K; ``num_in`` where nothing is shared.
-        backend: ``torch`` for the plain functions, which is all that an algorithm needs to know.
+        backend: how `forward` is computed; ``torch``, the plain functions, unless the class offers a choice.
 
     Raises:
         InputError: a size below 1; ``vote_weights`` that do not divide ``num_in``.

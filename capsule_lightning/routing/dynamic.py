@@ -76,7 +76,8 @@ class DynamicRouting(Routing):
         detach: no gradient through the couplings. The paper's authors let it flow through all iterations.
         backend: ``torch``, the plain functions; ``compiled``, the same by `torch.compile`; ``blocked``, the same a
             block of the batch at a time, for CPUs; ``triton``, the same in kernels for GPUs, which have been compiled
-            and interpreted but not yet run on one; or ``auto``: ``blocked`` for float32 on a CPU, else ``torch``.
+            and interpreted but not yet run on one; or ``auto``: ``blocked`` for float32 on a CPU where nothing is being
+            compiled, else ``torch``, which alone has higher derivatives.
 
     Raises:
         InputError: ``iterations`` below 1, or an unknown ``backend``.

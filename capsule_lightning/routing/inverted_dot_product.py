@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
-from capsule_lightning.kernels.attention_blocked import Backend, blocked_attention, in_blocks
+from capsule_lightning.kernels.attention_blocked import AttentionBackend, blocked_attention, in_blocks
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.readout import ActivationReadout
-from capsule_lightning.layers.votes import matrix_vote, sum_of_votes, vote
+from capsule_lightning.layers.votes import matrix_vote, own_vote_weight, sum_of_votes, vote
 from capsule_lightning.routing.base import Pose, Routing
 
 
@@ -80,8 +80,10 @@ def blocked_inverted_dot_product_routing(
         ``(..., J, E)``.
     """
     scale = 1 / sqrt(parents.shape[-1]) if scaled else 1.0
+    maps = own_vote_weight(maps, poses.shape[-2])  # once for all rounds
     for _ in range(rounds):
-        parents = F.layer_norm(blocked_attention(poses, maps, scale * parents), weight.shape, weight, bias)
+        total = blocked_attention(poses, maps, parents, scale=scale)
+        parents = F.layer_norm(total, weight.shape, weight, bias)
     return parents
 
 
@@ -100,7 +102,8 @@ class InvertedDotProductRouting(Routing):
         scaled: divide the agreements by ``sqrt(dim_out)``, as the released code does, with which the published results
             were made; ``false`` for the formula of the paper.
         backend: of vector poses: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time,
-            for CPUs; or ``auto``: ``blocked`` for float32 on a CPU, where the votes do not fit into its cache.
+            for CPUs; or ``auto``, ``blocked`` for large layers in float32 on a CPU. ``blocked`` is differentiable once;
+            for higher derivatives take ``torch``.
 
     Raises:
         InputError: ``iterations`` below 1; an unknown ``pose`` or ``backend``; ``matrix`` with dimensions that are not
@@ -124,12 +127,12 @@ class InvertedDotProductRouting(Routing):
         pose: Pose = "auto",
         readout: bool = True,
         scaled: bool = True,
-        backend: Backend = "auto",
+        backend: AttentionBackend = "auto",
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         if iterations < 1:
             raise InputError(f"iterations={iterations}: expected at least 1 round of routing (the paper uses 2)")
-        self.require_one_of("backend", backend, get_args(Backend))
+        self.require_one_of("backend", backend, get_args(AttentionBackend))
         self.matrix, self.iterations, self.scaled, self.backend = self.has_matrices(pose), iterations, scaled, backend
         if self.matrix and backend == "blocked":
             raise InputError(

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.kernels.attention_blocked import Backend, blocked_attention, in_blocks
+from capsule_lightning.kernels.attention_blocked import AttentionBackend, blocked_attention, in_blocks
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import exponential_squash
-from capsule_lightning.layers.votes import sum_of_votes, vote, vote_weight
+from capsule_lightning.layers.votes import vote, vote_weight
 from capsule_lightning.routing.base import Routing
 
 
@@ -55,8 +55,7 @@ def blocked_self_attention_routing(poses: Tensor, weight: Tensor, prior: Tensor 
     Returns:
         ``(..., J, E)``.
     """
-    queries = sum_of_votes(poses, weight) / sqrt(weight.shape[-2])
-    return exponential_squash(blocked_attention(poses, weight, queries, prior))
+    return exponential_squash(blocked_attention(poses, weight, prior=prior, scale=1 / sqrt(weight.shape[-2])))
 
 
 class SelfAttentionRouting(Routing):
@@ -66,7 +65,8 @@ class SelfAttentionRouting(Routing):
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         prior: learn a prior ``(I, J)``, initially 0, that is added to the couplings.
         backend: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time, for CPUs; or
-            ``auto``: ``blocked`` for float32 on a CPU, where the votes do not fit into its cache.
+            ``auto``, ``blocked`` for large layers in float32 on a CPU. ``blocked`` is differentiable once; for higher
+            derivatives take ``torch``.
 
     Raises:
         InputError: an unknown ``backend``.
@@ -86,10 +86,10 @@ class SelfAttentionRouting(Routing):
         *,
         vote_weights: int | None = None,
         prior: bool = True,
-        backend: Backend = "auto",
+        backend: AttentionBackend = "auto",
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
-        self.require_one_of("backend", backend, get_args(Backend))
+        self.require_one_of("backend", backend, get_args(AttentionBackend))
         self.backend = backend
         # the released code draws He-normal numbers, counting every pair of capsules into the fan
         std = sqrt(2 / (self.vote_weights * num_out * dim_in)) / 0.88

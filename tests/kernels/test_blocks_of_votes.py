@@ -1,4 +1,4 @@
-"""Blocks of the batch; what routing by blocks computes is tested in `test_dynamic`."""
+"""Blocks of the batch; what is computed with them is tested in `test_dynamic` and `test_attention_blocked`."""
 
 import pytest
 
@@ -13,4 +13,5 @@ def test_blocks_are_few_equal_and_odd(batch, votes_of_one):
     assert 1 <= block <= batch + 1
     assert block % 2
     assert block == 1 or (block - 1) * votes_of_one <= 16 * 2**20
+    assert votes_of_one > 1 or blocks == 1  # of few votes, all examples make one block
     assert blocks * block - batch < 2 * blocks

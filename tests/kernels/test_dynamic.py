@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from autograd_graph import operations
 from torch.testing import assert_close
 
 from capsule_lightning.capsules import Capsules
@@ -160,11 +161,6 @@ def test_half_precision_is_widened(route):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         parents = route(poses.bfloat16(), weight)
     assert_close(parents, plain(poses.bfloat16().float(), weight))
-
-
-def operations(node):
-    """Names of the operations that a gradient flows through."""
-    return {node.name()}.union(*(operations(parent) for parent, _ in node.next_functions if parent))
 
 
 @pytest.mark.parametrize(
