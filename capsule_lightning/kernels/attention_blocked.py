@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from capsule_lightning.kernels.blocks_of_votes import Votes, agreement, blocks_suit, weighted_sum
+from capsule_lightning.kernels.blocks_of_votes import Votes, agreement, weighted_sum
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.votes import own_vote_weight
 
 AttentionBackend = Literal["auto", "torch", "blocked"]
-
-_PAYS_FROM = 2**15  # votes of one example, in numbers: fewer stay in the cache anyhow
-
-
-def in_blocks(backend: str, poses: Tensor, weight: Tensor) -> bool:
-    """Whether a layer forms its votes in blocks.
-
-    ``auto`` does in float32 on a CPU, where nothing is being compiled, each child has matrices of its own, and the
-    votes of an example are many; without gradients, only for a batch that is worth laying the weight out anew. In
-    training the batch does not count, so that what a step keeps grows evenly with it.
-
-    Args:
-        backend: an `AttentionBackend`.
-        poses: ``(..., I, D)``, of the children.
-        weight: ``(K, J, E, D)`` of `vote`.
-    """
-    if backend != "auto":
-        return backend == "blocked"
-    *leading, num_in, dim_in = poses.shape
-    if not blocks_suit(poses, weight) or weight.shape[0] != num_in or weight[..., 0].numel() < _PAYS_FROM:
-        return False
-    return torch.is_grad_enabled() or prod(leading) >= 2 * dim_in
 
 
 @full_precision

@@ -39,9 +39,15 @@ def block_size(batch: int, votes_of_one: int) -> int:
     return ceil(batch / blocks) | 1
 
 
-def blocks_suit(poses: Tensor, weight: Tensor) -> bool:
-    """Whether blocks are for votes of these: in float32 on a CPU, where nothing is being compiled."""
-    return poses.device.type == "cpu" and weight.dtype == torch.float32 and not torch.compiler.is_compiling()
+def chosen_backend(backend: str, poses: Tensor, weight: Tensor) -> str:
+    """``auto`` in other words: ``blocked`` in float32 on a CPU where nothing is being compiled, else ``torch``.
+
+    The batch does not count, so that what a step keeps grows evenly with it.
+    """
+    if backend != "auto":
+        return backend
+    suited = poses.device.type == "cpu" and weight.dtype == torch.float32 and not torch.compiler.is_compiling()
+    return "blocked" if suited else "torch"
 
 
 class Block(NamedTuple):
@@ -71,7 +77,7 @@ class Votes:
         (self.batch, self.num_in, _), (_, self.num_out, self.dim_out, _) = poses.shape, weight.shape
         self.block = block or block_size(self.batch, weight[..., 0].numel())
         self.children = poses.transpose(0, 1).contiguous()  # (I, B, D)
-        self.maps = weight.flatten(1, 2).transpose(1, 2).contiguous()  # (I, D, J * E)
+        self.maps = weight.flatten(1, 2).transpose(1, 2)  # (I, D, J * E)
         self.memory = poses.new_empty(self.num_in * (self.block * self.num_out * self.dim_out + 2 * _CACHE_LINE))
 
     def blocks(self) -> Iterator[Block]:
@@ -85,6 +91,7 @@ class Votes:
 
     def backward(self) -> VotesBackward:
         """To be told the gradient of each block's votes."""
+        self.maps = self.maps.contiguous()  # worth a copy where the products are many
         return VotesBackward(self)
 
     def spread(self, examples: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
-from capsule_lightning.kernels.blocks_of_votes import blocks_suit
+from capsule_lightning.kernels.blocks_of_votes import chosen_backend
 from capsule_lightning.kernels.dynamic_blocked import blocked_dynamic_routing
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
@@ -112,7 +112,7 @@ class DynamicRouting(Routing):
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""
         poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
-        route = _route(self._choice(poses))
+        route = _route(chosen_backend(self.backend, poses, self.weight))
         weight = own_vote_weight(self.weight, self.num_in)  # the fast paths know no other
         parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
@@ -121,11 +121,6 @@ class DynamicRouting(Routing):
         """Of the last iteration; they sum to 1 over the parents (to less with ``leaky``)."""
         votes = vote(capsules.poses, self.weight)
         return dynamic_routing(votes, self.iterations, self.bias, self.leaky, self.detach)[1]
-
-    def _choice(self, poses: Tensor) -> str:
-        if self.backend != "auto":
-            return self.backend
-        return "blocked" if blocks_suit(poses, self.weight) else "torch"
 
 
 def _route(backend: str) -> Callable[[Tensor, Tensor, int, Tensor | None, bool, bool], Tensor]:

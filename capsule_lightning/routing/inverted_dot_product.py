@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
-from capsule_lightning.kernels.attention_blocked import AttentionBackend, blocked_attention, in_blocks
+from capsule_lightning.kernels.attention_blocked import AttentionBackend, blocked_attention
+from capsule_lightning.kernels.blocks_of_votes import chosen_backend
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.readout import ActivationReadout
@@ -102,8 +103,8 @@ class InvertedDotProductRouting(Routing):
         scaled: divide the agreements by ``sqrt(dim_out)``, as the released code does, with which the published results
             were made; ``false`` for the formula of the paper.
         backend: of vector poses: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time,
-            for CPUs; or ``auto``, ``blocked`` for large layers in float32 on a CPU. ``blocked`` is differentiable once;
-            for higher derivatives take ``torch``.
+            for CPUs; or ``auto``, ``blocked`` for float32 on a CPU where nothing is being compiled, else ``torch``,
+            which alone has higher derivatives.
 
     Raises:
         InputError: ``iterations`` below 1; an unknown ``pose`` or ``backend``; ``matrix`` with dimensions that are not
@@ -177,7 +178,7 @@ class InvertedDotProductRouting(Routing):
         return normalised_mean(sum_of_votes(poses, self.weight), self.norm.weight, self.norm.bias)
 
     def _routed(self, poses: Tensor, parents: Tensor, rounds: int) -> Tensor:
-        if self.matrix or not in_blocks(self.backend, poses, self.weight):
+        if self.matrix or chosen_backend(self.backend, poses, self.weight) != "blocked":
             return self._next_rounds(poses, parents, rounds)[0]
         norm = self.norm
         return blocked_inverted_dot_product_routing(

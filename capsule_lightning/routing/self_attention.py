@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.kernels.attention_blocked import AttentionBackend, blocked_attention, in_blocks
+from capsule_lightning.kernels.attention_blocked import AttentionBackend, blocked_attention
+from capsule_lightning.kernels.blocks_of_votes import chosen_backend
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import exponential_squash
@@ -65,8 +66,8 @@ class SelfAttentionRouting(Routing):
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         prior: learn a prior ``(I, J)``, initially 0, that is added to the couplings.
         backend: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time, for CPUs; or
-            ``auto``, ``blocked`` for large layers in float32 on a CPU. ``blocked`` is differentiable once; for higher
-            derivatives take ``torch``.
+            ``auto``, ``blocked`` for float32 on a CPU where nothing is being compiled, else ``torch``, which alone has
+            higher derivatives.
 
     Raises:
         InputError: an unknown ``backend``.
@@ -98,7 +99,7 @@ class SelfAttentionRouting(Routing):
 
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""
-        if in_blocks(self.backend, capsules.poses, self.weight):
+        if chosen_backend(self.backend, capsules.poses, self.weight) == "blocked":
             return Capsules.from_vectors(blocked_self_attention_routing(capsules.poses, self.weight, self.prior))
         return Capsules.from_vectors(self._route(capsules)[0])
 

@@ -9,8 +9,7 @@ from torch.testing import assert_close
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
-from capsule_lightning.kernels import attention_blocked
-from capsule_lightning.kernels.attention_blocked import blocked_attention, in_blocks
+from capsule_lightning.kernels.attention_blocked import blocked_attention
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.votes import vote
 from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRouting
@@ -158,39 +157,17 @@ def test_an_empty_batch_gives_an_empty_answer(make):
 
 @each_routing
 @pytest.mark.parametrize(
-    ("options", "dtype", "votes", "fused"),
+    ("backend", "dtype", "fused"),
     [
-        ({}, torch.float32, "many", True),
-        ({}, torch.float32, "few", False),
-        ({}, torch.float64, "many", False),
-        ({"vote_weights": 1}, torch.float32, "many", False),
-        ({"backend": "torch"}, torch.float32, "many", False),
-        ({"backend": "blocked", "vote_weights": 1}, torch.float64, "few", True),
+        ("auto", torch.float32, True),
+        ("auto", torch.float64, False),
+        ("torch", torch.float32, False),
+        ("blocked", torch.float64, True),
     ],
 )
-def test_the_module_chooses_by_size_and_precision_and_can_be_told(monkeypatch, make, options, dtype, votes, fused):
-    numbers = CHILDREN * PARENTS * PARENT_DIM
-    monkeypatch.setattr(attention_blocked, "_PAYS_FROM", numbers if votes == "many" else numbers + 1)
-    for batch in (1, 40):  # in training the choice, and with it the memory of a step, does not depend on the batch
-        parents = layer(make, dtype, **options)(children(batch, dtype=dtype)).poses
-        assert (FUSED in operations(parents.grad_fn)) == fused
-
-
-@pytest.mark.parametrize(("leading", "fused"), [((2 * DIM - 1,), False), ((2, DIM), True)])
-def test_without_gradients_the_batch_must_be_worth_it(monkeypatch, leading, fused):
-    monkeypatch.setattr(attention_blocked, "_PAYS_FROM", 0)
-    poses, weight = torch.randn(*leading, CHILDREN, DIM), torch.randn(CHILDREN, PARENTS, PARENT_DIM, DIM)
-    with torch.no_grad():
-        assert in_blocks("auto", poses, weight) == fused
-
-
-@each_routing
-def test_compiles_into_one_graph_where_blocks_would_pay(monkeypatch, make):
-    monkeypatch.setattr(attention_blocked, "_PAYS_FROM", 0)
-    routing, capsules = layer(make, torch.float32), children(BATCH, dtype=torch.float32)
-    torch.compiler.reset()
-    compiled = torch.compile(routing, fullgraph=True, backend="eager")
-    assert_close(compiled(capsules).poses, routing(capsules).poses, rtol=1e-5, atol=1e-5)
+def test_the_module_chooses_by_precision_and_can_be_told(make, backend, dtype, fused):
+    parents = layer(make, dtype, backend=backend)(children(2, BATCH, dtype=dtype)).poses
+    assert (FUSED in operations(parents.grad_fn)) == fused
 
 
 def test_queries_of_other_examples_are_refused():
