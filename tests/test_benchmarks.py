@@ -22,6 +22,7 @@ from capsule_lightning.probe import PARAMETERS
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FEW = "--repeats 2 --warmup 1"
+pytestmark = pytest.mark.xdist_group("benchmarks")  # one worker runs the scripts for all
 SMALLEST = {
     "step": f"{FEW} --batch_size 2 --precision 32-true --heap default",
     "routing": f"{FEW} --batch_size 2 --backends torch blocked --base 16 4 3 5 --num_in 16 --num_out 3 --dims 4x5",

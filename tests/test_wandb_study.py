@@ -20,6 +20,7 @@ STUDY = {
     "each": {"model.net.routing": ["UniformRouting", "DynamicRouting"]},
     "seeds": [0, 1],
 }
+pytestmark = pytest.mark.xdist_group("study in W&B")  # one worker makes it for all
 CHOICES = [(routing, seed) for routing in STUDY["each"]["model.net.routing"] for seed in STUDY["seeds"]]
 
 

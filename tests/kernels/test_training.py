@@ -41,7 +41,14 @@ def losses(routing, backend, seed):
     return history
 
 
-@pytest.fixture(scope="module", params=[DynamicRouting, SelfAttentionRouting])
+# one worker trains for both tests
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(routing, marks=pytest.mark.xdist_group(f"training with {routing.__name__}"))
+        for routing in (DynamicRouting, SelfAttentionRouting)
+    ],
+)
 def curves(request):
     return {backend: [losses(request.param, backend, seed) for seed in range(5)] for backend in ("torch", "blocked")}
 
