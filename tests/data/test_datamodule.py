@@ -44,14 +44,18 @@ def ready(make, stage, **options):
     return data
 
 
-@pytest.mark.parametrize("make", data_modules(), ids=lambda make: make.name)
-def test_every_data_module_states_the_shapes_of_its_batches(tmp_path, write_tree, make):
-    if make is ImageFolderDataModule:
+@pytest.fixture(params=data_modules(), ids=lambda make: make.name)
+def each_data_module(request, tmp_path, write_tree):
+    """Every data set, of noise or of image files."""
+    if request.param is ImageFolderDataModule:
         write_tree(tmp_path, ["a", "b"], count=20)
-        data = make(str(tmp_path), batch_size=8)
-    else:
-        data = make(batch_size=50, fake=True)
-        data.prepare_data()
+        return ImageFolderDataModule(str(tmp_path), batch_size=8)
+    return request.param(batch_size=50, fake=True)
+
+
+def test_every_data_module_states_the_shapes_of_its_batches(each_data_module):
+    data = each_data_module
+    data.prepare_data()
     for stage in ("fit", "test"):
         for batch in batches(data, stage):
             assert batch.images.shape[1:] == batch.pictures.shape[-3:] == data.in_shape
@@ -263,13 +267,8 @@ def test_fake_images_of_a_class_resemble_each_other():
 
 
 # tensors without values, which say where they would be and refuse operations between devices: no GPU is needed
-@pytest.mark.parametrize("make", data_modules(), ids=lambda make: make.name)
-def test_batches_of_images_on_a_gpu_are_made_there(tmp_path, write_tree, make):
-    if make is ImageFolderDataModule:
-        write_tree(tmp_path, ["a", "b"], count=20)
-        data = make(str(tmp_path), batch_size=8)
-    else:
-        data = make(batch_size=50, fake=True)
+def test_batches_of_images_on_a_gpu_are_made_there(each_data_module):
+    data = each_data_module
     data.setup("fit")
     for loader in (data.train_dataloader(), data.val_dataloader()):
         with FakeTensorMode(allow_non_fake_inputs=True):
