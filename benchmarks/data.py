@@ -35,8 +35,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
 
+from capsule_lightning.augmentations.geometry import PaddedCrop, Shift
 from capsule_lightning.data import prepared
-from capsule_lightning.data.augmentation import PaddedCrop, Shift
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.named import NamedDataModule

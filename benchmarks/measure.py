@@ -66,7 +66,7 @@ class Setting:
     Attributes:
         device: ``cpu`` or ``cuda``.
         threads: of the CPU.
-        keep_heap: keep memory between steps (`capsule_lightning.heap`), or leave the allocator as it is.
+        keep_heap: keep memory between steps (`capsule_lightning.kernels.heap`), or leave the allocator as it is.
         seed: of the random numbers.
     """
 
@@ -289,7 +289,7 @@ def reason(error: BaseException) -> str:
 def prepare(setting: Setting) -> None:
     """Make this process what a setting says."""
     if setting.keep_heap:
-        from capsule_lightning.heap import keep_heap
+        from capsule_lightning.kernels.heap import keep_heap
 
         keep_heap()
     torch.set_num_threads(setting.threads)

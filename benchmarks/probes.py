@@ -1,8 +1,8 @@
 """What a linear probe reads from trained networks side by side: class capsules, or the features of a control.
 
 Each parameter is read from all numbers together (``whole``) and from the best single one, as R2 of images that the
-probe was not fitted to; see `capsule_lightning.probe`. A network with many features needs more images than the page of
-``report`` takes, or the regression fits the images it sees.
+probe was not fitted to; see `capsule_lightning.analysis.probe`. A network with many features needs more images than
+the page of ``report`` takes, or the regression fits the images it sees.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from measure import PRECISIONS, autocast, parser, positive, write
 
-from capsule_lightning.probe import probe_network
+from capsule_lightning.analysis.probe import probe_network
 from capsule_lightning.report import Subject, subject_of_file, subject_of_run
 from capsule_lightning.report.measured import measure, spread_over_classes
-from capsule_lightning.shared_network import is_shared
+from capsule_lightning.sharing.network_file import is_shared
 
 
 def probed(subject: Subject, count: int, precision: str) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from capsule_lightning.cli.training import CapsuleCLI, import_components, quieten
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.tasks.base import Task
-from capsule_lightning.training_cli import CapsuleCLI, import_components, quieten
 
 
 class Recipe(CapsuleCLI):

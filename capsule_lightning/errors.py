@@ -1,4 +1,9 @@
-"""The two exceptions whose message is all that the command line prints."""
+"""The two exceptions whose message is all that the command line prints, and what such messages are made of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -7,3 +12,38 @@ class InputError(ValueError):
 
 class StoppedError(RuntimeError):
     """Training cannot go on; the message says at which step, why and what to do. Status 1."""
+
+
+def require(condition: object, message: str) -> None:
+    """Raise unless a condition holds.
+
+    Args:
+        condition: anything that is true or false.
+        message: what the user gave, what was expected and what to do.
+
+    Raises:
+        InputError: the condition is false.
+    """
+    if not condition:
+        raise InputError(message)
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """Ask whether the most similar of some words was meant; empty if none is similar.
+
+    Example:
+        >>> nearest("routng", ["routing", "decoder"])
+        "; did you mean 'routing'?"
+    """
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type if it has none.
+
+    Example:
+        >>> first_line(ValueError("it is wrong" + chr(10) + "details")), first_line(KeyError())
+        ('it is wrong', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from capsule_lightning.class_routing import child_map, class_routing, couplings_by_iteration, vote_maps
+from capsule_lightning.analysis.class_routing import child_map, class_routing, couplings_by_iteration, vote_maps
+from capsule_lightning.analysis.probe import moved, probe_network, thickened
 from capsule_lightning.errors import InputError
 from capsule_lightning.figures.animation import pixels
 from capsule_lightning.figures.couplings import child_figure, coupling_animation
@@ -28,10 +29,9 @@ from capsule_lightning.figures.perturbations import (
 )
 from capsule_lightning.figures.poses import picture_plane_figure, principal_components
 from capsule_lightning.figures.reconstructions import reconstruction_figure
-from capsule_lightning.probe import moved, probe_network, thickened
 from capsule_lightning.report import Subject, subject_of_file, subject_of_run
 from capsule_lightning.report.measured import Measured, measure, spread_over_classes
-from capsule_lightning.shared_network import is_shared
+from capsule_lightning.sharing.network_file import is_shared
 
 NETWORK = "efficient_capsnet_mnist"
 PICTURES = ("reconstructions", "dimensions", "dials", "poses", "votes")

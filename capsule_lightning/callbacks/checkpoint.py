@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from capsule_lightning.checkpoints import FOLDER, LAST, PENDING, PREVIOUS, remove_partial, require_checkpoint
 from capsule_lightning.errors import InputError, StoppedError
-from capsule_lightning.interruption import SIGNALS, Interrupted
-from capsule_lightning.tasks.finite import all_finite
+from capsule_lightning.runs.checkpoint_files import FOLDER, LAST, PENDING, PREVIOUS, remove_partial, require_checkpoint
+from capsule_lightning.runs.signals import SIGNALS, Interrupted
+from capsule_lightning.tasks.nonfinite import all_finite
 
 
 class RunCheckpoint(ModelCheckpoint):

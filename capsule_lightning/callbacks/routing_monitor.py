@@ -9,8 +9,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from capsule_lightning.analysis.class_routing import agreement, class_routing, coupling_entropy
 from capsule_lightning.callbacks.figures import publish
-from capsule_lightning.class_routing import agreement, class_routing, coupling_entropy
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import InputError
 from capsule_lightning.figures.lengths import DEAD, dead_capsules

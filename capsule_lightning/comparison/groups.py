@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from capsule_lightning.cli import nearest
 from capsule_lightning.comparison.runs import METRIC, Run, falls
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, nearest
 
 #: What tells where a run lies and how it was begun, and not what it is.
 PLACES = ("experiment", "runs", "run_id", "ckpt_path", "resume", "weights_only", "data.root", "trainer.logger")

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from capsule_lightning.errors import InputError
-from capsule_lightning.runs import CONFIG_NAME, flat
+from capsule_lightning.runs.folders import CONFIG_NAME, flat
 
 METRIC = "test/accuracy"
 EVALUATIONS = ("validate", "test", "predict")

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.augmentations.geometry import Shift, shift
 from capsule_lightning.data import prepared
-from capsule_lightning.data.augmentation import Augmentation, Shift, shift
 from capsule_lightning.data.base import Normalisation, Split
 from capsule_lightning.data.loader import InMemoryLoader
 from capsule_lightning.data.mnist import MNISTDataModule

@@ -12,7 +12,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from capsule_lightning.data.augmentation import Augmentation, NoAugmentation, standardise
+from capsule_lightning.augmentations.base import Augmentation, standardise
+from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data.image_files import image_paths, read_images
 from capsule_lightning.data.loader import InMemoryLoader, StoredBatch
 from capsule_lightning.data.prepared import Images

@@ -5,7 +5,8 @@ Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
 from __future__ import annotations
 
-from capsule_lightning.data.augmentation import PaddedCrop, RandomPatch
+from capsule_lightning.augmentations.geometry import PaddedCrop
+from capsule_lightning.augmentations.patch import RandomPatch
 from capsule_lightning.data.base import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from capsule_lightning.data.augmentation import Shift
+from capsule_lightning.augmentations.geometry import Shift
 from capsule_lightning.data.base import ImageDataModule, Split, split_off
 from capsule_lightning.data.prepared import Images
 

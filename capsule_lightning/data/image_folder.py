@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data import prepared
-from capsule_lightning.data.augmentation import Augmentation, PaddedCrop
 from capsule_lightning.data.base import ImageDataModule, Normalisation, Split, split_off
 from capsule_lightning.data.image_files import ClassTree, class_tree, fingerprint, read_images, size_of
 from capsule_lightning.data.prepared import Images

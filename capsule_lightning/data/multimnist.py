@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from capsule_lightning.data.augmentation import shift as shift_by
+from capsule_lightning.augmentations.geometry import shift as shift_by
 from capsule_lightning.data.base import ImageBatch, ImageDataModule, Split
 from capsule_lightning.data.loader import InMemoryLoader, StoredBatch
 from capsule_lightning.data.mnist import MNISTDataModule

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.augmentations.patch import RandomPatch
 from capsule_lightning.data import prepared
-from capsule_lightning.data.augmentation import Augmentation, RandomPatch
 from capsule_lightning.data.base import Normalisation, Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
 from capsule_lightning.data.prepared import Images

@@ -16,7 +16,7 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.base import Encoder
 from capsule_lightning.encoders.sabour import out_size, same_padding
 from capsule_lightning.errors import InputError
-from capsule_lightning.layers.routed3d import RoutedMaps
+from capsule_lightning.layers.routed_maps import RoutedMaps
 from capsule_lightning.layers.squash import squash
 
 KERNEL = 3

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.base import Encoder, capsules_of_maps
 from capsule_lightning.errors import InputError
-from capsule_lightning.kernels.convolution import columns_pay, conv2d
-from capsule_lightning.kernels.convolution_pair import Convolution, block_size, blocks_pay, conv_relu_conv
+from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution, block_size, blocks_pay, conv_relu_conv
+from capsule_lightning.kernels.cpu_convolution import columns_pay, conv2d
 from capsule_lightning.layers.squash import squash
 
 Padding = Literal["valid", "same"]

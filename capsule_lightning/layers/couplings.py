@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from capsule_lightning.errors import require
 from capsule_lightning.layers.precision import full_precision
 
 
@@ -28,3 +29,12 @@ def coupling_coefficients(logits: Tensor, leaky: bool = False, dim: int = -1) ->
         return logits.softmax(dim=dim)
     none_of_the_above = torch.zeros_like(logits.narrow(dim, 0, 1))
     return torch.cat([logits, none_of_the_above], dim=dim).softmax(dim=dim).narrow(dim, 0, logits.shape[dim])
+
+
+def require_passes(iterations: int) -> None:
+    """Refuse a number of routing passes below 1.
+
+    Raises:
+        InputError: ``iterations`` is below 1.
+    """
+    require(iterations >= 1, f"iterations={iterations}: expected at least 1 pass of routing (the paper uses 3)")

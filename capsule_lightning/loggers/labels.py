@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from capsule_lightning.loggers.base import Placement
-from capsule_lightning.runs import LONGEST
+from capsule_lightning.runs.folders import LONGEST
 
 LONGEST_ID = 100
 """Characters of an id here: the names of a run's artifacts begin with it, and W&B takes 128 of those."""

@@ -18,8 +18,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment, DummyLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from capsule_lightning.cli import nearest
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, nearest
 from capsule_lightning.loggers.base import Placement
 from capsule_lightning.loggers.labels import begun_as, known_wandb_id, labels, wandb_id
 

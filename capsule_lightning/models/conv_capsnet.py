@@ -15,8 +15,8 @@ from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import MapEncoder
 from capsule_lightning.encoders.matrix import MatrixEncoder
 from capsule_lightning.errors import InputError
-from capsule_lightning.layers.conv import Competition, ConvCapsules
 from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.conv_capsules import Competition, ConvCapsules
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.em import EMRouting
 from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRouting

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from capsule_lightning.analysis.class_routing import ClassRouting, agreement, coupling_entropy, couplings_by_iteration
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.class_routing import ClassRouting, agreement, coupling_entropy, couplings_by_iteration
 from capsule_lightning.figures.lengths import dead_capsules
 from capsule_lightning.losses.reconstruction import reconstruction_error
 from capsule_lightning.models.base import CapsuleNet

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from capsule_lightning import __version__
-from capsule_lightning.checkpoints import require_checkpoint
-from capsule_lightning.class_routing import class_routing
+from capsule_lightning.analysis.class_routing import class_routing
+from capsule_lightning.analysis.probe import Probe, probe_network
 from capsule_lightning.errors import InputError
-from capsule_lightning.export import require_place, write_whole
-from capsule_lightning.probe import Probe, probe_network
 from capsule_lightning.report.measured import measure, network, numbers, spread_over_classes
 from capsule_lightning.report.panel import panel_data
 from capsule_lightning.report.pictures import (
@@ -28,8 +26,10 @@ from capsule_lightning.report.pictures import (
     training_pictures,
 )
 from capsule_lightning.report.subject import Subject, subject_of_file, subject_of_run
-from capsule_lightning.runs import run_of_checkpoint
-from capsule_lightning.shared_network import is_shared, require_source
+from capsule_lightning.runs.checkpoint_files import require_checkpoint
+from capsule_lightning.runs.folders import run_of_checkpoint
+from capsule_lightning.sharing.export import require_place, write_whole
+from capsule_lightning.sharing.network_file import is_shared, require_source
 
 SUFFIX = ".html"
 PROBED = 300  # images of all classes together

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from capsule_lightning.analysis.probe import Probe
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.decoders.class_independent import ClassIndependentDecoder
 from capsule_lightning.decoders.conv import ConvDecoder
 from capsule_lightning.decoders.dense import DenseDecoder
-from capsule_lightning.probe import Probe
 from capsule_lightning.report.measured import Measured, spread_over_classes
 from capsule_lightning.report.pictures import dimension_notes
 from capsule_lightning.report.subject import Subject

@@ -11,7 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from capsule_lightning.class_routing import child_map, class_routing, couplings_by_iteration, vote_maps
+from capsule_lightning.analysis.class_routing import child_map, class_routing, couplings_by_iteration, vote_maps
+from capsule_lightning.analysis.probe import Probe
 from capsule_lightning.figures.confusion import confusion_figure
 from capsule_lightning.figures.couplings import coupling_animation, coupling_figure
 from capsule_lightning.figures.curves import routing_curves
@@ -20,7 +21,6 @@ from capsule_lightning.figures.perturbations import perturbation_figure, perturb
 from capsule_lightning.figures.poses import pose_figure, principal_components, tsne
 from capsule_lightning.figures.probe import probe_figure
 from capsule_lightning.figures.reconstructions import reconstruction_figure
-from capsule_lightning.probe import Probe
 from capsule_lightning.report.measured import Measured, spread_over_classes
 from capsule_lightning.report.subject import Subject
 

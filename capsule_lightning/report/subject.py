@@ -12,14 +12,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from capsule_lightning.data.augmentation import standardise
+from capsule_lightning.augmentations.base import standardise
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, read_images
 from capsule_lightning.errors import InputError
-from capsule_lightning.export import data_module, network_of
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.runs import CONFIG_NAME, run_of_checkpoint
-from capsule_lightning.shared_network import (
+from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
+from capsule_lightning.sharing.export import data_module, network_of
+from capsule_lightning.sharing.network_file import (
     Metadata,
     build_network,
     evaluation_config,

@@ -13,22 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import InputError
 from capsule_lightning.kernels.blocks_of_votes import chosen_backend
-from capsule_lightning.kernels.dynamic_blocked import blocked_dynamic_routing
-from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.kernels.cpu_dynamic import blocked_dynamic_routing
+from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.votes import own_vote_weight, vote, vote_weight
 from capsule_lightning.routing.base import Routing
 
 Backend = Literal["auto", "torch", "blocked", "compiled", "triton"]
-
-
-def require_passes(iterations: int) -> None:
-    """Refuse a number of routing passes below 1."""
-    if iterations < 1:
-        raise InputError(f"iterations={iterations}: expected at least 1 pass of routing (the paper uses 3)")
 
 
 @full_precision
@@ -126,7 +119,7 @@ class DynamicRouting(Routing):
 def _route(backend: str) -> Callable[[Tensor, Tensor, int, Tensor | None, bool, bool], Tensor]:
     """From poses and weight to parents, as this backend does it."""
     if backend == "triton":
-        from capsule_lightning.kernels.dynamic_triton import triton_dynamic_routing
+        from capsule_lightning.kernels.gpu_dynamic import triton_dynamic_routing
 
         return triton_dynamic_routing
     if backend == "compiled":

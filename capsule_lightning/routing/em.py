@@ -16,10 +16,9 @@ from torch.nn import functional as F
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
-from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.routing.base import Competition, MatrixRouting, Pose
-from capsule_lightning.routing.dynamic import require_passes
 
 Mode = Literal["paper", "official"]
 

@@ -14,11 +14,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.votes import matrix_vote, vote
 from capsule_lightning.routing.base import Routing
-from capsule_lightning.routing.dynamic import require_passes
 
 _EPSILON = 1e-5  # the paper's, of the weights' sum and the variances
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.kernels.attention_blocked import AttentionBackend, blocked_attention
 from capsule_lightning.kernels.blocks_of_votes import chosen_backend
+from capsule_lightning.kernels.cpu_attention import AttentionBackend, blocked_attention
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import exponential_squash

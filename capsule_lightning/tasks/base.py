@@ -20,12 +20,12 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.checkpoints import require_weights
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import InputError, StoppedError
 from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.runs.checkpoint_files import require_weights
 from capsule_lightning.schedules import ExponentialDecay, Schedule
-from capsule_lightning.tasks.finite import (
+from capsule_lightning.tasks.nonfinite import (
     OTHER_PRECISION,
     SKIPPING,
     SeenBatch,

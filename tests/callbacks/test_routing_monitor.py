@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch.testing import assert_close
 
+from capsule_lightning.analysis.class_routing import agreement, class_routing, coupling_entropy
 from capsule_lightning.callbacks import routing_monitor
 from capsule_lightning.callbacks.routing_monitor import RoutingMonitor, measure
-from capsule_lightning.class_routing import agreement, class_routing, coupling_entropy
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.encoders.efficient import EfficientEncoder
 from capsule_lightning.errors import InputError

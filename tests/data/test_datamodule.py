@@ -12,7 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 import capsule_lightning.data
-from capsule_lightning.data.augmentation import NoAugmentation, PaddedCrop, RandomPatch, Shift, standardise
+from capsule_lightning.augmentations.base import standardise
+from capsule_lightning.augmentations.geometry import PaddedCrop, Shift
+from capsule_lightning.augmentations.identity import NoAugmentation
+from capsule_lightning.augmentations.patch import RandomPatch
 from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics, fake_images, fits
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data import image_folder
-from capsule_lightning.data.augmentation import NoAugmentation
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.errors import InputError
 

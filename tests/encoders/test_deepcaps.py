@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from capsule_lightning.decoders.class_independent import ClassIndependentDecoder
 from capsule_lightning.encoders.deepcaps import Cell, DeepCapsEncoder, SquashedConv
 from capsule_lightning.errors import InputError
-from capsule_lightning.layers.routed3d import RoutedMaps
+from capsule_lightning.layers.routed_maps import RoutedMaps
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.routing.dynamic import DynamicRouting

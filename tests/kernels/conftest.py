@@ -11,7 +11,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     # Lightning imports Triton, and has then defined Triton's own kernels (sum, max, ...) for a GPU
-    for name in ("triton.language.standard", "triton.language", "capsule_lightning.kernels.dynamic_triton"):
+    for name in ("triton.language.standard", "triton.language", "capsule_lightning.kernels.gpu_dynamic"):
         if name in sys.modules:
             reload(sys.modules[name])
 

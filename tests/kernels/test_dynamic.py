@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
-from capsule_lightning.kernels.dynamic_blocked import blocked_dynamic_routing
-from capsule_lightning.kernels.dynamic_triton import triton_dynamic_routing
+from capsule_lightning.kernels.cpu_dynamic import blocked_dynamic_routing
+from capsule_lightning.kernels.gpu_dynamic import triton_dynamic_routing
 from capsule_lightning.layers.votes import vote
 from capsule_lightning.routing import dynamic
 from capsule_lightning.routing.dynamic import DynamicRouting, dynamic_routing

@@ -11,8 +11,8 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.base import MapEncoder
 from capsule_lightning.encoders.resnet import ResNetEncoder
 from capsule_lightning.errors import InputError
-from capsule_lightning.layers.conv import ConvCapsules
 from capsule_lightning.models.conv_capsnet import ConvCapsNet
+from capsule_lightning.models.conv_capsules import ConvCapsules
 from capsule_lightning.routing.inverted_dot_product import (
     InvertedDotProductRouting,
     inverted_dot_product_routing,

@@ -11,9 +11,9 @@ from torch.testing import assert_close
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.matrix import MatrixEncoder
 from capsule_lightning.encoders.sabour import SabourEncoder
-from capsule_lightning.layers.conv import ConvCapsules
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.models.conv_capsnet import ConvCapsNet
+from capsule_lightning.models.conv_capsules import ConvCapsules
 from capsule_lightning.routing.base import MatrixRouting
 
 IN_SHAPE, CLASSES = (1, 12, 12), 3

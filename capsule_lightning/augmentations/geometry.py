@@ -1,0 +1,160 @@
+"""Shifts, affine maps, crops and mirror images, drawn for each image."""
+
+from __future__ import annotations
+
+from math import inf, pi
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.errors import InputError
+
+
+class Shift(Augmentation):
+    """Shift by a whole number of pixels in each direction, zeros moving in.
+
+    Args:
+        pixels: the largest shift, 2 in the paper.
+
+    Source: Sabour et al. 2017, section 5, for MNIST.
+    """
+
+    num_draws = 2
+
+    def __init__(self, pixels: int = 2) -> None:
+        if pixels < 0:
+            raise InputError(f"Shift: pixels={pixels}: expected 0 or more")
+        self.pixels = pixels
+
+    def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """See `Augmentation.out_shape`."""
+        return _in_sight(f"Shift: pixels={self.pixels}", self.pixels, shape)
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See `Augmentation.train`; the draws are the rows and columns of the shift."""
+        return shift(images, self.pixels, draws[:, 0], draws[:, 1])
+
+
+class Affine(Augmentation):
+    """Rotation, scale, shear and shift of each image about its centre, in one bilinear resampling, zeros moving in.
+
+    Args:
+        degrees: the largest rotation either way.
+        scale: the largest relative change of size, in [0, 1).
+        shear: the largest shear either way, in degrees below 90.
+        pixels: the largest shift in each direction; a fraction is allowed.
+    """
+
+    num_draws = 5
+
+    def __init__(self, degrees: float = 10.0, scale: float = 0.1, shear: float = 0.0, pixels: float = 2.0) -> None:
+        for name, value, end in (
+            ("degrees", degrees, 180.0),
+            ("scale", scale, 0.999),
+            ("shear", shear, 89.0),
+            ("pixels", pixels, inf),
+        ):
+            if not 0 <= value <= end:
+                raise InputError(f"Affine: {name}={value}: expected a number from 0 to {end}")
+        self.degrees, self.scale, self.shear, self.pixels = degrees, scale, shear, pixels
+
+    def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """See `Augmentation.out_shape`."""
+        return _in_sight(f"Affine: pixels={self.pixels}", self.pixels, shape)
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See `Augmentation.train`; the draws are rotation, scale, shear, rows and columns, each from least to most."""
+        angle, size, slant, down, right = (2 * draws - 1).unbind(dim=1)
+        return affine(
+            images,
+            angle * self.degrees * pi / 180,
+            1 + size * self.scale,
+            slant * self.shear * pi / 180,
+            torch.stack([right, down], dim=1) * self.pixels,
+        )
+
+
+class PaddedCrop(Augmentation):
+    """A crop of the image's own size at a random place of the zero-padded image, mirrored half of the time.
+
+    The usual augmentation of CIFAR-10 since He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2.
+
+    Args:
+        padding: zeros on each side.
+        flip: mirror left and right, half of the time.
+    """
+
+    num_draws = 3
+
+    def __init__(self, padding: int = 4, flip: bool = True) -> None:
+        if padding < 0:
+            raise InputError(f"PaddedCrop: padding={padding}: expected 0 or more")
+        self.padding, self.flip = padding, flip
+
+    def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """See `Augmentation.out_shape`."""
+        return _in_sight(f"PaddedCrop: padding={self.padding}", self.padding, shape)
+
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        """See `Augmentation.train`; the third draw decides on the mirror."""
+        images = shift(images, self.padding, draws[:, 0], draws[:, 1])
+        return mirror(images, draws[:, 2]) if self.flip else images
+
+
+def shift(images: Tensor, pixels: int, row: Tensor, column: Tensor) -> Tensor:
+    """Move each image ``(B, C, H, W)`` by up to ``pixels``, zeros moving in, as draws ``(B)`` in [0, 1) say."""
+    return crop(F.pad(images, (pixels,) * 4), images.shape[-2:], row, column)
+
+
+def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: Tensor) -> Tensor:
+    """Shear, then scale, then rotate each image about its centre, then move it; bilinear, zeros moving in.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        angle: ``(B)``, rotation in radians, clockwise as seen.
+        scale: ``(B)``, above 0; more than 1 enlarges.
+        shear: ``(B)``, radians; the top moves right of the bottom by its tangent where positive.
+        offset: ``(B, 2)``, pixels to the right and down.
+
+    Returns:
+        ``(B, C, H, W)``.
+    """
+    cosine, sine, slant = angle.cos() / scale, angle.sin() / scale, shear.tan()
+    # from pixels of the output, centred, to pixels of the input: the inverse of rotation, scale and shear in that order
+    inverse = torch.stack([cosine - slant * sine, sine + slant * cosine, -sine, cosine], dim=-1).view(-1, 2, 2)
+    half = images.new_tensor([images.shape[-1] / 2, images.shape[-2] / 2])  # pixels of one unit of `affine_grid`
+    matrix = inverse * half / half.unsqueeze(-1)
+    start = -(inverse @ offset.to(inverse).unsqueeze(-1)) / half.unsqueeze(-1)  # (B, 2, 1)
+    grid = F.affine_grid(torch.cat([matrix, start], dim=-1).to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def crop(images: Tensor, size: tuple[int, int] | torch.Size, row: Tensor, column: Tensor) -> Tensor:
+    """Cut a window of ``size`` from each image, at places drawn uniformly from all that fit.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        size: rows and columns of the window.
+        row: ``(B)`` in [0, 1).
+        column: ``(B)`` in [0, 1).
+
+    Returns:
+        ``(B, C, *size)``.
+    """
+    windows = images.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (B, C, rows, columns, *size), a view
+    top, left = ((u * n).long() for u, n in zip((row, column), windows.shape[2:4], strict=True))
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+def mirror(images: Tensor, draws: Tensor) -> Tensor:
+    """Mirror left and right where ``draws (B)`` are below one half."""
+    mirrored = (draws < 0.5).to(images)[:, None, None, None]
+    return torch.lerp(images, images.flip(-1), mirrored)  # exact at 0 and 1, and twice as fast as torch.where on a CPU
+
+
+def _in_sight(option: str, pixels: float, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    if pixels >= min(shape[1:]):
+        raise InputError(f"{option} moves images of {shape[1]}x{shape[2]} out of sight")
+    return shape

@@ -1,0 +1,68 @@
+"""The command line: light commands at once, training commands through Lightning's own.
+
+Nothing heavy is imported here, so that help, version and the list of configs answer in a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from capsule_lightning import __version__
+from capsule_lightning.cli.commands import COMMANDS, TRAINING_COMMANDS
+from capsule_lightning.errors import InputError, StoppedError, nearest
+from capsule_lightning.runs.signals import SIGNALS, Interrupted, requeue
+from capsule_lightning.shipped import PROGRAM
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: words of the command line; those of the process where None.
+
+    Raises:
+        SystemExit: with a short message, status 2 for wrong input and 1 for training that cannot go on; ``--debug``
+            shows the traceback instead. Left on a signal, see `Interrupted`.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        _run(words)
+    except (InputError, StoppedError) as error:
+        if debug:
+            raise
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except Interrupted as left:
+        if left.number == signal.SIGUSR1 and not requeue():
+            raise SystemExit(128 + signal.SIGUSR1) from None
+        raise
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _run(words: list[str]) -> None:
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help"):
+        from capsule_lightning.cli.help import help_text
+
+        print(help_text())
+    elif command == "--version":
+        print(f"{PROGRAM} {__version__}")
+    elif command in COMMANDS:
+        if command in TRAINING_COMMANDS and ("-h" in words or "--help" in words):
+            from capsule_lightning.cli.help import training_help
+
+            print(training_help(command))
+            return
+        if command in TRAINING_COMMANDS:
+            SIGNALS.leave_at_once()  # also while the libraries are imported, which may take a minute on a cluster
+        import_module(f"{__name__}.{COMMANDS[command].module}").run(words)
+    else:
+        raise InputError(
+            f"no command {command!r}; expected one of {', '.join(COMMANDS)}{nearest(command, [*COMMANDS])}"
+        )

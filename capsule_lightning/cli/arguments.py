@@ -1,0 +1,57 @@
+"""Parse the options of the commands that need no training."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from capsule_lightning.cli.commands import COMMANDS
+from capsule_lightning.errors import InputError, nearest
+from capsule_lightning.shipped import PROGRAM
+
+
+class LightParser(argparse.ArgumentParser):
+    """The options of a light command; what is wrong with them becomes an `InputError` of one line.
+
+    Args:
+        command: its name.
+        epilog: below the options, as it stands.
+    """
+
+    def __init__(self, command: str, epilog: str = "") -> None:
+        super().__init__(
+            prog=f"{PROGRAM} {command}",
+            description=f"{COMMANDS[command].summary}.",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            exit_on_error=False,
+        )
+        self._command = command
+
+    def options(self, words: Sequence[str]) -> argparse.Namespace:
+        """What words say.
+
+        Raises:
+            InputError: an option that is not there, a value that is missing or too much.
+        """
+        try:
+            found, unknown = self.parse_known_intermixed_args(words)
+        except argparse.ArgumentError as error:
+            raise InputError(f"{self._command}: {error}") from error
+        if unknown:
+            known = [action.option_strings[-1] for action in self._actions[1:] if action.option_strings]
+            raise InputError(
+                f"{self._command}: no option {unknown[0]!r}; expected {', '.join(known)}{nearest(unknown[0], known)}"
+            )
+        return found
+
+
+def require_network(command: str, path: str | None) -> None:
+    """Refuse to go on without a trained network.
+
+    Raises:
+        InputError: none was given.
+    """
+    if path is None:
+        raise InputError(f"{command} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")

@@ -1,0 +1,92 @@
+"""What ended a run, in one line."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from capsule_lightning.cli.parser import one_line
+from capsule_lightning.errors import InputError, StoppedError
+
+TRIED_ALL = "Does not validate against any"  # how the parser begins where a class refuses its arguments
+_MEMORY = re.compile(r"can't allocate memory|out of memory|failed to allocate", re.I)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|connectFullMesh|Broken pipe|[Tt]imed out|TCPStore")
+
+
+def explain(error: BaseException) -> InputError | StoppedError | None:
+    """The message behind an exception, where it is one that a user can act on; None for a fault of the program."""
+    chain = list(causes(error))
+    for cause in chain:
+        if isinstance(cause, InputError | StoppedError):  # the parser wraps what a constructor refuses
+            return cause
+    for cause in chain:
+        if isinstance(cause, MisconfigurationException) or _lightning_refuses(cause):
+            return InputError(f"{first_sentences(cause)}; correct that option, `fit --help_all` says what it takes")
+        if isinstance(cause, KeyError) and _raised_in(cause, "torch.optim"):
+            return InputError(
+                f"the checkpoint is of another optimiser, whose state has no {cause}: give the --model.optimizer that "
+                "it was trained with"
+            )
+        if isinstance(cause, MemoryError | RuntimeError) and _MEMORY.search(f"{type(cause).__name__} {cause}"):
+            return StoppedError(
+                f"no memory is left ({first_sentences(cause)}); choose a smaller --data.batch_size or network"
+            )
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            where = f" for {cause.filename}" if cause.filename else ""
+            return StoppedError(
+                f"no space is left{where} ({cause.strerror}); what was saved before is whole. Make room, then go on "
+                "with: fit --resume"
+            )
+        if lost_process(cause):
+            return StoppedError(
+                f"another process of this run is gone or out of reach ({str(cause).strip().splitlines()[0][:200]}); "
+                "go on from the last checkpoint with: fit --resume"
+            )
+    refused = [cause for cause in chain if isinstance(cause, ValueError) and str(cause).startswith(TRIED_ALL)]
+    return (
+        InputError(f"the configuration has a value that is refused: {one_line(str(refused[-1]))}") if refused else None
+    )
+
+
+def first_sentences(error: BaseException) -> str:
+    """The first line of a message and what follows it, as far as it is short.
+
+    Example:
+        >>> first_sentences(ValueError("`x` is wrong." + chr(10) + "Details."))
+        '`x` is wrong. Details'
+    """
+    words = " ".join(str(error).split()) or type(error).__name__
+    end = words.find(". ", 100)
+    return (words if end < 0 else words[:end])[:300].rstrip(".!; ")
+
+
+def _lightning_refuses(error: BaseException) -> bool:
+    return isinstance(error, ValueError) and _raised_in(error, "lightning.")
+
+
+def _raised_in(error: BaseException, package: str) -> bool:
+    """Whether the function that raised an exception lies in a package."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith(package)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def lost_process(error: BaseException) -> bool:
+    """Whether an exception says that processes have lost touch with each other."""
+    if isinstance(error, torch.distributed.DistNetworkError | torch.distributed.DistBackendError):
+        return True
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed and isinstance(error, RuntimeError) and bool(_LOST.search(str(error)))

@@ -1,0 +1,180 @@
+"""Every benchmark runs and says what it should, and the yardstick computes what the package computes."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from plain import PlainCapsNet, training_loss
+from probes import main as probes
+from program import Run, clean_environment, metrics
+from step import PackageStep
+
+from capsule_lightning.analysis.probe import PARAMETERS
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+FEW = "--repeats 2 --warmup 1"
+pytestmark = pytest.mark.xdist_group("benchmarks")  # one worker runs the scripts for all
+SMALLEST = {
+    "step": f"{FEW} --batch_size 2 --precision 32-true --heap default",
+    "routing": f"{FEW} --batch_size 2 --backends torch blocked --base 16 4 3 5 --num_in 16 --num_out 3 --dims 4x5",
+    "data": f"{FEW} --images 256 --datasets mnist",
+    "floor": f"{FEW} --batch_size 2 --config digits.yaml --matmul 64 --copy_mib 1",
+    "profile_step": f"{FEW} --batch_size 2 --config digits.yaml --precision 32-true --rows 5",
+    "time_to_accuracy": "--seeds 0 --config digits.yaml --set trainer.max_epochs=1 data.batch_size=256",
+}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[dict[str, Any]]]]:
+    """What each script writes, two at a time."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+
+    def run(name: str) -> dict[str, Any]:
+        out = folder / "results" / f"{name}.json"
+        done = subprocess.run(
+            [sys.executable, BENCHMARKS / f"{name}.py", "--device", "cpu", "--out", out, *SMALLEST[name].split()],
+            cwd=folder,
+            env={**clean_environment(folder), "WANDB_MODE": "disabled"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return {**json.loads(out.read_text()), "out": out}
+
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(run, name) for name in SMALLEST}
+
+
+def assert_spread(found: dict[str, float]) -> None:
+    assert 0 < found["min"] <= found["q1"] <= found["median"] <= found["q3"] < math.inf
+    assert found["repeats"] >= 1
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_says_where_the_numbers_come_from(name: str, records: dict[str, Future[dict[str, Any]]]) -> None:
+    record = records[name].result()
+    environment = record["environment"]
+    assert record["benchmark"] == name
+    assert record["threads"] == 1
+    assert record["seed"] in (0, [0])
+    assert environment["torch"] == torch.__version__
+    assert environment["capsule_lightning"]
+    assert {"python", "triton", "commit", "dirty", "device", "cpu", "load_average", "time"} <= set(environment)
+    assert "config" not in record["arguments"] or record["arguments"]["config"]
+
+
+def test_step(records: dict[str, Future[dict[str, Any]]]) -> None:
+    results = records["step"].result()["results"]
+    assert set(results["steps"]) == {"plain", "32-true"}
+    for found in results["steps"].values():
+        assert_spread(found["ms"])
+        assert found["images_per_s"] > 0
+        assert found["parameters"] == 8_215_568
+        assert math.isfinite(found["loss"])
+        assert found["peak_mib"] is None or found["peak_mib"] > 4 * 4 * 8_215_568 / 2**20  # weights, gradients, Adam
+    (ratio,) = results["ratios"]
+    assert (ratio["of"], ratio["to"]) == ("32-true", "plain")
+    assert_spread(ratio["time"])
+
+
+def test_routing(records: dict[str, Future[dict[str, Any]]]) -> None:
+    (shape,) = records["routing"].result()["results"]
+    assert [shape[size] for size in ("num_in", "dim_in", "num_out", "dim_out")] == [16, 4, 3, 5]
+    assert set(shape["backends"]) == {"torch", "blocked"}
+    for found in shape["backends"].values():
+        assert_spread(found["ms"])
+        assert_spread(found["time_ratio"])
+        assert found["peak_mib"] is None or found["peak_mib"] >= 0
+
+
+def test_data(records: dict[str, Future[dict[str, Any]]]) -> None:
+    found = records["data"].result()["results"]["mnist"]
+    assert found["source"] == "generated"
+    assert found["images"] == {"package": 256, "per_sample": 256}
+    assert_spread(found["images_per_s"]["package"])
+    assert_spread(found["ratio"])
+
+
+def test_floor(records: dict[str, Future[dict[str, Any]]]) -> None:
+    results = records["floor"].result()["results"]
+    for found in results.values():
+        assert_spread(found["ms"])
+        assert 0 < found["rate"] < math.inf
+    kinds = ("matmul fp32", "matmul bf16", "copy", "step with uniform routing 32-true")
+    assert set(kinds) <= set(results)
+    assert {"convolution bf16 channels_last forward", "convolution fp32 contiguous forward and backward"} <= set(
+        results
+    )
+
+
+def test_profile(records: dict[str, Future[dict[str, Any]]]) -> None:
+    record = records["profile_step"].result()
+    table = record["out"].with_suffix(".txt").read_text()
+    for name in ("plain", "32-true"):
+        found = record["results"][name]
+        assert found["cpu_ms"] > 0
+        assert len(found["operations"]) == 5
+        assert f"{name}: " in table
+    assert "aten::convolution_backward" in table
+
+
+def test_time_to_accuracy(records: dict[str, Future[dict[str, Any]]]) -> None:
+    results = records["time_to_accuracy"].result()["results"]
+    (run,) = results["runs"]
+    assert run["seconds"] == results["mean"]["seconds"] > 0
+    assert 0 < run["test_accuracy"] == results["mean"]["test_accuracy"] <= 1
+
+
+def test_the_yardstick_computes_what_the_package_computes() -> None:
+    package = PackageStep(["--config", "mnist.yaml"], batch_size=3)
+    device = torch.device("cpu")
+    package.load(device)
+    package.build(device)
+    package.batch = package.batch._replace(labels=torch.tensor([3, 1, 4]))
+    weights = {
+        re.sub(r"^(encoder|routing)\.|(?<=decoder)\.layers", "", name): weight
+        for name, weight in package.task.net.named_parameters()
+    }
+    yardstick = PlainCapsNet()
+    yardstick.load_state_dict({name: weight.detach() for name, weight in weights.items()})
+    loss, expected = training_loss(yardstick, package.batch.pictures, package.batch.labels), package.loss()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
+    loss.backward()
+    expected.backward()
+    for name, weight in yardstick.named_parameters():
+        assert (weight.grad - weights[name].grad).norm() <= 1e-4 * weights[name].grad.norm(), name
+
+
+def test_one_failing_part_does_not_stop_the_others(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", BENCHMARKS / "gpu.sh"],
+        env={**os.environ, "PYTHON": "false", "OUT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    parts = ("step", "floor", "routing", "kernels", "time_to_accuracy", "step_compiled", "profile_step")
+    assert done.returncode == 1
+    assert all(f"== {part}: status 1 " in done.stdout for part in parts)
+    assert {f"{part}.log" for part in parts} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_probes(trained: Run, tmp_path: Path) -> None:
+    probes(["--images", "20", "--out", str(tmp_path / "probes.json"), trained.checkpoint])
+    (found,) = json.loads((tmp_path / "probes.json").read_text())["results"]
+    assert found["whole"].keys() == found["best_single"].keys() == {parameter.name for parameter in PARAMETERS}
+    assert all(value <= 1 for value in [*found["whole"].values(), *found["best_single"].values()])
+    assert found["numbers"] == 16
+    assert found["test_accuracy"] == pytest.approx(metrics(trained.folder)["test/accuracy"][-1])

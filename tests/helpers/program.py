@@ -1,0 +1,82 @@
+"""The program as a user starts it, and what it leaves behind."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+HELPERS = Path(__file__).parent
+
+
+class Run(NamedTuple):
+    """A finished training run."""
+
+    cwd: Path
+    folder: Path
+    output: str
+
+    @property
+    def checkpoint(self) -> str:
+        return str(next((self.folder / "checkpoints").glob("epoch*.ckpt")))
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """The environment of someone with no W&B account, no data and one thread a process."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "CAPSULE_LIGHTNING", "SLURM"))}
+    own = {
+        "HOME": str(home),
+        "NETRC": str(home / "netrc"),
+        "PYTHONPATH": os.pathsep.join((str(HELPERS), str(HELPERS.parents[1]))),
+    }
+    return {**kept, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def capsule_lightning(cwd: Path, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "capsule_lightning", *words],
+        cwd=cwd,
+        env=clean_environment(cwd),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def torchrun(cwd: Path, processes: int, *words: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the program under torchrun, on the CPU."""
+    launch = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+        f"--max-restarts={restarts}",
+    )
+    trainer = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={processes}")
+    environment = clean_environment(cwd) | {
+        "WANDB_MODE": "disabled",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else workers that are started again meet the old ones' addresses
+    }
+    return subprocess.run(
+        [sys.executable, *launch, "-m", "capsule_lightning", *words, *trainer],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def metrics(folder: Path) -> dict[str, list[float]]:
+    """Every metric of a run, in the order in which it was written."""
+    values: dict[str, list[float]] = {}
+    with (folder / "metrics.csv").open() as file:
+        for row in csv.DictReader(file):
+            values.setdefault(row["metric"], []).append(float(row["value"]))
+    return values

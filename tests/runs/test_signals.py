@@ -1,0 +1,103 @@
+"""Signals: a run that is asked to end saves its state, leaves with the right status, and goes on from there."""
+
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+from forked import run, start, wait_for
+from test_resume import FIT, NOISY, assert_same_end, last, steps_logged
+
+#: Nothing is saved by step or time: what is there, the signal has saved.
+SELDOM = NOISY.replace("every_n_steps: 4", "every_n_steps: null")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody disturbs."""
+    cwd = tmp_path_factory.mktemp("whole")
+    (cwd / "noisy.yaml").write_text(SELDOM)
+    assert run(cwd, *FIT) == 0
+    return cwd
+
+
+@pytest.fixture
+def cwd(tmp_path: Path) -> Path:
+    (tmp_path / "noisy.yaml").write_text(SELDOM)
+    return tmp_path
+
+
+def output(cwd: Path) -> str:
+    return (cwd / "output.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)], ids=lambda v: str(v)
+)
+def test_a_signal_saves_and_leaves(number: signal.Signals, status: int, cwd: Path, whole: Path) -> None:
+    process = start(cwd, *FIT)
+    wait_for(lambda: steps_logged(cwd) >= 26, process)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == status, output(cwd)[-3000:]
+    assert "Traceback" not in output(cwd)
+    left = steps_logged(cwd)
+    assert last(cwd)["global_step"] == left < 100  # the last step is both saved and logged
+    assert run(cwd, *FIT, "--resume") == 0, output(cwd)[-3000:]
+    assert_same_end(cwd, whole)
+
+
+def test_a_second_interrupt_does_not_wait(cwd: Path) -> None:
+    slow = ("--trainer.callbacks+", "slow.SlowSteps")
+    process = start(cwd, *FIT, *slow)
+    wait_for(lambda: steps_logged(cwd) >= 2, process)
+    os.kill(process.pid, signal.SIGINT)
+    wait_for(lambda: "Ctrl-C again" in output(cwd), process)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode in (1, 130)
+    assert "Traceback" not in output(cwd)
+
+
+def test_a_job_is_queued_again_only_when_its_time_is_up(cwd: Path) -> None:
+    scontrol = cwd / "scontrol"
+    scontrol.write_text('#!/bin/sh\necho "$@" >> "$0.calls"\n')
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
+    job = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2", "SLURM_PROCID": "0"}
+    env = {**job, "PATH": f"{cwd}:{os.environ['PATH']}"}
+    for number, calls in ((signal.SIGTERM, ""), (signal.SIGUSR1, "requeue 5_2\n")):
+        process = start(cwd, *FIT, "--resume", env=env)
+        before = steps_logged(cwd)
+        wait_for(lambda before=before: steps_logged(cwd) > before, process)
+        os.kill(process.pid, number)
+        process.join(60)
+        made = cwd / "scontrol.calls"
+        assert (made.read_text() if made.exists() else "") == calls, output(cwd)[-3000:]
+
+
+def import_slowly() -> None:
+    """Receive a signal while the libraries are imported."""
+    import capsule_lightning.cli.training
+
+    def run(words: list[str]) -> None:
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+
+    capsule_lightning.cli.training.run = run
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
+def test_a_signal_before_the_beginning(number: signal.Signals, status: int, cwd: Path) -> None:
+    assert run(cwd, *FIT, env={"SIGNAL": str(int(number))}, first=import_slowly) == status
+    assert "Traceback" not in output(cwd)
+
+
+def test_a_signal_in_the_test_after_fit_loses_nothing(cwd: Path) -> None:
+    process = start(cwd, *FIT[:-1], "true", "--trainer.max_epochs", "1", "--trainer.callbacks+", "slow.SlowTest")
+    wait_for(lambda: "the test begins" in (output(cwd) if (cwd / "output.txt").exists() else ""), process)
+    os.kill(process.pid, signal.SIGUSR1)
+    process.join(60)
+    assert process.exitcode == 0
+    assert "test/accuracy" not in (cwd / "runs" / "digits" / "one" / "metrics.csv").read_text()
+    assert run(cwd, *FIT[:-1], "true", "--trainer.max_epochs", "1", "--resume") == 0, output(cwd)[-3000:]
+    assert "test/accuracy" in (cwd / "runs" / "digits" / "one" / "metrics.csv").read_text()
