@@ -2,7 +2,7 @@
 
 Images a second over whole epochs. The package indexes a tensor in memory and augments a batch at a time; the usual way
 makes a PIL image of every sample, puts torchvision's transforms on it and collates, in 2 worker processes. MNIST is
-shifted by up to 2 pixels; CIFAR-10 is cropped from a padded image, mirrored and normalised.
+shifted by up to 2 pixels; CIFAR-10 is cropped from a padded image, mirrored and normalized.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class Case(NamedTuple):
 _mean, _deviation = CIFAR10DataModule.statistics or ((), ())
 CASES = {
     "mnist": Case(
-        partial(MNISTDataModule, augmentation=partial(Shift, pixels=2), normalisation="none"),
+        partial(MNISTDataModule, augmentation=partial(Shift, pixels=2), normalization="none"),
         60_000,
         Compose([RandomCrop(28, padding=2), ToTensor()]),
     ),
     "cifar10": Case(
-        partial(CIFAR10DataModule, augmentation=partial(PaddedCrop, padding=4, flip=True), normalisation="channel"),
+        partial(CIFAR10DataModule, augmentation=partial(PaddedCrop, padding=4, flip=True), normalization="channel"),
         50_000,
         Compose([RandomCrop(32, padding=4), RandomHorizontalFlip(), ToTensor(), Normalize(_mean, _deviation)]),
     ),

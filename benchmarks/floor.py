@@ -2,7 +2,7 @@
 
 Matrix products, the convolution that most of the original network's arithmetic is in (256 to 256 channels, 9x9, stride
 2, on 20x20) and copying memory, each alone; and the training step with uniform routing, which is convolutions, decoder
-and optimiser with next to no routing: no routing algorithm can be faster than that.
+and optimizer with next to no routing: no routing algorithm can be faster than that.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def probed(subject: Subject, count: int, precision: str) -> dict[str, Any]:
     """
     some = spread_over_classes(subject.labels, count)
     with autocast(torch.device("cpu"), precision):
-        found = probe_network(subject.net, subject.normalise, subject.pictures[some], subject.labels[some])
-        classes = measure(subject.net, subject.normalise, subject.pictures).activations.argmax(dim=-1)
+        found = probe_network(subject.net, subject.normalize, subject.pictures[some], subject.labels[some])
+        classes = measure(subject.net, subject.normalize, subject.pictures).activations.argmax(dim=-1)
     return {
         "title": subject.title,
         "probed": found.what,

@@ -1,4 +1,4 @@
-"""What ``fit`` builds from a config, without a trainer: the network, its loss and optimiser, and the data."""
+"""What ``fit`` builds from a config, without a trainer: the network, its loss and optimizer, and the data."""
 
 from __future__ import annotations
 

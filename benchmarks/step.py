@@ -1,6 +1,6 @@
 """One training step of a config's network beside the plain step of `plain.py`, in the same run.
 
-Milliseconds a step, images a second and peak memory above the runtime; the network, its loss and its optimiser are
+Milliseconds a step, images a second and peak memory above the runtime; the network, its loss and its optimizer are
 built by the package's own parser, so that what is timed is what trains. Images are random and stay on the device:
 `data.py` measures how they get there.
 """
@@ -83,7 +83,7 @@ class PackageStep(Workload):
         return step
 
     def loss(self) -> Tensor:
-        """What the task minimises, of the batch."""
+        """What the task minimizes, of the batch."""
         return self.task.training_losses(self.batch)[1]["loss"]
 
     def facts(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pkgutil
 import re
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 from capsule_lightning.shipped import PACKAGE, PROGRAM
 
@@ -72,6 +73,26 @@ def modern_path(name: str) -> str:
     module, _, short = name.rpartition(".")
     known = short_names().get(short)
     return f"{known}.{short}" if module.startswith(f"{PROGRAM}.") and known else name
+
+
+OLD_NAMES = {"normalisation": "normalization"}
+"""Names of arguments and of metadata in files that were written before the names changed."""
+
+
+def modernized(config: Any) -> Any:
+    """Bring the class paths and the names of a saved configuration up to date, see `modern_path` and `OLD_NAMES`.
+
+    Args:
+        config: mappings, lists and plain values, as YAML or JSON holds them.
+    """
+    if isinstance(config, dict):
+        return {
+            OLD_NAMES.get(key, key): modern_path(value)
+            if key == "class_path" and isinstance(value, str)
+            else modernized(value)
+            for key, value in config.items()
+        }
+    return [modernized(value) for value in config] if isinstance(config, list) else config
 
 
 def import_components() -> None:

@@ -15,7 +15,7 @@ from capsule_lightning.errors import InputError
 
 
 class Schedule(LRScheduler, ABC):
-    """Multiplies the optimiser's learning rate by a function of the step; stepped once a training step.
+    """Multiplies the optimizer's learning rate by a function of the step; stepped once a training step.
 
     Args:
         optimizer: whose learning rates are set.

@@ -59,9 +59,9 @@ class Pictures:
     """
 
     def __init__(self, subject: Subject) -> None:
-        self.net, self.normalise, self.names = subject.net, subject.normalise, subject.class_names
+        self.net, self.normalize, self.names = subject.net, subject.normalize, subject.class_names
         self.pictures, self.labels = subject.pictures, subject.labels
-        self.found: Measured = measure(self.net, self.normalise, self.pictures)
+        self.found: Measured = measure(self.net, self.normalize, self.pictures)
         if self.net.decoder is None or self.found.reconstructions is None:
             raise InputError(f"{subject.title}: has no decoder to paint pictures; choose a network with one")
         self.decoder, self.painted = self.net.decoder, self.found.reconstructions
@@ -94,7 +94,7 @@ class Pictures:
     def dimensions(self) -> Figure:
         """Of each parameter of the probe, the class and the number that tell most of it, no class twice."""
         some = spread_over_classes(self.labels, PROBED)
-        probe = probe_network(self.net, self.normalise, self.pictures[some], self.labels[some])
+        probe = probe_network(self.net, self.normalize, self.pictures[some], self.labels[some])
         r2 = probe.of_class.clone()  # (K, E, P)
         for k, label in enumerate(probe.classes):
             if label not in self.typical:
@@ -119,7 +119,7 @@ class Pictures:
         labels, count = self.labels[some], len(self.names)
         ends = []
         for change, low, high in CHANGES.values():
-            both = [measure(self.net, self.normalise, change(self.pictures[some], v)).poses for v in (low, high)]
+            both = [measure(self.net, self.normalize, change(self.pictures[some], v)).poses for v in (low, high)]
             ends.append((both[1] - both[0])[torch.arange(len(some)), labels])
         differences = torch.stack(ends)  # (R, N, E)
         columns = []
@@ -143,7 +143,7 @@ class Pictures:
         None for a network that routes nothing to its classes.
         """
         some = self.one_each
-        seen = class_routing(self.net, self.normalise(self.pictures[some]))
+        seen = class_routing(self.net, self.normalize(self.pictures[some]))
         if seen is None:
             return None
         couplings, names = couplings_by_iteration(seen), [self.names[n] for n in self.labels[some]]
@@ -169,9 +169,9 @@ def write(drawn: Figure | bytes, path: Path) -> Path:
     return path
 
 
-def save(figure: Figure, path: Path, colours: int = 256) -> Path:
+def save(figure: Figure, path: Path, colors: int = 256) -> Path:
     """A PNG with a palette, which is smaller."""
-    Image.fromarray(pixels(figure, dpi=110)).quantize(colours).save(path, optimize=True)
+    Image.fromarray(pixels(figure, dpi=110)).quantize(colors).save(path, optimize=True)
     return path
 
 

@@ -19,13 +19,13 @@ SCHEDULES = [
 
 
 def make(schedule, total_steps, *rates):
-    """A schedule on an optimiser with one group of parameters for each rate."""
+    """A schedule on an optimizer with one group of parameters for each rate."""
     groups = [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": rate} for rate in rates or (LR,)]
     return schedule(torch.optim.SGD(groups), total_steps)
 
 
 def factors(schedule, total_steps, steps):
-    """The learning rate over the first one's at each of the first ``steps`` steps, as the optimiser sees it."""
+    """The learning rate over the first one's at each of the first ``steps`` steps, as the optimizer sees it."""
     lr_scheduler, found = make(schedule, total_steps), []
     for _ in range(steps):
         found.append(lr_scheduler.optimizer.param_groups[0]["lr"] / LR)

@@ -195,17 +195,17 @@ def _encoder_map(encoder: Encoder) -> ChildMap | None:
         return None
     sizes, edges = [], []
     for axis, size in enumerate(encoder.in_shape[-2:]):
-        count, centre, step = size, 0.5, 1.0  # the first place, and from one to the next, in pixels of the image
+        count, center, step = size, 0.5, 1.0  # the first place, and from one to the next, in pixels of the image
         for layer in layers:
             kernel, stride = layer.kernel_size[axis], layer.stride[axis]
             before = same_padding(count, kernel, stride)[0] if padding == "same" else 0
-            count, centre, step = (
+            count, center, step = (
                 out_size(count, kernel, stride, padding),
-                centre + step * ((kernel - 1) / 2 - before),
+                center + step * ((kernel - 1) / 2 - before),
                 step * stride,
             )
         sizes.append(count)
-        edges.append((centre - step / 2, centre + step * (count - 0.5)))
+        edges.append((center - step / 2, center + step * (count - 0.5)))
     rows, columns = sizes
     (top, bottom), (left, right) = edges
     types = encoder.num_capsules // (rows * columns)

@@ -86,7 +86,7 @@ def moved(
 def thickened(images: Tensor, pixels: float) -> Tensor:
     """Strokes that are brighter than their ground, made thicker or thinner.
 
-    A stroke grows by one pixel on each side where every pixel becomes the greatest of the 3x3 about it (grey-scale
+    A stroke grows by one pixel on each side where every pixel becomes the greatest of the 3x3 about it (gray-scale
     dilation), and shrinks where it becomes the least (erosion). A fraction mixes what comes before and after it.
 
     Args:
@@ -193,7 +193,7 @@ def probe(
 
 def probe_network(
     net: CapsuleNet,
-    normalise: Callable[[Tensor], Tensor],
+    normalize: Callable[[Tensor], Tensor],
     pictures: Tensor,
     labels: Tensor,
     parameters: Sequence[Parameter] = PARAMETERS,
@@ -206,18 +206,18 @@ def probe_network(
 
     Args:
         net: for evaluation.
-        normalise: pictures in [0, 1] to what the network expects.
+        normalize: pictures in [0, 1] to what the network expects.
         pictures, labels, parameters: see `probe`.
         batch_size: images at a time.
     """
     with torch.no_grad():
-        has_poses = net(normalise(pictures[:1])).poses.shape[-1] > 1
+        has_poses = net(normalize(pictures[:1])).poses.shape[-1] > 1
     dense = [module for module in net.modules() if isinstance(module, nn.Linear)]
     if has_poses or not dense:
-        features: Callable[[Tensor, Tensor], Tensor] = partial(_poses, net, normalise)
+        features: Callable[[Tensor, Tensor], Tensor] = partial(_poses, net, normalize)
         what = "the capsule of the true class"
     else:
-        features, what = partial(_features, net, dense[-1], normalise), "the features before the last dense layer"
+        features, what = partial(_features, net, dense[-1], normalize), "the features before the last dense layer"
 
     def in_batches(images: Tensor, of: Tensor) -> Tensor:
         starts = range(0, len(images), batch_size)
@@ -227,19 +227,19 @@ def probe_network(
 
 
 @torch.no_grad()
-def _poses(net: CapsuleNet, normalise: Callable[[Tensor], Tensor], pictures: Tensor, labels: Tensor) -> Tensor:
-    poses: Tensor = net(normalise(pictures)).poses
+def _poses(net: CapsuleNet, normalize: Callable[[Tensor], Tensor], pictures: Tensor, labels: Tensor) -> Tensor:
+    poses: Tensor = net(normalize(pictures)).poses
     return poses[torch.arange(len(labels), device=poses.device), labels].float()
 
 
 @torch.no_grad()
 def _features(
-    net: CapsuleNet, dense: nn.Linear, normalise: Callable[[Tensor], Tensor], pictures: Tensor, labels: Tensor
+    net: CapsuleNet, dense: nn.Linear, normalize: Callable[[Tensor], Tensor], pictures: Tensor, labels: Tensor
 ) -> Tensor:
     seen: list[Tensor] = []
     handle = dense.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float()))
     try:
-        net(normalise(pictures))
+        net(normalize(pictures))
     finally:
         handle.remove()
     return seen[-1]

@@ -33,7 +33,7 @@ class Augmentation(ABC):
         return images
 
 
-def standardise(images: Tensor) -> Tensor:
+def standardize(images: Tensor) -> Tensor:
     """Mean 0 and standard deviation 1 for each image ``(B, C, H, W)`` in [0, 1], over all its values.
 
     The deviation is taken to be at least that of rounding noise on a 0 to 255 scale, ``1 / sqrt(C H W)``, which is the

@@ -38,7 +38,7 @@ class Shift(Augmentation):
 
 
 class Affine(Augmentation):
-    """Rotation, scale, shear and shift of each image about its centre, in one bilinear resampling, zeros moving in.
+    """Rotation, scale, shear and shift of each image about its center, in one bilinear resampling, zeros moving in.
 
     Args:
         degrees: the largest rotation either way.
@@ -109,7 +109,7 @@ def shift(images: Tensor, pixels: int, row: Tensor, column: Tensor) -> Tensor:
 
 
 def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: Tensor) -> Tensor:
-    """Shear, then scale, then rotate each image about its centre, then move it; bilinear, zeros moving in.
+    """Shear, then scale, then rotate each image about its center, then move it; bilinear, zeros moving in.
 
     Args:
         images: ``(B, C, H, W)``.
@@ -122,7 +122,7 @@ def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: 
         ``(B, C, H, W)``.
     """
     cosine, sine, slant = angle.cos() / scale, angle.sin() / scale, shear.tan()
-    # from pixels of the output, centred, to pixels of the input: the inverse of rotation, scale and shear in that order
+    # from centered pixels of the output to pixels of the input: the inverse of rotation, scale and shear in that order
     inverse = torch.stack([cosine - slant * sine, sine + slant * cosine, -sine, cosine], dim=-1).view(-1, 2, 2)
     half = images.new_tensor([images.shape[-1] / 2, images.shape[-2] / 2])  # pixels of one unit of `affine_grid`
     matrix = inverse * half / half.unsqueeze(-1)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.tasks.base import Task
 
-_FEW, _MORE = 2, 4  # images in the steps that are measured; batch normalisation wants at least two
+_FEW, _MORE = 2, 4  # images in the steps that are measured; batch normalization wants at least two
 _COPIES = 4  # of the largest maps, at their way back: gradients in and out, and a convolution's own layout of both
 _GIB = 2**30
 
@@ -28,7 +28,7 @@ class Needs(NamedTuple):
     Attributes:
         parameters: learnt numbers.
         multiply_adds: of matrix products and convolutions in the forward pass of one image, decoder included.
-        fixed: bytes whatever the batch: weights, gradients and the optimiser's state.
+        fixed: bytes whatever the batch: weights, gradients and the optimizer's state.
         per_image: bytes that each image of the batch adds: what the backward pass keeps, and room to work in.
     """
 
@@ -127,7 +127,7 @@ def memory_left(device: torch.device) -> int | None:
 
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Undo what steps do to buffers, such as the statistics of batch normalisation."""
+    """Undo what steps do to buffers, such as the statistics of batch normalization."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield
@@ -153,7 +153,7 @@ def _kept(task: Task, size: int) -> list[int]:
 
 
 def _states(optimizer: Optimizer) -> int:
-    """Numbers that an optimiser keeps for each parameter, found by one step on a small one."""
+    """Numbers that an optimizer keeps for each parameter, found by one step on a small one."""
     probe = nn.Parameter(torch.zeros(2))
     probe.grad = torch.zeros(2)
     small = type(optimizer)([probe], **optimizer.defaults)

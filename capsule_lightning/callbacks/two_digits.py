@@ -35,7 +35,7 @@ class PairRow(NamedTuple):
 
 
 class TwoDigitFigures(ImageFigures[PairRow]):
-    """Images of two digits and the two reconstructions in two colours; see `ImageFigures`.
+    """Images of two digits and the two reconstructions in two colors; see `ImageFigures`.
 
     Steps aside for tasks of one label, or of more than two.
     """

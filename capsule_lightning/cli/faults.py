@@ -29,7 +29,7 @@ def explain(error: BaseException) -> InputError | StoppedError | None:
             return InputError(f"{first_sentences(cause)}; correct that option, `fit --help_all` says what it takes")
         if isinstance(cause, KeyError) and _raised_in(cause, "torch.optim"):
             return InputError(
-                f"the checkpoint is of another optimiser, whose state has no {cause}: give the --model.optimizer that "
+                f"the checkpoint is of another optimizer, whose state has no {cause}: give the --model.optimizer that "
                 "it was trained with"
             )
         if isinstance(cause, MemoryError | RuntimeError) and _MEMORY.search(f"{type(cause).__name__} {cause}"):

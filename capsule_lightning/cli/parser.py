@@ -163,7 +163,7 @@ def keep_what_is_shared(parser: Any, before: Any, now: Any) -> None:
 
     The parser would keep every argument that happens to have a name of the new class: `SGD` would learn at `Adam`'s
     rate, and one routing run for as many iterations as another wanted. So ``batch_size`` outlives a change of the data
-    set, and ``lr`` does not outlive a change of the optimiser.
+    set, and ``lr`` does not outlive a change of the optimizer.
 
     Args:
         parser: of the new class; not needed.

@@ -130,7 +130,7 @@ class SaveConfig(SaveConfigCallback):
         """Nothing yet: a run that cannot go on must not change its own record."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The weights and the optimiser's state are in place."""
+        """The weights and the optimizer's state are in place."""
         if trainer.is_global_zero:
             self.save_config(trainer, pl_module, "fit")
 
@@ -397,14 +397,14 @@ class CapsuleCLI(LightningCLI):
         tensors, net, data = read_tensors(path), self.model.net, self.datamodule
         require_weights(path, {"state_dict": tensors}, net)
         filled(net, tensors, path)
-        names, normalisation = images_of(read_metadata(path), path)
+        names, normalization = images_of(read_metadata(path), path)
         if list(data.class_names) != names:
             raise InputError(
                 f"{path}: was trained on the classes {', '.join(names)}, and these data have "
                 f"{', '.join(data.class_names)}; give the data of those classes"
             )
-        if data.normalisation == normalisation["kind"] == "channel" and "mean" in normalisation:
-            data.statistics = normalisation["mean"], normalisation["deviation"]
+        if data.normalization == normalization["kind"] == "channel" and "mean" in normalization:
+            data.statistics = normalization["mean"], normalization["deviation"]
 
     def before_fit(self) -> None:
         """Let no other process train in this folder, and find the state to go on from."""

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import Shift, shift
 from capsule_lightning.data import prepared
-from capsule_lightning.data.base import Normalisation, Split
+from capsule_lightning.data.base import Normalization, Split
 from capsule_lightning.data.loader import InMemoryLoader
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
@@ -38,7 +38,7 @@ TEST_COUNT = 320_000  # 32 transformations of each of MNIST's 10,000 test digits
 class AffNISTDataModule(NamedDataModule):
     """Train on MNIST digits at random places of a black 40x40 canvas, test on affNIST's 320,000 transformed digits.
 
-    Training knows no rotation, scale or shear, so that the test asks for generalisation. Places are drawn anew in every
+    Training knows no rotation, scale or shear, so that the test asks for generalization. Places are drawn anew in every
     epoch; validation digits, held out of MNIST's training set, have one place each, always the same. The paper stops
     training at 99.23 % on MNIST's test digits moved likewise, and then measures affNIST once (79 %).
 
@@ -66,12 +66,12 @@ class AffNISTDataModule(NamedDataModule):
         val_size: float | int = 0.1,
         seed: int | None = None,
         augmentation: Callable[[], Augmentation] | None = None,
-        normalisation: Normalisation | None = None,
+        normalization: Normalization | None = None,
         download: bool = True,
         images: str | None = None,
         fake: bool = False,
     ) -> None:
-        super().__init__(root, batch_size, val_size, seed, augmentation, normalisation, download, images, fake)
+        super().__init__(root, batch_size, val_size, seed, augmentation, normalization, download, images, fake)
         if test_on not in get_args(TestSet):
             raise InputError(f"test_on={test_on!r}: expected one of {', '.join(get_args(TestSet))}")
         self.test_on = test_on

@@ -12,14 +12,14 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from capsule_lightning.augmentations.base import Augmentation, standardise
+from capsule_lightning.augmentations.base import Augmentation, standardize
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data.image_files import image_paths, read_images
 from capsule_lightning.data.loader import InMemoryLoader, StoredBatch
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
 
-Normalisation = Literal["none", "per_image", "channel"]
+Normalization = Literal["none", "per_image", "channel"]
 Split = Literal["train", "test"]
 
 ROOT_VARIABLE = "CAPSULE_LIGHTNING_DATA"
@@ -29,8 +29,8 @@ class ImageBatch(NamedTuple):
     """What a task receives.
 
     Attributes:
-        images: ``(B, C, H, W)`` float32, augmented and normalised: the input of the network.
-        pictures: ``(B, C, H, W)`` float32 in [0, 1], augmented and not normalised: what a decoder should reconstruct.
+        images: ``(B, C, H, W)`` float32, augmented and normalized: the input of the network.
+        pictures: ``(B, C, H, W)`` float32 in [0, 1], augmented and not normalized: what a decoder should reconstruct.
             ``(B, L, C, H, W)`` where an image has L labels: a picture of each object alone.
         labels: ``(B)`` int64 in [0, num_classes); -1 where unknown. ``(B, L)`` where an image has L labels.
         indices: ``(B)`` int64, positions in the stored set.
@@ -54,8 +54,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
             The split is stratified and depends on ``seed`` alone.
         seed: of the split, the order and the augmentation; null for that of ``seed_everything``, or else 0.
         augmentation: of the training images; null for the data set's usual one.
-        normalisation: of the network's input: ``per_image`` to mean 0 and deviation 1, ``channel`` by the statistics of
-            the training images, null for the data set's usual one. The reconstruction target is never normalised.
+        normalization: of the network's input: ``per_image`` to mean 0 and deviation 1, ``channel`` by the statistics of
+            the training images, null for the data set's usual one. The reconstruction target is never normalized.
         download: fetch the data set where no other source is found.
         images: a folder of image files, or one file, for ``predict``, in place of the test images.
         fake: random images of the right shape, for trying a configuration without any data.
@@ -76,7 +76,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
     statistics: tuple[Sequence[float], Sequence[float]] | None = None
     """Mean and standard deviation of each channel of the training images in [0, 1]; None to measure them."""
     usual_augmentation: ClassVar[Callable[[], Augmentation]] = NoAugmentation
-    usual_normalisation: ClassVar[Normalisation] = "none"
+    usual_normalization: ClassVar[Normalization] = "none"
     num_labels: ClassVar[int] = 1
     """Labels of an image."""
 
@@ -87,7 +87,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         val_size: float | int = 0.1,
         seed: int | None = None,
         augmentation: Callable[[], Augmentation] | None = None,
-        normalisation: Normalisation | None = None,
+        normalization: Normalization | None = None,
         download: bool = True,
         images: str | None = None,
         fake: bool = False,
@@ -103,7 +103,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.batch_size, self.val_size = batch_size, val_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed  # set by seed_everything
         self.augmentation = type(self).usual_augmentation() if augmentation is None else augmentation()
-        self.normalisation = self.usual_normalisation if normalisation is None else normalisation
+        self.normalization = self.usual_normalization if normalization is None else normalization
         self.download, self.predict_path, self.fake = download, images, fake
         self.predict_files: list[Path] = []
         self._stored: dict[str, Images] = {}
@@ -141,7 +141,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
                     f"batch_size={self.batch_size} but only {len(self._train)} training images: "
                     f"set --data.batch_size to at most {len(self._train)}"
                 )
-        if self.normalisation == "channel" and self.statistics is None:
+        if self.normalization == "channel" and self.statistics is None:
             self.statistics = channel_statistics(self._images("train").images)
 
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +179,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         return self._loader(split, torch.arange(len(self._stored[split].labels)))
 
     def on_after_batch_transfer(self, batch: StoredBatch | ImageBatch, dataloader_idx: int) -> ImageBatch:
-        """Augment and normalise, on the device."""
+        """Augment and normalize, on the device."""
         if isinstance(batch, ImageBatch):
             return batch
         pictures = batch.images.float() / 255
@@ -188,9 +188,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
         else:
             pictures = self.augmentation.train(pictures, batch.draws)
         images = pictures
-        if self.normalisation == "per_image":
-            images = standardise(pictures)
-        elif self.normalisation == "channel":
+        if self.normalization == "per_image":
+            images = standardize(pictures)
+        elif self.normalization == "channel":
             assert self.statistics is not None
             mean, deviation = (torch.tensor(s, device=pictures.device).view(-1, 1, 1) for s in self.statistics)
             images = (pictures - mean) / deviation

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels in colour.
+"""CIFAR-10 and CIFAR-100: 50,000 training and 10,000 test images of 32x32 pixels in color.
 
 Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 """
@@ -12,7 +12,7 @@ from capsule_lightning.data.named import ArrayLike, NamedDataModule
 
 
 class CIFAR10DataModule(NamedDataModule):
-    """Ten classes; 24x24 patches as in Sabour et al. 2017, section 7, standardised image by image as their code does.
+    """Ten classes; 24x24 patches as in Sabour et al. 2017, section 7, standardized image by image as their code does.
 
     See `ImageDataModule`; the usual 32x32 images come with the augmentation `PaddedCrop`.
     """
@@ -22,7 +22,7 @@ class CIFAR10DataModule(NamedDataModule):
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     statistics = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
     usual_augmentation = RandomPatch
-    usual_normalisation = "per_image"
+    usual_normalization = "per_image"
 
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
         """See `NamedDataModule.read_original`."""
@@ -44,14 +44,14 @@ _CIFAR100 = (
 
 
 class CIFAR100DataModule(NamedDataModule):
-    """A hundred classes; padded crop and mirror, normalised by channel; see `ImageDataModule`."""
+    """A hundred classes; padded crop and mirror, normalized by channel; see `ImageDataModule`."""
 
     name = "cifar100"
     stored_shape = (3, 32, 32)
     class_names = tuple(_CIFAR100.split())
     statistics = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
     usual_augmentation = PaddedCrop
-    usual_normalisation = "channel"
+    usual_normalization = "channel"
 
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
         """See `NamedDataModule.read_original`."""

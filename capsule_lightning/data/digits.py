@@ -17,7 +17,7 @@ TEST_SIZE = 360
 
 
 class DigitsDataModule(ImageDataModule):
-    """8x8 grey images in 10 classes; see `ImageDataModule`.
+    """8x8 gray images in 10 classes; see `ImageDataModule`.
 
     The collection has no test set of its own: 360 images, 36 a class give or take one, are the test set of everyone,
     whatever the seed. The remaining 1,437 are the training set.

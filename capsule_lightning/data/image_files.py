@@ -108,7 +108,7 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool
 
     Args:
         paths: the files, of 8 or 16 bits a channel.
-        shape: ``(C, H, W)`` to read them as; one channel for grey, three for colour.
+        shape: ``(C, H, W)`` to read them as; one channel for gray, three for color.
         resize: scale images of another size (bilinear, antialiased) instead of refusing them.
 
     Returns:

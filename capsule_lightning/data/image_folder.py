@@ -11,7 +11,7 @@ import torch
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data import prepared
-from capsule_lightning.data.base import ImageDataModule, Normalisation, Split, split_off
+from capsule_lightning.data.base import ImageDataModule, Normalization, Split, split_off
 from capsule_lightning.data.image_files import ClassTree, class_tree, fingerprint, read_images, size_of
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
@@ -38,7 +38,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     Args:
         image_size: rows and columns to scale every image to; null to take them as they are, all of one size.
-        channels: 3 for colour, 1 for grey.
+        channels: 3 for color, 1 for gray.
         test_size: number or fraction of the images that are the test set, where the tree has no ``test`` folder. Chosen
             stratified, the same for every seed.
 
@@ -49,7 +49,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     name = "image_folder"
     usual_augmentation = PaddedCrop
-    usual_normalisation = "channel"
+    usual_normalization = "channel"
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class ImageFolderDataModule(ImageDataModule):
         val_size: float | int = 0.1,
         seed: int | None = None,
         augmentation: Callable[[], Augmentation] | None = None,
-        normalisation: Normalisation | None = None,
+        normalization: Normalization | None = None,
         images: str | None = None,
     ) -> None:
-        super().__init__(root, batch_size, val_size, seed, augmentation, normalisation, images=images)
+        super().__init__(root, batch_size, val_size, seed, augmentation, normalization, images=images)
         if channels not in (1, 3):
-            raise InputError(f"channels={channels}: expected 1 (grey) or 3 (colour)")
+            raise InputError(f"channels={channels}: expected 1 (gray) or 3 (color)")
         if image_size is not None and min(image_size) < 1:
             raise InputError(f"image_size={image_size}: expected at least 1 row and 1 column")
         if not self.root.is_dir():

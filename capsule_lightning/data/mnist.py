@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 grey pixels in 10 classes.
+"""MNIST and Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 gray pixels in 10 classes.
 
 LeCun, Cortes & Burges, The MNIST database of handwritten digits. Xiao, Rasul & Vollgraf, Fashion-MNIST, 2017 (arXiv
 1708.07747).

@@ -40,7 +40,7 @@ class NamedDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Download, or decode a tree of class folders once; called by one process of each machine."""
-        measures = self.normalisation == "channel" and self.statistics is None
+        measures = self.normalization == "channel" and self.statistics is None
         predicts_files = self.predict_path is not None and self.trainer is not None and self.trainer.predicting
         if self.fake or (predicts_files and not measures):
             return

@@ -1,4 +1,4 @@
-"""smallNORB: 24,300 training and 24,300 test stereo pairs of 50 toys in 5 classes, 96x96 grey pixels.
+"""smallNORB: 24,300 training and 24,300 test stereo pairs of 50 toys in 5 classes, 96x96 gray pixels.
 
 LeCun, Huang & Bottou, Learning methods for generic object recognition with invariance to pose and lighting, CVPR 2004.
 """
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.patch import RandomPatch
 from capsule_lightning.data import prepared
-from capsule_lightning.data.base import Normalisation, Split
+from capsule_lightning.data.base import Normalization, Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
@@ -68,7 +68,7 @@ class SmallNORBDataModule(NamedDataModule):
     The original files are looked for in ``root`` and ``root/smallnorb``, packed (``.mat.gz``) or not (``.mat``); images
     are scaled once and kept under ``prepared/smallnorb/<size>``. The usual augmentation is that of Sabour et al. 2017,
     section 7, with the figures of the released code: a random 32x32 patch of random brightness and contrast, never
-    mirrored, standardised pair by pair after the cut; evaluation sees the central patch. See `ImageDataModule` for the
+    mirrored, standardized pair by pair after the cut; evaluation sees the central patch. See `ImageDataModule` for the
     arguments not listed.
 
     Args:
@@ -97,7 +97,7 @@ class SmallNORBDataModule(NamedDataModule):
     name = "smallnorb"
     class_names = ("animal", "human", "airplane", "truck", "car")
     usual_augmentation = staticmethod(partial(RandomPatch, size=32, flip=False))
-    usual_normalisation = "per_image"
+    usual_normalization = "per_image"
 
     def __init__(
         self,
@@ -111,12 +111,12 @@ class SmallNORBDataModule(NamedDataModule):
         val_size: float | int = 0.1,
         seed: int | None = None,
         augmentation: Callable[[], Augmentation] | None = None,
-        normalisation: Normalisation | None = None,
+        normalization: Normalization | None = None,
         download: bool = True,
         images: str | None = None,
         fake: bool = False,
     ) -> None:
-        super().__init__(root, batch_size, val_size, seed, augmentation, normalisation, download, images, fake)
+        super().__init__(root, batch_size, val_size, seed, augmentation, normalization, download, images, fake)
         original = MATRICES["dat"].shape[-1]
         if not 1 <= size <= original:
             raise InputError(f"size={size}: expected 1 to {original}, the size of the original images")

@@ -1,4 +1,4 @@
-"""SVHN: 73,257 training and 26,032 test images of house-number digits, 32x32 pixels in colour.
+"""SVHN: 73,257 training and 26,032 test images of house-number digits, 32x32 pixels in color.
 
 Netzer et al., Reading digits in natural images with unsupervised feature learning, 2011.
 """
@@ -21,7 +21,7 @@ class SVHNDataModule(NamedDataModule):
     class_names = tuple("0123456789")
     statistics = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
     usual_augmentation = Shift
-    usual_normalisation = "channel"
+    usual_normalization = "channel"
 
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
         """See `NamedDataModule.read_original`."""

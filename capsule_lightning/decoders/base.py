@@ -40,5 +40,5 @@ def mask(poses: Tensor, labels: Tensor) -> Tensor:
 
 @full_precision
 def picture(logits: Tensor) -> Tensor:
-    """Pixels in [0, 1] from logits of any shape; bfloat16 would leave some hundred grey values."""
+    """Pixels in [0, 1] from logits of any shape; bfloat16 would leave some hundred gray values."""
     return torch.sigmoid(logits)

@@ -26,7 +26,7 @@ class ClassIndependentDecoder(Decoder):
     There is nothing between the transposed convolutions, and a ReLU after the last. A pixel may exceed 1 in training,
     where a limit would leave it without gradient, and is cut at 1 in evaluation.
 
-    A picture whose size is no multiple of the enlargement is the centre of a larger one.
+    A picture whose size is no multiple of the enlargement is the center of a larger one.
 
     Args:
         num_classes: class capsules, J; the weights do not depend on it.
@@ -44,7 +44,7 @@ class ClassIndependentDecoder(Decoder):
         self, num_classes: int, dim: int, out_shape: tuple[int, ...], *, channels: Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        colours, self.rows, self.columns = out_shape
+        colors, self.rows, self.columns = out_shape
         if channels is None:
             channels = CHANNELS[: 2 + sum(max(self.rows, self.columns) > 8 * 2**n for n in range(3))]
         if len(channels) < 2 or min(channels) < 1:
@@ -66,7 +66,7 @@ class ClassIndependentDecoder(Decoder):
                 nn.ConvTranspose2d(width, following, 3, stride=2, padding=1, output_padding=1)
                 for width, following in pairwise(channels[1:])
             ),
-            nn.ConvTranspose2d(channels[-1], colours, 3, padding=1),
+            nn.ConvTranspose2d(channels[-1], colors, 3, padding=1),
         )
         for layer in self.enlarge:
             assert isinstance(layer, nn.ConvTranspose2d)

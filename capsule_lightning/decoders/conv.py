@@ -1,4 +1,4 @@
-"""Transposed convolutions, for pictures in colour."""
+"""Transposed convolutions, for pictures in color."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from capsule_lightning.errors import InputError
 class ConvDecoder(Decoder):
     """Masked class capsules, one dense layer to a small map, then transposed convolutions that double its size.
 
-    No single paper's: colour pictures need far fewer weights this way than with dense layers. A picture whose size is
-    no multiple of the enlargement is the centre of a larger one.
+    No single paper's: color pictures need far fewer weights this way than with dense layers. A picture whose size is
+    no multiple of the enlargement is the center of a larger one.
 
     Args:
         num_classes: class capsules, J.
@@ -32,14 +32,14 @@ class ConvDecoder(Decoder):
         super().__init__()
         if min(channels, default=0) < 1:
             raise InputError(f"ConvDecoder: channels={list(channels)}: expected at least one width, each at least 1")
-        colours, self.rows, self.columns = out_shape
+        colors, self.rows, self.columns = out_shape
         scale = 2 ** len(channels)
         small = (channels[0], -(-self.rows // scale), -(-self.columns // scale))
         self.dense = nn.Sequential(
             nn.Linear(num_classes * dim, small[0] * small[1] * small[2]), nn.Unflatten(1, small), nn.ReLU()
         )
         layers: list[nn.Module] = []
-        for width, following in zip(channels, [*channels[1:], colours], strict=True):
+        for width, following in zip(channels, [*channels[1:], colors], strict=True):
             layers += [nn.ConvTranspose2d(width, following, kernel_size=4, stride=2, padding=1), nn.ReLU()]
         self.enlarge = nn.Sequential(*layers[:-1])
 

@@ -58,7 +58,7 @@ class MapEncoder(Encoder):
 
 
 def capsules_of_maps(maps: Tensor, dim: int) -> Tensor:
-    """Group neighbouring channels into vectors.
+    """Group neighboring channels into vectors.
 
     Args:
         maps: ``(B, types * dim, H, W)``.

@@ -1,7 +1,7 @@
 """Four cells of convolutional capsules with skip connections: the encoder of DeepCaps.
 
 Rajasegaran, Jayasundara, Jayasekara, Jayasekara, Seneviratne & Rodrigo, DeepCaps: Going Deeper with Capsule Networks,
-CVPR 2019 (arXiv 1904.09546), section 3; sizes, initial weights and normalisation are those of its released code.
+CVPR 2019 (arXiv 1904.09546), section 3; sizes, initial weights and normalization are those of its released code.
 """
 
 from __future__ import annotations

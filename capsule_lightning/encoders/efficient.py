@@ -1,4 +1,4 @@
-"""A few normalised convolutions and one depthwise convolution that turns each channel into a coordinate of a capsule.
+"""A few normalized convolutions and one depthwise convolution that turns each channel into a coordinate of a capsule.
 
 Mazzia, Salvetti & Chiaberge, Efficient-CapsNet, 2021 (arXiv 2101.12491), section 3.1.
 """
@@ -27,7 +27,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class EfficientEncoder(Encoder):
-    """Convolutions, each with ReLU and then normalisation, and a linear depthwise convolution, squashed.
+    """Convolutions, each with ReLU and then normalization, and a linear depthwise convolution, squashed.
 
     Defaults are the MNIST network: 28x28 images give 16 capsules of 8 dimensions, from 141,184 parameters.
 

@@ -26,7 +26,7 @@ class MatrixEncoder(MapEncoder):
         kernel_size, stride: of the convolution.
         num_types: capsules at each position, B in the paper.
         dim: dimensions of their poses, 16 for a 4x4 matrix.
-        normalise: batch normalisation of the convolution, of the poses (one mean and variance for all elements of a
+        normalize: batch normalization of the convolution, of the poses (one mean and variance for all elements of a
             type) and of the activations before their sigmoid, and no biases, as the released code of De Sousa Ribeiro
             et al. 2020 (arXiv 1905.11455) has it.
 
@@ -43,7 +43,7 @@ class MatrixEncoder(MapEncoder):
         stride: int = 2,
         num_types: int = 32,
         dim: int = 16,
-        normalise: bool = False,
+        normalize: bool = False,
     ) -> None:
         if min(channels, kernel_size, stride, num_types, dim) < 1:
             raise InputError("MatrixEncoder: channels, kernel_size, stride, num_types and dim: expected at least 1")
@@ -56,14 +56,14 @@ class MatrixEncoder(MapEncoder):
         super().__init__(in_shape, (rows, columns), num_types, dim)
 
         def conv(width: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-            return nn.Conv2d(width, out, kernel, stride, bias=not normalise)
+            return nn.Conv2d(width, out, kernel, stride, bias=not normalize)
 
         def norm(width: int) -> nn.Module:
-            return nn.BatchNorm2d(width) if normalise else nn.Identity()
+            return nn.BatchNorm2d(width) if normalize else nn.Identity()
 
         self.features = nn.Sequential(conv(in_shape[0], channels, kernel_size, stride), norm(channels), nn.ReLU())
         self.poses = conv(channels, num_types * dim, 1)
-        self.pose_norm = nn.BatchNorm3d(num_types) if normalise else nn.Identity()
+        self.pose_norm = nn.BatchNorm3d(num_types) if normalize else nn.Identity()
         self.activations = nn.Sequential(conv(channels, num_types, 1), norm(num_types))
 
     def maps(self, images: Tensor) -> Capsules:

@@ -22,9 +22,9 @@ Activation = Literal["sigmoid", "one"]
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation, added to what came in: ``relu(x + f(x))``.
+    """Two 3x3 convolutions with batch normalization, added to what came in: ``relu(x + f(x))``.
 
-    Where the shape changes, x goes through a 1x1 convolution with batch normalisation (option B of the paper).
+    Where the shape changes, x goes through a 1x1 convolution with batch normalization (option B of the paper).
 
     Args:
         in_channels: of the maps that come in.
@@ -53,7 +53,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualTrunk(nn.Module):
-    """A 3x3 convolution with batch normalisation and ReLU, then stages of residual blocks.
+    """A 3x3 convolution with batch normalization and ReLU, then stages of residual blocks.
 
     Convolutions have no bias and start as in He et al. 2015 (arXiv 1502.01852).
 
@@ -112,8 +112,8 @@ class ResNetEncoder(MapEncoder):
     """A residual trunk, then one convolution for the poses of the capsules and one for their activations.
 
     The defaults are those of self-routing (Hahn, Pyeon & Kim, NeurIPS 2019) but for its shortcuts, which pad with zeros
-    where ours convolve: the trunk of ResNet-20, 3x3 convolutions, poses normalised over the batch, activations the
-    sigmoid of normalised maps. 32x32 colour images give 8x8 places of 32 capsules, from 586,256 parameters.
+    where ours convolve: the trunk of ResNet-20, 3x3 convolutions, poses normalized over the batch, activations the
+    sigmoid of normalized maps. 32x32 color images give 8x8 places of 32 capsules, from 586,256 parameters.
 
     Those of inverted dot-product attention (Tsai, Srivastava, Goh & Salakhutdinov, ICLR 2020, arXiv 2002.04764) are
     ``stem`` 64, ``planes`` 64, 128, ``blocks`` 3, 4, ``strides`` 1, 2, ``primary_kernel_size`` 1, ``pose_norm: layer``
@@ -125,9 +125,9 @@ class ResNetEncoder(MapEncoder):
         num_types: capsules at each place, A.
         dim: dimensions of their poses, D.
         primary_kernel_size: of the convolutions to poses and activations, which have no bias and pad with zeros.
-        pose_norm: ``batch`` normalises each coordinate of each type over batch and places; ``layer`` the coordinates of
+        pose_norm: ``batch`` normalizes each coordinate of each type over batch and places; ``layer`` the coordinates of
             each capsule among themselves, with a scale and a shift for each coordinate that all types share.
-        activation: ``sigmoid`` of a convolution with batch normalisation; ``one``, every capsule is fully active.
+        activation: ``sigmoid`` of a convolution with batch normalization; ``one``, every capsule is fully active.
 
     Raises:
         InputError: sizes below 1 or that do not fit each other, an unknown word.
@@ -181,5 +181,5 @@ class ResNetEncoder(MapEncoder):
 
 
 def _widened(maps: Tensor) -> Tensor:
-    """In float32 at least, as capsules are normalised."""
+    """In float32 at least, as capsules are normalized."""
     return maps.to(torch.promote_types(maps.dtype, torch.float32))

@@ -21,17 +21,17 @@ def pixels(figure: Figure, dpi: int = DPI) -> np.ndarray:
     return drawn
 
 
-def gif(figures: Iterable[Figure], milliseconds: Sequence[int], colours: int = 64) -> bytes:
+def gif(figures: Iterable[Figure], milliseconds: Sequence[int], colors: int = 64) -> bytes:
     """A GIF that begins again at its end.
 
     Args:
         figures: the frames, all of one size, at least one.
         milliseconds: for which each of them stays.
-        colours: of a frame, 2 to 256; fewer make a smaller file.
+        colors: of a frame, 2 to 256; fewer make a smaller file.
     """
     from PIL import Image
 
-    frames = [Image.fromarray(pixels(figure)).quantize(colours) for figure in figures]
+    frames = [Image.fromarray(pixels(figure)).quantize(colors) for figure in figures]
     file = BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=list(milliseconds), loop=0)
     return file.getvalue()

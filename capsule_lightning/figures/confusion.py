@@ -34,7 +34,7 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str], title: str) -> 
             for column in range(count):
                 number = int(matrix[row, column])
                 if number:
-                    colour = "white" if share[row, column] > 0.5 else "black"
-                    axis.text(column, row, str(number), ha="center", va="center", fontsize=8, color=colour)
+                    color = "white" if share[row, column] > 0.5 else "black"
+                    axis.text(column, row, str(number), ha="center", va="center", fontsize=8, color=color)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     return figure

@@ -39,7 +39,7 @@ def coupling_figure(
         title: of the figure.
         extent: left, right, bottom and top edge of the map in pixels of the image; None for the whole image.
         iterations: the T numbers of the rows; None for 1 to T.
-        full: what is drawn in full colour, and more is no brighter; None for the greatest size in ``maps``.
+        full: what is drawn in full color, and more is no brighter; None for the greatest size in ``maps``.
 
     Returns:
         The figure, T x K axes, each with the input and over it the map.
@@ -139,8 +139,8 @@ def _overlay(axis: Axes, image: Tensor, excess: Tensor, extent: Extent | None) -
     rows, columns = image.shape[-2:]
     axis.imshow(as_array(image), cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0), interpolation="nearest")
     share = excess.detach().float().cpu().clamp(-1, 1).numpy()
-    colours = np.empty((*share.shape, 4))
-    colours[..., :3] = np.where(share[..., None] > 0, RED, BLUE)
-    colours[..., 3] = 0.85 * np.abs(share)
-    axis.imshow(colours, extent=extent or (0, columns, rows, 0), interpolation="nearest")
+    colors = np.empty((*share.shape, 4))
+    colors[..., :3] = np.where(share[..., None] > 0, RED, BLUE)
+    colors[..., 3] = 0.85 * np.abs(share)
+    axis.imshow(colors, extent=extent or (0, columns, rows, 0), interpolation="nearest")
     axis.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])

@@ -8,8 +8,8 @@ from itertools import cycle, pairwise
 import numpy as np
 from matplotlib.figure import Figure
 
-#: Okabe & Ito (2008), told apart with any kind of colour vision; their yellow is too light for a line on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+#: Okabe & Ito (2008), told apart with any kind of color vision; their yellow is too light for a line on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":", "-.")
 FONT = 14
 SETTLED = 0.25  # share of the run after which all of every curve is in the picture
@@ -19,7 +19,7 @@ def learning_curves_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], 
     """Draw the mean over the runs of each group, in a band from their lowest to their highest value.
 
     The vertical axis leaves out where curves begin, so that their ends can be told apart. Labels stand at the ends, in
-    the colours of their lines, moved apart where they would touch.
+    the colors of their lines, moved apart where they would touch.
 
     Args:
         curves: of each group, by its label, those of its runs: values by step. At least one group and one run each;
@@ -34,16 +34,16 @@ def learning_curves_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], 
     longest, height = max(map(len, curves)), max(5.0, 0.32 * len(curves) + 1.4)
     figure = Figure(figsize=(7.5 + 0.125 * longest, height), layout="constrained")
     axis = figure.subplots()
-    styles = cycle((colour, style) for style in STYLES for colour in COLOURS)
+    styles = cycle((color, style) for style in STYLES for color in COLORS)
     ends: list[tuple[float, float, str, str]] = []
     settled: list[np.ndarray] = []
-    for (label, runs), (colour, style) in zip(curves.items(), styles, strict=False):
+    for (label, runs), (color, style) in zip(curves.items(), styles, strict=False):
         steps, values = on_common_steps(runs)
         values = scale * values
         middle = values.mean(axis=0)
-        axis.plot(steps, middle, style, color=colour, linewidth=2.2, marker="o" if len(steps) == 1 else "")
-        axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-        ends.append((steps[-1], middle[-1], label, colour))
+        axis.plot(steps, middle, style, color=color, linewidth=2.2, marker="o" if len(steps) == 1 else "")
+        axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
+        ends.append((steps[-1], middle[-1], label, color))
         settled.append(values[:, steps >= SETTLED * steps[-1]].ravel())
     inside = np.concatenate(settled)
     inside = inside[np.isfinite(inside)]
@@ -65,7 +65,7 @@ def learning_curves_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], 
     gap = 1.25 * FONT / 72 / (height - 1.2) * (top - bottom)
     places = spread_out([min(max(end[1], bottom), top) for end in ends], gap, top)
     edge = max(end[0] for end in ends)
-    for (step, value, label, colour), place in zip(ends, places, strict=True):
+    for (step, value, label, color), place in zip(ends, places, strict=True):
         axis.annotate(
             label,
             xy=(step, value),
@@ -73,11 +73,11 @@ def learning_curves_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], 
             textcoords="axes fraction",
             va="center",
             fontsize=FONT,
-            color=colour,
+            color=color,
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
-                "color": colour,
+                "color": color,
                 "linewidth": 0.8,
                 "relpos": (0, 0.5),
                 "shrinkA": 2,

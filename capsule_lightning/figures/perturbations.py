@@ -139,7 +139,7 @@ def dial_animation(pictures: Tensor, title: str, rows: Sequence[str], wait: int 
     """
     there_and_back = [*range(len(pictures)), *range(len(pictures) - 2, 0, -1)]
     figures = (_dials(pictures[v], title, rows) for v in there_and_back)
-    return gif(figures, [wait] * len(there_and_back), colours=16)
+    return gif(figures, [wait] * len(there_and_back), colors=16)
 
 
 def _dials(pictures: Tensor, title: str, rows: Sequence[str]) -> Figure:

@@ -40,11 +40,11 @@ def principal_components(poses: Tensor) -> Plane:
 
 
 def tsne(poses: Tensor, perplexity: float = 30.0, seed: int = 0) -> Plane:
-    """Poses ``(N, E)``, N and E at least 2, so that neighbours stay neighbours; distances between groups mean nothing.
+    """Poses ``(N, E)``, N and E at least 2, so that neighbors stay neighbors; distances between groups mean nothing.
 
     Args:
         poses: ``(N, E)``.
-        perplexity: about how many neighbours count; well below the poses of a class, or each class is one dot. A third
+        perplexity: about how many neighbors count; well below the poses of a class, or each class is one dot. A third
             of N where that is less.
         seed: of the method.
 
@@ -57,7 +57,7 @@ def tsne(poses: Tensor, perplexity: float = 30.0, seed: int = 0) -> Plane:
 
 
 def pose_figure(planes: Sequence[tuple[str, Plane]], labels: Tensor, class_names: Sequence[str], title: str) -> Figure:
-    """Draw points coloured by class, the name of each class above the median of its points.
+    """Draw points colored by class, the name of each class above the median of its points.
 
     Args:
         planes: a heading and the points of each panel.
@@ -75,8 +75,8 @@ def pose_figure(planes: Sequence[tuple[str, Plane]], labels: Tensor, class_names
     for axis, (heading, plane) in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
         for j in found:
             points = plane.points[(labels == j).cpu().numpy()]
-            colour = palette(j if len(class_names) <= 10 else j / (len(class_names) - 1))
-            axis.scatter(*points.T, s=12, color=colour, alpha=0.7, linewidths=0)
+            color = palette(j if len(class_names) <= 10 else j / (len(class_names) - 1))
+            axis.scatter(*points.T, s=12, color=color, alpha=0.7, linewidths=0)
         for j in found:
             x, y = np.median(plane.points[(labels == j).cpu().numpy()], axis=0)
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
@@ -88,13 +88,13 @@ def pose_figure(planes: Sequence[tuple[str, Plane]], labels: Tensor, class_names
 
 
 def picture_plane_figure(plane: Plane, pictures: Tensor, title: str, side: float = 0.4) -> Figure:
-    """Draw each picture where its pose lies, so that what neighbours have in common can be seen.
+    """Draw each picture where its pose lies, so that what neighbors have in common can be seen.
 
-    Grey pictures are drawn as ink on white. A picture that would lie on one drawn before it is left out.
+    Gray pictures are drawn as ink on white. A picture that would lie on one drawn before it is left out.
 
     Args:
         plane: N points.
-        pictures: ``(N, C, H, W)`` in [0, 1], in grey bright on a dark ground.
+        pictures: ``(N, C, H, W)`` in [0, 1], in gray bright on a dark ground.
         title: of the figure.
         side: width of a picture in inches; at most 2.
 
@@ -123,7 +123,7 @@ def picture_plane_figure(plane: Plane, pictures: Tensor, title: str, side: float
 
 
 def _ink(picture: np.ndarray) -> np.ndarray:
-    """A grey picture ``(H, W)`` in black that is opaque where it was bright; one in colour as it is."""
+    """A gray picture ``(H, W)`` in black that is opaque where it was bright; one in color as it is."""
     if picture.ndim == 3:
         return picture
     ink = np.zeros((*picture.shape, 4))

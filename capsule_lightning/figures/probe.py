@@ -35,9 +35,9 @@ def probe_figure(single: Tensor, whole: Tensor, parameters: Sequence[str], title
         image = axis.imshow(values.clamp(0, 1).numpy(), cmap="viridis", vmin=0, vmax=1, aspect="auto")
         for row, column in torch.cartesian_prod(*map(torch.arange, values.shape)).tolist():
             value = float(values[row, column])
-            colour = "black" if value > 0.6 else "white"
+            color = "black" if value > 0.6 else "white"
             text = f"{value:.2f}".replace("-0.00", "0.00")
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
         axis.tick_params(length=0)
     above.set_xticks([])
     above.set_yticks(range(len(drawn)), [str(n + 1) for n in drawn.tolist()], fontsize=9)

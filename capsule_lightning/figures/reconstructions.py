@@ -56,12 +56,12 @@ def reconstruction_figure(
                 extent=(column + 0.02, column + 0.98, y + 0.98, y + 0.02),
             )
         wrong = labels[n] is not None and labels[n] != predictions[n]
-        colour, weight = (WRONG, "bold") if wrong else ("black", "normal")
-        centre: dict[str, Any] = {"ha": "center", "fontsize": 9}
+        color, weight = (WRONG, "bold") if wrong else ("black", "normal")
+        center: dict[str, Any] = {"ha": "center", "fontsize": 9}
         if labels[n] is not None:
-            axis.text(column + 0.5, top - 0.03, f"label {labels[n]}", va="bottom", **centre)
+            axis.text(column + 0.5, top - 0.03, f"label {labels[n]}", va="bottom", **center)
         below = f"{predictions[n]} ({confidences[n]:.2f})"
-        axis.text(column + 0.5, top + 2.07, below, va="top", color=colour, fontweight=weight, **centre)
+        axis.text(column + 0.5, top + 2.07, below, va="top", color=color, fontweight=weight, **center)
         if column == 0:
             for word, y in (("input", top + 0.5), ("reconstruction", top + 1.54)):
                 axis.text(-0.05, y, word, ha="right", va="center", rotation=90, fontsize=9)

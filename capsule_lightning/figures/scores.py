@@ -9,7 +9,7 @@ from math import sqrt
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
-from capsule_lightning.figures.learning_curves import COLOURS, FONT
+from capsule_lightning.figures.learning_curves import COLORS, FONT
 
 LEVEL = 0.95
 
@@ -46,14 +46,14 @@ def scores_figure(scores: Mapping[str, Sequence[float]], metric: str) -> Figure:
     figure = Figure(figsize=(9.0, 0.75 * len(scores) + 1.5), layout="constrained")
     axis = figure.subplots()
     for row, (label, values) in enumerate(scores.items()):
-        colour = COLOURS[row % len(COLOURS)]
+        color = COLORS[row % len(COLORS)]
         scaled = [scale * value for value in values]
         above = [0.1 * scaled[:n].count(value) for n, value in enumerate(scaled)]
-        axis.plot(scaled, [row - 0.12 - up for up in above], "o", color=colour, alpha=0.55, markersize=8, label=label)
+        axis.plot(scaled, [row - 0.12 - up for up in above], "o", color=color, alpha=0.55, markersize=8, label=label)
         interval = mean_interval(scaled)
         if interval is not None:
-            axis.plot(interval, (row + 0.17, row + 0.17), color=colour, linewidth=3, solid_capstyle="butt")
-        axis.plot(statistics.fmean(scaled), row + 0.17, "D", color=colour, markersize=9)
+            axis.plot(interval, (row + 0.17, row + 0.17), color=color, linewidth=3, solid_capstyle="butt")
+        axis.plot(statistics.fmean(scaled), row + 0.17, "D", color=color, markersize=9)
     axis.set_yticks(range(len(scores)), list(scores), fontsize=FONT)
     axis.set_ylim(len(scores) - 0.45, -0.75)
     axis.set_xlabel(f"{metric}{', %' if scale == 100 else ''}", fontsize=FONT)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def as_array(image: Tensor) -> np.ndarray:
-    """An image ``(C, H, W)`` in [0, 1] as ``(H, W)`` in grey, of a stereo pair the left view, or ``(H, W, 3)``."""
+    """An image ``(C, H, W)`` in [0, 1] as ``(H, W)`` in gray, of a stereo pair the left view, or ``(H, W, 3)``."""
     array: np.ndarray = image.detach().float().cpu().clamp(0, 1).numpy()
     return array[0] if len(array) < 3 else array[:3].transpose(1, 2, 0)
 
@@ -20,7 +20,7 @@ def tiled(pictures: Tensor) -> np.ndarray:
         pictures: ``(R, K, C, H, W)`` in [0, 1].
 
     Returns:
-        ``(R * H, K * W)``, or ``(R * H, K * W, 3)`` in colour.
+        ``(R * H, K * W)``, or ``(R * H, K * W, 3)`` in color.
     """
     rows = [torch.cat(list(row), dim=-1) for row in pictures]
     return as_array(torch.cat(rows, dim=-2))

@@ -50,18 +50,18 @@ def two_digit_figure(
     for n in range(count):
         row, column = divmod(n, COLUMNS)
         top = ROW * row
-        drawn = (_grey(images[n]), two_colours(pictures[n]), two_colours(reconstructions[n]))
+        drawn = (_gray(images[n]), two_colors(pictures[n]), two_colors(reconstructions[n]))
         for place, image in enumerate(drawn):
             y = top + 1.04 * place
             extent = (column + 0.02, column + 0.98, y + 0.98, y + 0.02)
             axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=extent)
         wrong = set(labels[n]) != set(predictions[n])
-        colour, weight = (WRONG, "bold") if wrong else ("black", "normal")
-        centre: dict[str, Any] = {"ha": "center", "fontsize": 9}
-        axis.text(column + 0.5, top - 0.03, f"label {', '.join(labels[n])}", va="bottom", **centre)
+        color, weight = (WRONG, "bold") if wrong else ("black", "normal")
+        center: dict[str, Any] = {"ha": "center", "fontsize": 9}
+        axis.text(column + 0.5, top - 0.03, f"label {', '.join(labels[n])}", va="bottom", **center)
         sure = ", ".join(f"{confidence:.2f}" for confidence in confidences[n])
         below = f"predicted {', '.join(predictions[n])}\n({sure})"
-        axis.text(column + 0.5, top + 3.12, below, va="top", color=colour, fontweight=weight, **centre)
+        axis.text(column + 0.5, top + 3.12, below, va="top", color=color, fontweight=weight, **center)
         if column == 0:
             for place, word in enumerate(("input", "two digits", "reconstructed")):
                 axis.text(-0.05, top + 0.5 + 1.04 * place, word, ha="right", va="center", rotation=90, fontsize=9)
@@ -70,12 +70,12 @@ def two_digit_figure(
     return figure
 
 
-def two_colours(pictures: Tensor) -> np.ndarray:
+def two_colors(pictures: Tensor) -> np.ndarray:
     """Lay two pictures over each other: ``(2, C, H, W)`` in [0, 1] to ``(H, W, 3)``, red and green."""
-    first, second = (_grey(picture) for picture in pictures)
+    first, second = (_gray(picture) for picture in pictures)
     return np.stack([first, second, np.zeros_like(first)], axis=-1)
 
 
-def _grey(image: Tensor) -> np.ndarray:
+def _gray(image: Tensor) -> np.ndarray:
     array: np.ndarray = image.detach().float().cpu().clamp(0, 1).mean(dim=0).numpy()
     return array

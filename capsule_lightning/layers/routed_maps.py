@@ -82,7 +82,7 @@ def scramble(maps: Tensor) -> Tensor:
     """Capsule maps ``(B, I, D, H, W)`` as the released code of DeepCaps reads them.
 
     It keeps them as ``(B, H, W, I, D)`` and takes that memory for ``(B, I, D, H, W)`` without a transposition, so that
-    what it convolves as the neighbourhood of a capsule is a mixture of types, coordinates and places.
+    what it convolves as the neighborhood of a capsule is a mixture of types, coordinates and places.
     """
     return maps.permute(0, 3, 4, 1, 2).reshape(maps.shape)
 

@@ -12,7 +12,7 @@ from capsule_lightning.errors import InputError
 
 
 class ClassificationLoss(nn.Module, ABC):
-    """A number to minimise, from class capsules and labels."""
+    """A number to minimize, from class capsules and labels."""
 
     @abstractmethod
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class ClassificationLoss(nn.Module, ABC):
         """Told before each training step, for losses that change with time.
 
         Args:
-            step: steps of the optimiser so far, 0 before the first.
+            step: steps of the optimizer so far, 0 before the first.
             total_steps: steps of the whole run; infinite where it has no end.
         """
 

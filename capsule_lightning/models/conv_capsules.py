@@ -125,7 +125,7 @@ def coordinate_offsets(windows: Windows, num_types: int, dim: int) -> Tensor:
     """Coordinate addition: row and column of each child, to be added to its votes.
 
     They go to the first two elements of the right-hand column of a 4x4 pose (to the first two elements of a pose that
-    is no square matrix), as the fraction of the map's height and width at which the child's centre lies. The paper says
+    is no square matrix), as the fraction of the map's height and width at which the child's center lies. The paper says
     "scaled" and no more; its released code scales pixels by 0.01 and adds them to the first two elements of the pose.
     That of De Sousa Ribeiro et al. 2020 adds much smaller ones to the elements chosen here.
 

@@ -15,7 +15,7 @@ from capsule_lightning.models.cnn import capsules_of_logits
 class ResNet(CapsuleNet):
     """A residual trunk, the mean of each of its maps, and a linear layer: what a capsule network is without capsules.
 
-    The defaults are ResNet-20 with 1x1 convolutions where the shape changes: 272,474 parameters on colour images and 10
+    The defaults are ResNet-20 with 1x1 convolutions where the shape changes: 272,474 parameters on color images and 10
     classes, the pooling head in the tables of Hahn et al. 2019 (0.3M). ``planes`` make it as large as what it is
     compared with. Poses are the logits and activations their softmax, as in `BaselineCNN`.
 

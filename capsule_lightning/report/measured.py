@@ -13,7 +13,7 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.figures.lengths import dead_capsules
 from capsule_lightning.losses.reconstruction import reconstruction_error
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.report.subject import Normaliser, Subject
+from capsule_lightning.report.subject import Normalizer, Subject
 
 BATCH = 256
 
@@ -33,11 +33,11 @@ class Measured(NamedTuple):
 
 
 @torch.no_grad()
-def measure(net: CapsuleNet, normalise: Normaliser, pictures: Tensor) -> Measured:
+def measure(net: CapsuleNet, normalize: Normalizer, pictures: Tensor) -> Measured:
     """Class capsules and reconstructions of all pictures ``(N, C, H, W)``, a batch at a time."""
     poses, activations, reconstructions = [], [], []
     for start in range(0, len(pictures), BATCH):
-        capsules: Capsules = net(normalise(pictures[start : start + BATCH]))
+        capsules: Capsules = net(normalize(pictures[start : start + BATCH]))
         poses.append(capsules.poses.float())
         activations.append(capsules.activations.float())
         made = net.reconstruct(capsules, capsules.activations.argmax(dim=-1))
@@ -58,9 +58,9 @@ def wilson_interval(right: int, count: int, z: float = 1.959964) -> tuple[float,
         '0.237 0.763'
     """
     share, spread = right / count, z * z / count
-    centre = (share + spread / 2) / (1 + spread)
+    center = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * sqrt(share * (1 - share) / count + spread / (4 * count))
-    return centre - half, centre + half
+    return center - half, center + half
 
 
 def spread_over_classes(labels: Tensor, count: int) -> Tensor:

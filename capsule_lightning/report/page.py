@@ -102,11 +102,11 @@ def usual_place(source: Path, shared: bool) -> Path:
 def build(subject: Subject) -> tuple[str, Probe]:
     """The page, and the probe whose numbers it shows."""
     net, labels = subject.net, subject.labels
-    found = measure(net, subject.normalise, subject.pictures)
+    found = measure(net, subject.normalize, subject.pictures)
     classes = found.activations.argmax(dim=-1)
-    seen = class_routing(net, subject.normalise(subject.pictures[spread_over_classes(labels, ROUTED)]))
+    seen = class_routing(net, subject.normalize(subject.pictures[spread_over_classes(labels, ROUTED)]))
     chosen = spread_over_classes(labels, PROBED)
-    probe = probe_network(net, subject.normalise, subject.pictures[chosen], labels[chosen])
+    probe = probe_network(net, subject.normalize, subject.pictures[chosen], labels[chosen])
     pictures = [
         *reconstructions(subject, found, classes),
         *perturbations(subject, found, probe),

@@ -141,7 +141,7 @@ def coupling_pictures(subject: Subject) -> Iterator[Picture]:
         return
     one_each = spread_over_classes(subject.labels, len(subject.class_names))
     chosen = one_each[torch.linspace(0, len(one_each) - 1, min(2, len(one_each))).long()]
-    seen = class_routing(subject.net, subject.normalise(subject.pictures[chosen]))
+    seen = class_routing(subject.net, subject.normalize(subject.pictures[chosen]))
     if seen is None:
         return
     couplings = couplings_by_iteration(seen)  # (T, B, I, J)
@@ -195,8 +195,8 @@ def pose_pictures(subject: Subject, found: Measured) -> Iterator[Picture]:
     perplexity = max(len(poses) / len(set(labels.tolist())) / 3, 3)
     planes = [("principal components", principal_components(poses)), ("t-SNE", tsne(poses, perplexity))]
     caption = (
-        f"Poses of the true class's capsule for {len(chosen)} test images, flattened to the plane. In t-SNE neighbours "
-        "are neighbours, and distances between groups mean nothing."
+        f"Poses of the true class's capsule for {len(chosen)} test images, flattened to the plane. In t-SNE neighbors "
+        "are neighbors, and distances between groups mean nothing."
     )
     figure = pose_figure(planes, labels, subject.class_names, "Poses of the class capsules")
     yield Picture("Poses in the plane", caption, [png(figure)])

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from capsule_lightning.augmentations.base import standardise
+from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, read_images
 from capsule_lightning.errors import InputError
@@ -33,7 +33,7 @@ TESTED = 25_000  # most test images that are looked at, and held in memory
 MONITORED = ("coupling_entropy", "agreement", "dead_capsules")
 """What `RoutingMonitor` logs, see there."""
 
-Normaliser = Callable[[Tensor], Tensor]
+Normalizer = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Subject:
 
     Attributes:
         net: for evaluation.
-        normalise: pictures in [0, 1] to what the network expects.
+        normalize: pictures in [0, 1] to what the network expects.
         pictures: ``(N, C, H, W)`` in [0, 1], the test images.
         labels: ``(N)`` int64.
         class_names: the J names.
@@ -53,7 +53,7 @@ class Subject:
     """
 
     net: CapsuleNet
-    normalise: Normaliser
+    normalize: Normalizer
     pictures: Tensor
     labels: Tensor
     class_names: Sequence[str]
@@ -80,17 +80,17 @@ def subject_of_run(checkpoint: Path, root: str | None = None, images: str | Path
     config = (folder / CONFIG_NAME).read_text()
     settings = yaml.safe_load(config)
     data = data_of(settings, folder / CONFIG_NAME, root)
-    stage = "fit" if images is not None and data.normalisation == "channel" else "test"
+    stage = "fit" if images is not None and data.normalization == "channel" else "test"
     if images is None or stage == "fit":
         data.prepare_data()
         data.setup(stage)
     statistics = data.statistics or (None, None)
-    normalise = normaliser({"kind": data.normalisation, "mean": statistics[0], "deviation": statistics[1]})
+    normalize = normalizer({"kind": data.normalization, "mean": statistics[0], "deviation": statistics[1]})
     pictures, labels, told = data_pictures(data) if images is None else folder_pictures(images, net, data.class_names)
     name = f"{settings.get('experiment', folder.parent.name)}, run {folder.name}"
     facts = {"data": told, "checkpoint": checkpoint.name, **training(metadata)}
     curves = monitored(folder / "metrics.csv")
-    return Subject(net, normalise, pictures, labels, data.class_names, name, facts, config, curves)
+    return Subject(net, normalize, pictures, labels, data.class_names, name, facts, config, curves)
 
 
 def subject_of_file(path: str | Path, root: str | None = None, images: str | Path | None = None) -> Subject:
@@ -101,7 +101,7 @@ def subject_of_file(path: str | Path, root: str | None = None, images: str | Pat
     """
     metadata = read_metadata(path)
     net = load_network(path)
-    names, normalisation = images_of(metadata, path)
+    names, normalization = images_of(metadata, path)
     if images is None:
         data = data_of(evaluation_config(path), path, root)
         data.prepare_data()
@@ -109,9 +109,9 @@ def subject_of_file(path: str | Path, root: str | None = None, images: str | Pat
         pictures, labels, told = data_pictures(data)
     else:
         pictures, labels, told = folder_pictures(images, net, names)
-    normalise = normaliser(normalisation)
+    normalize = normalizer(normalization)
     facts = {"network file": Path(path).name, "data": told, **training(metadata)}
-    return Subject(net, normalise, pictures, labels, names, Path(path).stem, facts, None, {})
+    return Subject(net, normalize, pictures, labels, names, Path(path).stem, facts, None, {})
 
 
 def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataModule:
@@ -145,7 +145,7 @@ def training(metadata: Metadata) -> dict[str, str]:
     return {"training steps": f"{int(metadata['step']):,}"} if metadata.get("step", "").isdecimal() else {}
 
 
-def normaliser(kind: Mapping[str, Any]) -> Normaliser:
+def normalizer(kind: Mapping[str, Any]) -> Normalizer:
     """What is done to pictures in [0, 1] before the network sees them, from the metadata of `export`.
 
     Args:
@@ -157,7 +157,7 @@ def normaliser(kind: Mapping[str, Any]) -> Normaliser:
     if kind["kind"] == "none":
         return lambda pictures: pictures
     if kind["kind"] == "per_image":
-        return standardise
+        return standardize
     if kind.get("mean") is None or kind.get("deviation") is None:
         raise InputError("the mean and deviation of the training images are not known; export where they can be read")
     mean, deviation = (torch.tensor(kind[name]).view(-1, 1, 1) for name in ("mean", "deviation"))
@@ -165,7 +165,7 @@ def normaliser(kind: Mapping[str, Any]) -> Normaliser:
 
 
 def evaluation_pictures(data: ImageDataModule, most: int = TESTED) -> tuple[Tensor, Tensor, int]:
-    """Test images as evaluation sees them, not normalised.
+    """Test images as evaluation sees them, not normalized.
 
     Args:
         data: after ``setup("test")``.

@@ -24,7 +24,7 @@ Mode = Literal["paper", "official"]
 
 _BLOCK_OF_VOTES = 2**20  # numbers: 4 MiB in float32
 _LEAST_MASS = 1e-12  # that weights are divided by, where a parent has no children
-# what one of beta_u and one of beta_a stand for in the released code, whose optimiser moves both by the same steps
+# what one of beta_u and one of beta_a stand for in the released code, whose optimizer moves both by the same steps
 _OFFICIAL_UNITS = log(2 * pi * e), -5000.0
 
 
@@ -173,7 +173,7 @@ def em_routing(
 
 
 class EMRouting(MatrixRouting):
-    """Routing by expectation maximisation: parents are Gaussians over the votes of their children.
+    """Routing by expectation maximization: parents are Gaussians over the votes of their children.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights, pose: see `MatrixRouting`.
@@ -184,7 +184,7 @@ class EMRouting(MatrixRouting):
         final_lambda: see `em_routing`; the released code has a quarter of it for class capsules.
         min_variance, damping: see `em_routing`.
         mode: ``paper``, which does not say where ``beta_u`` and ``beta_a`` start, 0 here, and whose small lambda lets
-            an optimiser such as Adam move ``beta_a`` very slowly; or ``official``, the cost of the released code, with
+            an optimizer such as Adam move ``beta_a`` very slowly; or ``official``, the cost of the released code, with
             its parameters, both 0.5 at the start: ``beta_u`` in units of ``log(2 pi e)``, ``beta_a`` in units of -5000.
 
     Raises:

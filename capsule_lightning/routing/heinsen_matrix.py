@@ -26,11 +26,11 @@ _EPSILON = 1e-5  # the paper's, of the weights' sum and the variances
 def heinsen_matrix_routing(
     votes: Tensor, activations: Tensor, use: Tensor, ignore: Tensor, iterations: int = 3
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Expectation, data and maximisation steps of Gaussian parents.
+    """Expectation, data and maximization steps of Gaussian parents.
 
     Expectation: couplings ``R[i, j]`` are a softmax over the parents of ``log a[j] + log p[i, j]``, p the density of
     the vote under the parent's Gaussian; uniform in the first pass. Data: of child i the share ``U[i, j] = a[i] R[i,
-    j]`` is used by parent j, and ``a[i] - U[i, j]`` is ignored. Maximisation: the parent's score is
+    j]`` is used by parent j, and ``a[i] - U[i, j]`` is ignored. Maximization: the parent's score is
     ``sum_i use[i, j] U[i, j] - ignore[i, j] (a[i] - U[i, j])``, its activation the score's sigmoid; mean and variance
     are those of the votes, weighted by ``U[i, j] / (sum_k U[k, j] + 1e-5)``, 1e-5 added to the variance.
 

@@ -33,7 +33,7 @@ def heinsen_vector_routing(
     ignore: Tensor,
     likeness: Callable[[Tensor], Tensor] | None = None,
     iterations: int = 2,
-    normalise: bool = True,
+    normalize: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Parents are sums of votes, each times what it is worth, ``x[j] = sum_i phi[i, j] V[i, j]``.
 
@@ -52,9 +52,9 @@ def heinsen_vector_routing(
         vote_bias: ``(J, E)``.
         use: ``(I, J)``, benefit of each unit of data that is used.
         ignore: ``(I, J)``, cost of each unit that is ignored.
-        likeness: from parents ``(..., J, E)``, normalised, to logits ``(..., I, J)``; None for a single pass.
+        likeness: from parents ``(..., J, E)``, normalized, to logits ``(..., I, J)``; None for a single pass.
         iterations: number of passes, at least 1.
-        normalise: layer normalisation of the parents that are returned; see `normalised`.
+        normalize: layer normalization of the parents that are returned; see `normalized`.
 
     Returns:
         Poses ``(..., J, E)``, and the couplings ``(..., I, J)`` that made them.
@@ -73,13 +73,13 @@ def heinsen_vector_routing(
     x = parents(couplings)
     if likeness is not None:
         for _ in range(iterations - 1):
-            couplings = coupling_coefficients(likeness(normalised(x)))
+            couplings = coupling_coefficients(likeness(normalized(x)))
             x = parents(couplings)
-    return normalised(x) if normalise else x, couplings
+    return normalized(x) if normalize else x, couplings
 
 
-def normalised(x: Tensor) -> Tensor:
-    """Layer normalisation without parameters; one dimension, which it would make zero, is left as it is."""
+def normalized(x: Tensor) -> Tensor:
+    """Layer normalization without parameters; one dimension, which it would make zero, is left as it is."""
     return F.layer_norm(x, x.shape[-1:]) if x.shape[-1] > 1 else x
 
 
@@ -141,7 +141,7 @@ class HeinsenVectorRouting(Routing):
             children in any case; what belongs to a child, its relevance, benefits, costs and the scale of its likeness,
             is shared by children of the same number modulo ``vote_weights``.
         iterations: passes of routing, 2 in the paper; 1 gives uniform couplings.
-        normalise: layer normalisation of the parents, without parameters. Poses of one dimension, which it would make
+        normalize: layer normalization of the parents, without parameters. Poses of one dimension, which it would make
             zero, are left as they are, and so they are inside.
         readout: activation = sigmoid of a linear score of the pose, one for all parents; else every activation is 1.
 
@@ -163,13 +163,13 @@ class HeinsenVectorRouting(Routing):
         *,
         vote_weights: int | None = None,
         iterations: int = 2,
-        normalise: bool = True,
+        normalize: bool = True,
         readout: bool = True,
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         if iterations < 1:
             raise InputError(f"iterations={iterations}: expected at least 1 pass of routing (the paper uses 2)")
-        self.iterations, self.normalise = iterations, normalise
+        self.iterations, self.normalize = iterations, normalize
         count = self.vote_weights
         self.relevance_weight = _normal(count, dim_in, std=2 / sqrt(dim_in))
         self.relevance_bias = nn.Parameter(torch.zeros(count))
@@ -197,7 +197,7 @@ class HeinsenVectorRouting(Routing):
         )  # fmt: skip
         return heinsen_vector_routing(
             poses, child_relevance(poses, weight, bias), self.vote_in, self.vote_out, self.vote_bias, use, ignore,
-            None if self.prediction is None else partial(self.prediction, poses), self.iterations, self.normalise,
+            None if self.prediction is None else partial(self.prediction, poses), self.iterations, self.normalize,
         )  # fmt: skip
 
 

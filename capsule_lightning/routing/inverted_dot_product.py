@@ -25,12 +25,12 @@ from capsule_lightning.routing.base import Pose, Routing
 
 
 @full_precision
-def normalised_mean(total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def normalized_mean(total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Parents of the first round, whose couplings are all 1 / J: ``p[j] = LayerNorm(sum_i v[i, j] / J)``.
 
     Args:
         total: ``(..., J, E)``, the sum of the votes.
-        weight, bias: ``(E)``, of the layer normalisation.
+        weight, bias: ``(E)``, of the layer normalization.
 
     Source: Tsai et al. 2020, Procedure 1, where the parents are zero before the first round.
     """
@@ -46,7 +46,7 @@ def inverted_dot_product_routing(
     Args:
         votes: ``(..., I, J, E)``.
         parents: ``(..., J, E)``, poses of the parents before.
-        weight, bias: ``(E)``, of the layer normalisation.
+        weight, bias: ``(E)``, of the layer normalization.
         rounds: at least 1.
         scaled: divide by ``sqrt(E)``, as the released code does; the paper's formula does not.
 
@@ -89,7 +89,7 @@ def blocked_inverted_dot_product_routing(
 
 
 class InvertedDotProductRouting(Routing):
-    """Routing by the agreement of votes with layer-normalised parents; no squash, and no activations inside.
+    """Routing by the agreement of votes with layer-normalized parents; no squash, and no activations inside.
 
     The activations of the children are not looked at.
 
@@ -175,7 +175,7 @@ class InvertedDotProductRouting(Routing):
         return self._next_rounds(capsules.poses, parents, self.iterations - 1)[1]
 
     def _first_round(self, poses: Tensor) -> Tensor:
-        return normalised_mean(sum_of_votes(poses, self.weight), self.norm.weight, self.norm.bias)
+        return normalized_mean(sum_of_votes(poses, self.weight), self.norm.weight, self.norm.bias)
 
     def _routed(self, poses: Tensor, parents: Tensor, rounds: int) -> Tensor:
         if self.matrix or chosen_backend(self.backend, poses, self.weight) != "blocked":

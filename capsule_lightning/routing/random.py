@@ -43,7 +43,7 @@ class RandomRouting(Routing):
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in)
-        # normalised exponential numbers are uniform among those that sum to 1; their softmax is exact in any dtype
+        # normalized exponential numbers are uniform among those that sum to 1; their softmax is exact in any dtype
         shares = torch.empty(num_in, num_out).exponential_(generator=torch.Generator().manual_seed(seed))
         self.register_buffer("logits", shares.log())
 

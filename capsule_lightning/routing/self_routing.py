@@ -133,7 +133,7 @@ class SelfRouting(Routing):
         poses: form votes. ``false`` leaves out the vote matrices, as the released code does in its last layer, whose
             poses nobody reads; the pose of a parent is then the weighted mean of the children's, which needs
             ``dim_in = dim_out``.
-        normalise: batch normalisation of the parents' poses, which the released code puts behind every layer but the
+        normalize: batch normalization of the parents' poses, which the released code puts behind every layer but the
             last.
 
     Raises:
@@ -154,7 +154,7 @@ class SelfRouting(Routing):
         *,
         vote_weights: int | None = None,
         poses: bool = True,
-        normalise: bool = False,
+        normalize: bool = False,
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         if not poses and dim_in != dim_out:
@@ -169,7 +169,7 @@ class SelfRouting(Routing):
             self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.route_weight = nn.Parameter(torch.zeros(self.vote_weights, num_out, dim_in))
         self.route_bias = nn.Parameter(torch.zeros(self.vote_weights, num_out))
-        self.norm = nn.BatchNorm1d(num_out * dim_out) if normalise else None
+        self.norm = nn.BatchNorm1d(num_out * dim_out) if normalize else None
 
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""

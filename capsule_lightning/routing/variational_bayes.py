@@ -94,9 +94,9 @@ def variational_bayes_routing(
 class VariationalBayesRouting(MatrixRouting):
     """Routing by variational Bayes: parents are posteriors over Gaussians.
 
-    Poses and scores of the parents go through batch normalisation without gain and bias, the scores then through a
+    Poses and scores of the parents go through batch normalization without gain and bias, the scores then through a
     sigmoid. Each type of parent has one mean and one variance of all elements of its poses, over the batch and all
-    positions; where a batch has one position in all, the running ones stand in for them. Normalisation takes away what
+    positions; where a batch has one position in all, the running ones stand in for them. Normalization takes away what
     ``beta_u`` and ``beta_a`` add, so that they have no gradient in training; the paper and its released code have them.
 
     Args:
@@ -142,8 +142,8 @@ class VariationalBayesRouting(MatrixRouting):
     def forward(self, capsules: Capsules) -> Capsules:
         """See `Routing.forward`."""
         means, scores, _ = self._route(capsules)
-        poses = normalise(means, self.pose_norm)
-        return Capsules(poses, torch.sigmoid(normalise(scores.unsqueeze(-1), self.score_norm).squeeze(-1)))
+        poses = normalize(means, self.pose_norm)
+        return Capsules(poses, torch.sigmoid(normalize(scores.unsqueeze(-1), self.score_norm).squeeze(-1)))
 
     def couplings(self, capsules: Capsules) -> Tensor:
         """Of the last iteration."""
@@ -163,11 +163,11 @@ class VariationalBayesRouting(MatrixRouting):
         )
 
 
-def normalise(values: Tensor, norm: nn.BatchNorm1d) -> Tensor:
-    """Batch normalisation of ``(..., J, E)``, each J by one mean and variance; of one item, by the running ones."""
+def normalize(values: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+    """Batch normalization of ``(..., J, E)``, each J by one mean and variance; of one item, by the running ones."""
     items = values.reshape(-1, *values.shape[-2:])
     if len(items) > 1:
-        normalised: Tensor = norm(items)
+        normalized: Tensor = norm(items)
     else:  # one item has no variance
-        normalised = F.batch_norm(items, norm.running_mean, norm.running_var, eps=norm.eps)
-    return normalised.view(values.shape)
+        normalized = F.batch_norm(items, norm.running_mean, norm.running_var, eps=norm.eps)
+    return normalized.view(values.shape)

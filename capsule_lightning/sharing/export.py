@@ -132,16 +132,16 @@ def network_of(checkpoint: Path) -> tuple[dict[str, Tensor], Metadata]:
 
 
 def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
-    """Class names, normalisation, task and data set, from the configuration of a checkpoint's run.
+    """Class names, normalization, task and data set, from the configuration of a checkpoint's run.
 
-    Where channels are normalised by what was measured in the training images, it is measured again.
+    Where channels are normalized by what was measured in the training images, it is measured again.
 
     Returns:
         Metadata, and what is missing in them and why; None where nothing is.
     """
     folder = run_of_checkpoint(checkpoint)
     if folder is None:
-        return {}, f"its class names and normalisation, for want of the run's {CONFIG_NAME} beside the checkpoint"
+        return {}, f"its class names and normalization, for want of the run's {CONFIG_NAME} beside the checkpoint"
     try:
         config = yaml.safe_load((folder / CONFIG_NAME).read_text())
         data, seed = data_module(config["data"]), config.get("seed_everything")
@@ -151,19 +151,19 @@ def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
         if "model" in config:
             slots["task"] = without(config["model"], _OF_TRAINING)
     except (InputError, OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        return {}, f"its class names and normalisation: {first_line(error)}"
+        return {}, f"its class names and normalization: {first_line(error)}"
     unknown = None
-    if data.normalisation == "channel" and data.statistics is None:
+    if data.normalization == "channel" and data.statistics is None:
         try:
             data.setup("fit")
         except InputError as error:
             unknown = f"the mean and deviation of its training images: {first_line(error)}"
-    normalisation: dict[str, Any] = {"kind": data.normalisation}
-    if data.normalisation == "channel" and data.statistics is not None:
-        normalisation |= dict(zip(("mean", "deviation"), map(list, data.statistics), strict=True))
+    normalization: dict[str, Any] = {"kind": data.normalization}
+    if data.normalization == "channel" and data.statistics is not None:
+        normalization |= dict(zip(("mean", "deviation"), map(list, data.statistics), strict=True))
     return {
         "class_names": json.dumps(list(data.class_names)),
-        "normalisation": json.dumps(normalisation),
+        "normalization": json.dumps(normalization),
         "input": expected_input(data),
         **{name: json.dumps(slot) for name, slot in slots.items()},
     }, unknown
@@ -198,12 +198,12 @@ def expected_input(data: ImageDataModule) -> str:
     if data.in_shape != data.stored_shape:
         augmentation = type(data.augmentation).__name__
         text += f", brought from {tuple(data.stored_shape)} to this shape as {augmentation} does in evaluation"
-    if data.normalisation == "per_image":
+    if data.normalization == "per_image":
         text += ", then each image less its mean and divided by its standard deviation over all its values"
-    elif data.normalisation == "channel" and data.statistics is not None:
+    elif data.normalization == "channel" and data.statistics is not None:
         mean, deviation = map(list, data.statistics)
         text += f", then each channel less {mean} and divided by {deviation}"
-    elif data.normalisation == "channel":
+    elif data.normalization == "channel":
         text += ", then each channel less its mean and divided by its standard deviation over the training images"
     return text
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning.augmentations.base import Augmentation
-from capsule_lightning.components import modern_path
-from capsule_lightning.data.base import ImageDataModule, Normalisation
+from capsule_lightning.components import OLD_NAMES, modern_path, modernized
+from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import Encoder
 from capsule_lightning.errors import InputError, first_line, nearest
@@ -76,14 +76,14 @@ def read_metadata(path: str | Path) -> Metadata:
     Returns:
         ``net``, the JSON of the class and its arguments; ``in_shape`` and ``num_classes``; ``step``, ``epoch`` and
         ``capsule_lightning``, the version, of the training; and where they are known ``class_names``,
-        ``normalisation``, ``input``, a sentence that says what images the network expects, and ``task`` and ``data``,
+        ``normalization``, ``input``, a sentence that says what images the network expects, and ``task`` and ``data``,
         the JSON of the classes that evaluated it.
 
     Raises:
         InputError: no such file, or one of another kind.
     """
     with opened(path) as file:
-        return dict(file.metadata() or {})
+        return {OLD_NAMES.get(key, key): value for key, value in (file.metadata() or {}).items()}
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ def build_network(metadata: Mapping[str, str], path: str | Path) -> CapsuleNet:
         InputError: it cannot be built.
     """
     try:
-        slot, in_shape, num_classes = (json.loads(metadata[key]) for key in NEEDED)
+        slot, in_shape, num_classes = (modernized(json.loads(metadata[key])) for key in NEEDED)
         known_class(str(slot["class_path"]), (CapsuleNet,), "the kind that makes class capsules of images")
         net: CapsuleNet = component(slot)(tuple(in_shape), num_classes)  # type: ignore[assignment]
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # InputError and what is no JSON among them
@@ -197,7 +197,7 @@ def evaluation_config(path: str | Path) -> dict[str, Any]:
             "load_network"
         )
     try:
-        task, data, net = (json.loads(metadata[key]) for key in ("task", "data", "net"))
+        task, data, net = (modernized(json.loads(metadata[key])) for key in ("task", "data", "net"))
         for slot in (task, data, net):
             require_harmless(slot)
         task.setdefault("init_args", {})["net"] = net
@@ -256,7 +256,7 @@ def known_class(name: str, kinds: tuple[type, ...], whole: str) -> Callable[...,
 
 
 def images_of(metadata: Metadata, path: str | Path) -> tuple[list[str], dict[str, Any]]:
-    """Class names, and the normalisation of the network's input.
+    """Class names, and the normalization of the network's input.
 
     Args:
         metadata: see `read_metadata`.
@@ -269,22 +269,22 @@ def images_of(metadata: Metadata, path: str | Path) -> tuple[list[str], dict[str
     Raises:
         InputError: the file does not say them, or not so.
     """
-    missing = [key for key in ("class_names", "normalisation") if key not in metadata]
+    missing = [key for key in ("class_names", "normalization") if key not in metadata]
     if missing:
         raise InputError(f"{path}: does not say its {' and '.join(missing)}; export it again from its run's folder")
     try:
-        names, normalisation = (json.loads(metadata[key]) for key in ("class_names", "normalisation"))
+        names, normalization = (json.loads(metadata[key]) for key in ("class_names", "normalization"))
         good = len(names) == int(metadata["num_classes"]) and all(isinstance(name, str) for name in names)
-        good = good and isinstance(names, list) and normalisation["kind"] in get_args(Normalisation)
+        good = good and isinstance(names, list) and normalization["kind"] in get_args(Normalization)
         channels = json.loads(metadata["in_shape"])[0]
         for name in ("mean", "deviation"):
-            numbers = normalisation.get(name, [0.0] * channels)
+            numbers = normalization.get(name, [0.0] * channels)
             good = good and len(numbers) == channels and all(isinstance(number, float) for number in numbers)
     except (ValueError, TypeError, KeyError, AttributeError, LookupError):
         good = False
     if not good:
-        raise InputError(f"{path}: what it says of its class_names and normalisation cannot be used; export it again")
-    return names, normalisation
+        raise InputError(f"{path}: what it says of its class_names and normalization cannot be used; export it again")
+    return names, normalization
 
 
 def require_source(path: str | Path) -> None:

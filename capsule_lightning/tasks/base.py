@@ -1,4 +1,4 @@
-"""The contract of every task, and what they share: optimiser, schedule, metrics and their logging."""
+"""The contract of every task, and what they share: optimizer, schedule, metrics and their logging."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class StageMetrics(nn.Module):
 
 
 class Task(L.LightningModule, ABC):
-    """A network with a loss, metrics, an optimiser and a schedule.
+    """A network with a loss, metrics, an optimizer and a schedule.
 
     ``in_shape`` and ``num_classes`` are stated by the data; everything else is a slot that a config fills.
 
@@ -75,7 +75,7 @@ class Task(L.LightningModule, ABC):
         in_shape: ``(C, H, W)`` of one image.
         num_classes: number of classes.
         optimizer: called with the parameters.
-        lr_scheduler: called with the optimiser and the number of training steps; null for a constant rate.
+        lr_scheduler: called with the optimizer and the number of training steps; null for a constant rate.
         skip_not_finite: steps in a row that are left out, without any update, when their loss or gradients are NaN or
             infinite; one more ends the run with a `StoppedError`. 0 ends it at the first.
 
@@ -84,7 +84,7 @@ class Task(L.LightningModule, ABC):
         loss: of the class capsules; made by the subclass.
 
     Raises:
-        InputError: a negative ``skip_not_finite``; values that the optimiser or the schedule refuses.
+        InputError: a negative ``skip_not_finite``; values that the optimizer or the schedule refuses.
     """
 
     num_labels: int = 1
@@ -106,7 +106,7 @@ class Task(L.LightningModule, ABC):
         self.skip_not_finite = skip_not_finite
         require_optimizer(optimizer, lr_scheduler)
         self._not_finite_in_a_row = 0
-        self._seen: list[SeenBatch] = []  # since the last step of the optimiser
+        self._seen: list[SeenBatch] = []  # since the last step of the optimizer
         self._buffers_before: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -243,7 +243,7 @@ class Task(L.LightningModule, ABC):
             self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy", on_step=False, on_epoch=True)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser, and its schedule stepped at every training step."""
+        """The optimizer, and its schedule stepped at every training step."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_lr_scheduler is None:
             return optimizer
@@ -286,7 +286,7 @@ class Task(L.LightningModule, ABC):
 
 
 def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: ScheduleCallable | None) -> None:
-    """Try optimiser and schedule on a parameter of no meaning: what they refuse is known before any data are read.
+    """Try optimizer and schedule on a parameter of no meaning: what they refuse is known before any data are read.
 
     Raises:
         InputError: they refuse a value, or a learning rate is not finite.
@@ -303,7 +303,7 @@ def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: Sche
 
 
 def step_seed(epoch: int, batch: int, rank: int) -> int:
-    """A seed for each batch of each process, from that of the run; neighbours are far apart.
+    """A seed for each batch of each process, from that of the run; neighbors are far apart.
 
     Example:
         >>> step_seed(0, 1, 0) != step_seed(1, 0, 0) != step_seed(0, 0, 1)
@@ -319,7 +319,7 @@ def loss_names(reconstructs: bool) -> tuple[str, ...]:
 
 
 def with_reconstruction(loss: Tensor, errors: Tensor | None, weight: float) -> dict[str, Tensor]:
-    """The loss to minimise, and its parts.
+    """The loss to minimize, and its parts.
 
     Args:
         loss: scalar, of the class capsules.

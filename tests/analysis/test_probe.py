@@ -132,9 +132,9 @@ def test_shifts_are_in_pixels_of_an_image_28_wide(width, pixels):
 
 
 @pytest.mark.parametrize("pixels", [-1.5, -1.0, -0.25, 0.0, 0.5, 1.0, 2.0])
-def test_thickness_is_grey_scale_morphology(pixels):
+def test_thickness_is_gray_scale_morphology(pixels):
     images = torch.rand(2, 1, 28, 28, dtype=torch.float64)
-    filtered = ndimage.grey_dilation if pixels > 0 else ndimage.grey_erosion
+    filtered = ndimage.gray_dilation if pixels > 0 else ndimage.gray_erosion
     for n in range(2):
         expected, left = images[n, 0].numpy(), abs(pixels)
         while left > 0:
@@ -143,7 +143,7 @@ def test_thickness_is_grey_scale_morphology(pixels):
         np.testing.assert_allclose(thickened(images, pixels)[n, 0], expected, atol=1e-12)
 
 
-def test_capsules_are_those_of_the_true_class_of_normalised_pictures():
+def test_capsules_are_those_of_the_true_class_of_normalized_pictures():
     net = CapsNet(
         (1, 8, 8),
         3,

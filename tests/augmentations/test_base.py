@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from capsule_lightning.augmentations.base import standardise
+from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.augmentations.geometry import Affine, PaddedCrop, Shift, affine
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.augmentations.patch import RandomPatch
@@ -102,10 +102,10 @@ def test_random_patch_equals_the_loop(images, random, size):
 
 
 def test_random_patch_goes_as_far_as_the_code_of_the_paper():
-    grey = torch.full((2, 1, 24, 24), 0.5)
+    gray = torch.full((2, 1, 24, 24), 0.5)
     draws = torch.full((2, 5), 0.5)
     draws[:, 3] = torch.tensor([0.0, LARGEST])
-    assert_close(RandomPatch().train(grey, draws)[:, 0, 0, 0], 0.5 + torch.tensor([-63.0, 63.0]) / 255)
+    assert_close(RandomPatch().train(gray, draws)[:, 0, 0, 0], 0.5 + torch.tensor([-63.0, 63.0]) / 255)
 
     draws[:, 3:] = torch.tensor([[0.5, 0.0], [0.5, LARGEST]])
     noise = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0)).expand(2, -1, -1, -1)
@@ -115,7 +115,7 @@ def test_random_patch_goes_as_far_as_the_code_of_the_paper():
 
 
 @pytest.mark.parametrize(("size", "top", "left"), [(4, 1, 1), (5, 1, 0), (6, 0, 0), (1, 3, 2)])
-def test_random_patch_evaluates_the_centre(images, size, top, left):
+def test_random_patch_evaluates_the_center(images, size, top, left):
     expected = images[:, :, top : top + size, left : left + size]
     assert_close(RandomPatch(size).evaluate(images), expected, rtol=0, atol=0)
 
@@ -134,14 +134,14 @@ def test_evaluation_leaves_whole_images_alone(images, augment):
 
 
 @pytest.mark.parametrize("contrast", [1.0, 1e-2, 1e-3, 0.0])
-def test_standardise_equals_the_rule_of_tensorflow(images, contrast):
+def test_standardize_equals_the_rule_of_tensorflow(images, contrast):
     images = 0.5 + contrast * (images - 0.5)
     expected = []
     for image in 255 * images.double().numpy():
         deviation = max(image.std(), 1 / np.sqrt(image.size))
         expected.append((image - image.mean()) / deviation)
     # float32 numbers near 0.5 are 6e-8 apart, and are divided by deviations down to 3.5e-4
-    assert_close(standardise(images), torch.from_numpy(np.stack(expected)).float(), rtol=0, atol=1e-3)
+    assert_close(standardize(images), torch.from_numpy(np.stack(expected)).float(), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ SMALL = partial(CapsNet, encoder=partial(EfficientEncoder, channels=(4, 8), kern
 
 
 def task(routing=DynamicRouting, shape=(1, 20, 20)):
-    """A small network with batch normalisation and a decoder."""
+    """A small network with batch normalization and a decoder."""
     return ClassificationTask(shape, 5, net=partial(SMALL, routing=routing))
 
 
@@ -30,7 +30,7 @@ def test_counts_of_the_papers_network():
     assert needs.multiply_adds == 8_294_400 + 191_102_976 + 1_474_560 + 921_600 + 1_409_024
 
 
-def test_weights_gradients_and_the_state_of_the_optimiser_are_counted():
+def test_weights_gradients_and_the_state_of_the_optimizer_are_counted():
     net = task()
     weights = 4 * sum(p.numel() for p in net.parameters())
     plain = forecast(net).fixed

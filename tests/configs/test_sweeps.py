@@ -67,7 +67,7 @@ def test_the_command_line_takes_every_point(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_what_is_optimised_is_logged_and_never_the_test_images(path: Path) -> None:
+def test_what_is_optimized_is_logged_and_never_the_test_images(path: Path) -> None:
     sweep = yaml.safe_load(path.read_text())
     tested = "--test_after_fit=false" not in sweep["command"]
     assert sweep["metric"] == {"name": "test/accuracy" if tested else "val/accuracy", "goal": "maximize"}

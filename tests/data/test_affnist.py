@@ -252,7 +252,7 @@ def another_field(path):
     write_mat(path, image="picture")
 
 
-CENTRED = rf"image \(1600, 10\) uint8 and 10 labels, expected \(1600, {COUNT}\) uint8: test\.mat of .*`transformed`"
+CENTERED = rf"image \(1600, 10\) uint8 and 10 labels, expected \(1600, {COUNT}\) uint8: test\.mat of .*`transformed`"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ CENTRED = rf"image \(1600, 10\) uint8 and 10 labels, expected \(1600, {COUNT}\) 
         (cut_archive, r"test\.mat\.zip: cannot be read as affNIST's MATLAB file"),
         (another_variable, r"test\.mat: cannot be read .*KeyError: 'affNISTdata'"),
         (another_field, r"test\.mat: cannot be read .*no field of name image"),
-        (partial(write_mat, pictures=PICTURES[:10], labels=LABELS[:10]), rf"test\.mat: {CENTRED}"),
+        (partial(write_mat, pictures=PICTURES[:10], labels=LABELS[:10]), rf"test\.mat: {CENTERED}"),
         (partial(write_mat, labels=LABELS[:10]), r"test\.mat: image .* and 10 labels, expected"),
         (partial(write_mat, pictures=PICTURES / 255), r"test\.mat: image .* float64 and 30 labels, expected .* uint8"),
         (partial(write_mat, pictures=PICTURES[:, :28, :28]), r"test\.mat: image \(784, 30\) uint8"),

@@ -1,4 +1,4 @@
-"""What all data modules share: shapes, splits, normalisation on the device, prediction, and values refused."""
+"""What all data modules share: shapes, splits, normalization on the device, prediction, and values refused."""
 
 import inspect
 import pkgutil
@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 import capsule_lightning.data
-from capsule_lightning.augmentations.base import standardise
+from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.augmentations.geometry import PaddedCrop, Shift
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.augmentations.patch import RandomPatch
@@ -85,35 +85,35 @@ def test_a_patch_larger_than_the_images_is_refused():
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
-@pytest.mark.parametrize("normalisation", ["none", "per_image", "channel"])
-def test_the_input_is_normalised_and_the_target_is_not(stage, normalisation):
-    data = CIFAR10DataModule(fake=True, augmentation=NoAugmentation, normalisation=normalisation)
+@pytest.mark.parametrize("normalization", ["none", "per_image", "channel"])
+def test_the_input_is_normalized_and_the_target_is_not(stage, normalization):
+    data = CIFAR10DataModule(fake=True, augmentation=NoAugmentation, normalization=normalization)
     stored = fake_images((3, 32, 32), 10, "train" if stage == "fit" else "test").images / 255
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in data.statistics)
-    expected = {"none": stored, "per_image": standardise(stored), "channel": (stored - mean) / deviation}[normalisation]
+    expected = {"none": stored, "per_image": standardize(stored), "channel": (stored - mean) / deviation}[normalization]
     for batch in batches(data, stage):
         assert_close(batch.pictures, stored[batch.indices])
         assert_close(batch.images, expected[batch.indices])
 
 
-@pytest.mark.parametrize("normalisation", ["none", "per_image", "channel"])
-def test_the_target_of_an_augmented_image_stays_in_range(normalisation):
-    data = CIFAR10DataModule(fake=True, normalisation=normalisation)  # brightness and contrast leave the range
+@pytest.mark.parametrize("normalization", ["none", "per_image", "channel"])
+def test_the_target_of_an_augmented_image_stays_in_range(normalization):
+    data = CIFAR10DataModule(fake=True, normalization=normalization)  # brightness and contrast leave the range
     for batch in batches(data, "fit"):
         assert batch.pictures.min() == 0
         assert batch.pictures.max() == 1
-        if normalisation == "none":
+        if normalization == "none":
             assert batch.images.min() < 0
             assert_close(batch.images.clamp(0, 1), batch.pictures)
 
 
 @pytest.mark.parametrize("augmentation", [Shift, PaddedCrop, RandomPatch])
 def test_training_images_are_augmented_with_the_draws_of_the_loader(augmentation):
-    data = ready(CIFAR10DataModule, "fit", fake=True, augmentation=augmentation, normalisation="per_image")
+    data = ready(CIFAR10DataModule, "fit", fake=True, augmentation=augmentation, normalization="per_image")
     for stored in data.train_dataloader():
         augmented = augmentation().train(stored.images / 255, stored.draws)
         batch = data.on_after_batch_transfer(stored, 0)
-        assert_close(batch.images, standardise(augmented))
+        assert_close(batch.images, standardize(augmented))
         assert_close(batch.pictures, augmented.clamp(0, 1))
 
 
@@ -124,9 +124,9 @@ def test_validation_images_are_not_augmented():
 
 
 @pytest.mark.parametrize("augmentation", [Shift, PaddedCrop, RandomPatch])
-@pytest.mark.parametrize("normalisation", ["none", "per_image", "channel"])
-def test_nothing_leaves_the_device_of_the_batch(normalisation, augmentation):
-    data = ready(CIFAR10DataModule, "fit", fake=True, augmentation=augmentation, normalisation=normalisation)
+@pytest.mark.parametrize("normalization", ["none", "per_image", "channel"])
+def test_nothing_leaves_the_device_of_the_batch(normalization, augmentation):
+    data = ready(CIFAR10DataModule, "fit", fake=True, augmentation=augmentation, normalization=normalization)
     stored = next(iter(data.train_dataloader()))
     batch = data.on_after_batch_transfer(StoredBatch(*(part.to("meta") for part in stored)), 0)
     assert all(part.is_meta for part in batch)  # an operation with a tensor elsewhere would have raised
@@ -147,12 +147,12 @@ def test_channel_statistics_equal_those_of_numpy():
 
 
 def test_unknown_statistics_are_measured_on_the_training_images():
-    data = ready(DigitsDataModule, "test", normalisation="channel")
+    data = ready(DigitsDataModule, "test", normalization="channel")
     assert data.statistics == channel_statistics(DigitsDataModule().load("train").images)
 
 
 def test_fitting_after_testing_trains_on_all():
-    data = ready(DigitsDataModule, "test", normalisation="channel")
+    data = ready(DigitsDataModule, "test", normalization="channel")
     data.setup("fit")
     assert len(data.train_dataloader()) == data.steps_per_epoch == 10
 
@@ -264,8 +264,8 @@ def test_fake_images_need_no_disk_and_are_always_the_same(tmp_path):
 
 def test_fake_images_of_a_class_resemble_each_other():
     train, test = (fake_images((1, 8, 8), 10, split) for split in ("train", "test"))
-    centres = torch.stack([train.images[train.labels == label].float().mean(dim=0) for label in range(10)])
-    distances = torch.cdist(test.images.flatten(1).float(), centres.flatten(1))
+    centers = torch.stack([train.images[train.labels == label].float().mean(dim=0) for label in range(10)])
+    distances = torch.cdist(test.images.flatten(1).float(), centers.flatten(1))
     assert distances.argmin(dim=1).tolist() == test.labels.tolist()
 
 

@@ -19,7 +19,7 @@ def read(path, shape, **options):
 
 
 @pytest.mark.parametrize(("suffix", "options"), LOSSLESS)
-@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)], ids=["grey", "colour"])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)], ids=["gray", "color"])
 def test_lossless_files_are_read_exactly(tmp_path, write_image, shape, suffix, options):
     pixels = write_image(tmp_path / f"a{suffix}", shape, **options)
     channels = 1 if len(shape) == 2 else 3
@@ -33,16 +33,16 @@ def test_lossy_files_are_read_closely(tmp_path, write_image, suffix):
     pixels = np.stack([ramp, ramp[::-1], 255 - ramp], axis=-1)
     write_image(tmp_path / f"a{suffix}", pixels, quality=100, **({"subsampling": 0} if suffix != ".webp" else {}))
     difference = read(tmp_path / f"a{suffix}", (3, 32, 16)).astype(int) - pixels
-    # JPEG at its best rounds brightness and colour to whole numbers; WebP also halves the resolution of colour
+    # JPEG at its best rounds brightness and color to whole numbers; WebP also halves the resolution of color
     assert abs(difference).max() <= (2 if suffix != ".webp" else 16)
 
 
-def test_grey_files_become_colour_and_colour_files_grey(tmp_path, write_image):
-    grey = write_image(tmp_path / "grey.png", (4, 4))
-    np.testing.assert_array_equal(read(tmp_path / "grey.png", (3, 4, 4)), np.repeat(grey[..., None], 3, axis=-1))
-    colour = write_image(tmp_path / "colour.png", (4, 4, 3))
-    brightness = colour @ np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, to the nearest whole number
-    assert abs(read(tmp_path / "colour.png", (1, 4, 4)) - brightness).max() <= 0.51
+def test_gray_files_become_color_and_color_files_gray(tmp_path, write_image):
+    gray = write_image(tmp_path / "gray.png", (4, 4))
+    np.testing.assert_array_equal(read(tmp_path / "gray.png", (3, 4, 4)), np.repeat(gray[..., None], 3, axis=-1))
+    color = write_image(tmp_path / "color.png", (4, 4, 3))
+    brightness = color @ np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, to the nearest whole number
+    assert abs(read(tmp_path / "color.png", (1, 4, 4)) - brightness).max() <= 0.51
 
 
 def test_palette_and_transparency_are_resolved(tmp_path, write_image):

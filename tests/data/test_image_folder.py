@@ -70,7 +70,7 @@ def test_labels_stay_with_their_images(tmp_path, write_tree):
         assert_close(stored.images[:, 0, 0, 0].long(), stored.labels)
 
 
-def test_one_channel_is_grey(one_tree):
+def test_one_channel_is_gray(one_tree):
     data = make(one_tree, channels=1)
     assert data.in_shape == (1, 6, 7)
     assert data.load("train").images.shape == (24, 1, 6, 7)
@@ -174,7 +174,7 @@ def test_bad_values_are_refused(one_tree, options, named):
         make(one_tree, **options).prepare_data()
 
 
-def test_predicts_after_channel_normalisation_without_a_test_run(one_tree, tmp_path_factory, write_image):
+def test_predicts_after_channel_normalization_without_a_test_run(one_tree, tmp_path_factory, write_image):
     folder = tmp_path_factory.mktemp("new")
     write_image(folder / "a.png", (9, 9))
     data = make(one_tree, images=str(folder))

@@ -193,11 +193,11 @@ def test_fake_images_have_no_toys(tmp_path):
     assert sum(len(batch.labels) for batch in data.val_dataloader()) == 20
 
 
-def standardised(pair):
+def standardized(pair):
     return (pair - pair.mean()) / pair.std()
 
 
-def test_training_sees_random_patches_standardised_as_a_pair(root):
+def test_training_sees_random_patches_standardized_as_a_pair(root):
     data = ready(root, val_size=0, batch_size=30)
     stored = make(root).load("train").images.double().numpy() / 255
     places = set()
@@ -209,7 +209,7 @@ def test_training_sees_random_patches_standardised_as_a_pair(root):
             pair = stored[batch.indices[n], :, top : top + 32, left : left + 32] + 63 / 255 * (2 * bright - 1)
             means = pair.mean(axis=(1, 2), keepdims=True)
             pair = (pair - means) * (1 + 0.8 * (2 * contrast - 1)) + means
-            np.testing.assert_allclose(found.images[n].numpy(), standardised(pair), atol=1e-4)
+            np.testing.assert_allclose(found.images[n].numpy(), standardized(pair), atol=1e-4)
             np.testing.assert_allclose(found.pictures[n].numpy(), pair.clip(0, 1), atol=1e-5)
     assert len(places) > 50
 
@@ -219,7 +219,7 @@ def test_evaluation_sees_the_central_patch(root):
     (batch,) = data.test_dataloader()
     found = data.on_after_batch_transfer(batch, 0).images.numpy()
     for images, pair in zip(found, make(root).load("test").images.numpy() / 255, strict=True):
-        np.testing.assert_allclose(images, standardised(pair[:, 8:40, 8:40]), atol=1e-4)
+        np.testing.assert_allclose(images, standardized(pair[:, 8:40, 8:40]), atol=1e-4)
 
 
 def test_the_original_files_are_read_once(root, monkeypatch):

@@ -33,7 +33,7 @@ def parameters(decoder):
 
 
 def spread(maps, layer):
-    """Transposed convolution of ``maps (C, H, W)``: every input adds its kernel to the output, centred on its place."""
+    """Transposed convolution of ``maps (C, H, W)``: every input adds its kernel to the output, centered on itself."""
     weight, bias, stride = layer.weight.detach().numpy(), layer.bias.detach().numpy(), layer.stride[0]
     rows, columns = (n * stride for n in maps.shape[1:])
     out = np.zeros((weight.shape[1], rows, columns)) + bias[:, None, None]
@@ -142,7 +142,7 @@ def test_pictures_are_float32_under_autocast(training, poses, labels):
     assert_close(pictures, decoder(poses, labels), rtol=0, atol=0.03)  # the layers have the eight bits of bfloat16
 
 
-def test_shows_the_centre_of_the_larger_picture(poses, labels):
+def test_shows_the_center_of_the_larger_picture(poses, labels):
     small, large = (
         ClassIndependentDecoder(CLASSES, DIM, (3, *size), channels=(4, 4, 4, 4)) for size in ((37, 30), (40, 32))
     )

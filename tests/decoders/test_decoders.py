@@ -103,7 +103,7 @@ def test_dense_decoder_reads_the_masked_capsules_in_order(poses, labels):
     assert_close(decoder(poses, labels)[0].flatten(), 1 / (1 + torch.exp(-logits)))
 
 
-def test_conv_decoder_shows_the_centre_of_the_larger_picture(poses, labels):
+def test_conv_decoder_shows_the_center_of_the_larger_picture(poses, labels):
     small, large = (ConvDecoder(CLASSES, DIM, (3, *size), channels=(8, 8, 8)) for size in ((37, 29), (40, 32)))
     large.load_state_dict(small.state_dict())
     pictures = large(poses * 10, labels)

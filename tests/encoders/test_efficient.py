@@ -30,7 +30,7 @@ def test_parameters_and_capsules_of_the_papers_networks(in_shape, options, param
     assert encoder(torch.rand(2, *in_shape)).poses.shape == (2, 16, 8)
 
 
-def test_one_capsule_is_a_group_of_neighbouring_channels():
+def test_one_capsule_is_a_group_of_neighboring_channels():
     encoder = EfficientEncoder((1, 28, 28)).eval()
     images = torch.rand(2, 1, 28, 28)
     maps = encoder.primary(encoder.features(images))

@@ -18,9 +18,9 @@ def test_map_and_parameters_of_the_papers_network():
     assert ((activations > 0) & (activations < 1)).all()
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-def test_each_capsule_is_a_linear_map_of_its_position(normalise):
-    encoder = MatrixEncoder((1, 9, 11), channels=5, num_types=3, dim=4, normalise=normalise).eval()
+@pytest.mark.parametrize("normalize", [False, True])
+def test_each_capsule_is_a_linear_map_of_its_position(normalize):
+    encoder = MatrixEncoder((1, 9, 11), channels=5, num_types=3, dim=4, normalize=normalize).eval()
     images = torch.rand(2, 1, 9, 11)
     features = encoder.features(images)
     poses, activations = encoder.maps(images)
@@ -28,9 +28,9 @@ def test_each_capsule_is_a_linear_map_of_its_position(normalise):
         here = features[:, :, y, x]
         conv, scores = encoder.poses, encoder.activations[0]
         pose, logit = here @ conv.weight[4 * t : 4 * t + 4, :, 0, 0].T, here @ scores.weight[t, :, 0, 0]
-        if not normalise:
+        if not normalize:
             pose, logit = pose + conv.bias[4 * t : 4 * t + 4], logit + scores.bias[t]
-        scale = (1 + 1e-5) ** -0.5 if normalise else 1  # fresh statistics: mean 0, variance 1
+        scale = (1 + 1e-5) ** -0.5 if normalize else 1  # fresh statistics: mean 0, variance 1
         assert_close(poses[:, y, x, t], scale * pose)
         assert_close(activations[:, y, x, t], torch.sigmoid(scale * logit))
 
@@ -58,8 +58,8 @@ def test_impossible_sizes_are_refused(options, message):
         MatrixEncoder((1, 4, 4), **options)
 
 
-def test_normalised_poses_have_one_mean_and_variance_a_type():
-    encoder = MatrixEncoder((1, 9, 11), channels=5, num_types=3, dim=4, normalise=True)
+def test_normalized_poses_have_one_mean_and_variance_a_type():
+    encoder = MatrixEncoder((1, 9, 11), channels=5, num_types=3, dim=4, normalize=True)
     poses = encoder.maps(torch.rand(8, 1, 9, 11)).poses
     assert_close(poses.mean(dim=(0, 1, 2, 4)), torch.zeros(3), rtol=0, atol=1e-5)
     assert_close(poses.var(dim=(0, 1, 2, 4), correction=0), torch.ones(3), rtol=0, atol=1e-2)

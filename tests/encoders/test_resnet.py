@@ -39,8 +39,8 @@ def convolve(maps, layer):
     return out
 
 
-def normalise(maps, layer):
-    """Batch normalisation with the statistics of training, one channel at a time."""
+def normalize(maps, layer):
+    """Batch normalization with the statistics of training, one channel at a time."""
     scale, shift, mean, var = (
         t.detach().numpy() for t in (layer.weight, layer.bias, layer.running_mean, layer.running_var)
     )
@@ -51,13 +51,13 @@ def normalise(maps, layer):
 def through_trunk(image, trunk):
     """Maps of one image, from the definition: ``relu(x + f(x))``."""
     conv, norm, _, *blocks = trunk.layers
-    maps = np.maximum(normalise(convolve(image, conv), norm), 0)
+    maps = np.maximum(normalize(convolve(image, conv), norm), 0)
     for block in blocks:
         conv1, norm1, _, conv2, norm2 = block.layers
-        inner = np.maximum(normalise(convolve(maps, conv1), norm1), 0)
-        inner = normalise(convolve(inner, conv2), norm2)
+        inner = np.maximum(normalize(convolve(maps, conv1), norm1), 0)
+        inner = normalize(convolve(inner, conv2), norm2)
         if not isinstance(block.shortcut, nn.Identity):
-            maps = normalise(convolve(maps, block.shortcut[0]), block.shortcut[1])
+            maps = normalize(convolve(maps, block.shortcut[0]), block.shortcut[1])
         maps = np.maximum(maps + inner, 0)
     return maps
 
@@ -78,7 +78,7 @@ def count(module):
 
 
 def block(width, out):
-    """Parameters of a residual block: two convolutions, two normalisations, and a shortcut where the width changes."""
+    """Parameters of a residual block: two convolutions, two normalizations, and a shortcut where the width changes."""
     return 9 * width * out + 9 * out * out + 4 * out + (width != out) * (width * out + 2 * out)
 
 
@@ -107,8 +107,8 @@ def test_capsules_equal_plain_loops(pose_norm, kernel):
     for image, pose, activation in zip(images.numpy(), poses.numpy(), activations.numpy(), strict=True):
         features = through_trunk(image, encoder.trunk)
         maps = convolve(features, encoder.poses)
-        maps = normalise(maps, encoder.map_norm) if pose_norm == "batch" else maps
-        scores = normalise(convolve(features, encoder.scores), encoder.score_norm)
+        maps = normalize(maps, encoder.map_norm) if pose_norm == "batch" else maps
+        scores = normalize(convolve(features, encoder.scores), encoder.score_norm)
         for row, column, kind in np.ndindex(3, 3, 3):
             expected = maps[4 * kind : 4 * kind + 4, row, column]
             if pose_norm == "layer":

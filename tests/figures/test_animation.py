@@ -20,12 +20,12 @@ def frames(content):
 
 
 def test_each_figure_is_a_frame_for_its_time():
-    figures = [Figure(figsize=(1, 1), facecolor=colour) for colour in ("red", "lime", "blue")]
+    figures = [Figure(figsize=(1, 1), facecolor=color) for color in ("red", "lime", "blue")]
     found = list(frames(gif(figures, [100, 250, 400])))
-    for (pixels, info), colour, wait in zip(
+    for (pixels, info), color, wait in zip(
         found, ([255, 0, 0], [0, 255, 0], [0, 0, 255]), (100, 250, 400), strict=True
     ):
-        assert np.abs(pixels - colour).max() <= 1
+        assert np.abs(pixels - color).max() <= 1
         assert (info["duration"], info["loop"]) == (wait, 0)
 
 

@@ -1,4 +1,4 @@
-"""Votes over the input: which classes, where, in what colour, and frame by frame."""
+"""Votes over the input: which classes, where, in what color, and frame by frame."""
 
 from io import BytesIO
 

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from capsule_lightning.figures.learning_curves import COLOURS, learning_curves_figure, on_common_steps, spread_out
+from capsule_lightning.figures.learning_curves import COLORS, learning_curves_figure, on_common_steps, spread_out
 
 
 def test_the_line_is_the_mean_and_the_band_reaches_from_lowest_to_highest():
@@ -24,14 +24,14 @@ def test_the_line_is_the_mean_and_the_band_reaches_from_lowest_to_highest():
     assert axis.get_ylabel() == "val/accuracy, %"
 
 
-def test_every_group_is_told_apart_and_named_in_its_colour():
+def test_every_group_is_told_apart_and_named_in_its_color():
     curves = {f"group {n}": [{0: 0.1, 10: 0.9 + n / 1000}] for n in range(10)}
     figure = learning_curves_figure(curves, "val/accuracy")
     (axis,) = figure.axes
     looks = {(line.get_color(), line.get_linestyle()) for line in axis.get_lines()}
     assert len(looks) == 10
     assert {text.get_text(): to_hex(text.get_color()) for text in axis.texts} == {
-        f"group {n}": COLOURS[n % len(COLOURS)].lower() for n in range(10)
+        f"group {n}": COLORS[n % len(COLORS)].lower() for n in range(10)
     }
     FigureCanvasAgg(figure).draw()
     boxes = sorted((text.get_window_extent() for text in axis.texts), key=lambda box: box.y0)

@@ -12,10 +12,10 @@ from capsule_lightning.figures.poses import Plane, picture_plane_figure, pose_fi
 def test_principal_components_are_those_of_the_covariance():
     poses = torch.randn(40, 5, dtype=torch.float64) * torch.tensor([3.0, 1.0, 0.2, 0.1, 0.1])
     plane = principal_components(poses)
-    centred = (poses - poses.mean(dim=0)).numpy()
-    values, vectors = np.linalg.eigh(centred.T @ centred)
+    centered = (poses - poses.mean(dim=0)).numpy()
+    values, vectors = np.linalg.eigh(centered.T @ centered)
     for n in range(2):
-        expected = centred @ vectors[:, -1 - n]
+        expected = centered @ vectors[:, -1 - n]
         np.testing.assert_allclose(np.abs(plane.points[:, n]), np.abs(expected), atol=1e-9)
     shares = values[::-1] / values.sum()
     assert plane.axes == (f"first component ({100 * shares[0]:.0f} %)", f"second component ({100 * shares[1]:.0f} %)")
@@ -25,9 +25,9 @@ def test_tsne_keeps_groups_apart_and_is_the_same_again():
     labels = torch.tensor([0, 1] * 12)
     poses = torch.randn(24, 6) * 0.05 + 3.0 * labels.unsqueeze(1)
     points = tsne(poses, perplexity=5).points
-    centres = [points[labels.numpy() == j].mean(axis=0) for j in range(2)]
-    spread = max(np.linalg.norm(points[labels.numpy() == j] - centres[j], axis=1).max() for j in range(2))
-    assert np.linalg.norm(centres[0] - centres[1]) > 1.5 * spread
+    centers = [points[labels.numpy() == j].mean(axis=0) for j in range(2)]
+    spread = max(np.linalg.norm(points[labels.numpy() == j] - centers[j], axis=1).max() for j in range(2))
+    assert np.linalg.norm(centers[0] - centers[1]) > 1.5 * spread
     np.testing.assert_array_equal(points, tsne(poses, perplexity=5).points)
 
 

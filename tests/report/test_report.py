@@ -31,7 +31,7 @@ from capsule_lightning.models.cnn import BaselineCNN
 from capsule_lightning.report import Subject, build, page, pictures, report
 from capsule_lightning.report.measured import spread_over_classes, wilson_interval
 from capsule_lightning.report.panel import decoder_layers
-from capsule_lightning.report.subject import evaluation_pictures, monitored, normaliser
+from capsule_lightning.report.subject import evaluation_pictures, monitored, normalizer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ["zero", "one & <all>", "two"]
@@ -285,11 +285,11 @@ def test_in_a_browser_the_sliders_move_the_picture_that_the_decoder_makes(name: 
     rows, columns = about.net.in_shape[1:]
     for view, (pose, label) in zip(found["seen"], expected, strict=True):
         picture = perturbed_pictures(about.net.decoder, pose, label, 3, (0.0,))[0, 0]
-        grey = picture[:1].expand(3, -1, -1) if len(picture) < 3 else picture
+        gray = picture[:1].expand(3, -1, -1) if len(picture) < 3 else picture
         pixels = torch.tensor(view["rgba"]).view(rows, columns, 4)
         assert view["size"] == [columns, rows]
         assert (pixels[..., 3] == 255).all()
-        assert_close(pixels[..., :3] / 255, grey.movedim(0, -1), atol=0.5 / 255 + 2e-3, rtol=0)
+        assert_close(pixels[..., :3] / 255, gray.movedim(0, -1), atol=0.5 / 255 + 2e-3, rtol=0)
         np.testing.assert_allclose(view["values"], pose, atol=1e-5)
         assert float(view["length"]) == pytest.approx(float(pose.norm()), abs=0.006)
     assert found["seen"][2]["rgba"] != found["seen"][3]["rgba"]
@@ -305,14 +305,14 @@ def test_each_class_gives_as_many_images_as_another() -> None:
     assert spread_over_classes(labels, 100).tolist() == [2, 5, 4, 7, 0, 1, 3, 6, 8]
 
 
-def test_pictures_are_normalised_as_the_metadata_say() -> None:
+def test_pictures_are_normalized_as_the_metadata_say() -> None:
     pictures = torch.rand(2, 2, 3, 3)
-    assert_close(normaliser({"kind": "none"})(pictures), pictures)
-    found = normaliser({"kind": "channel", "mean": [0.1, 0.2], "deviation": [0.5, 2.0]})(pictures)
+    assert_close(normalizer({"kind": "none"})(pictures), pictures)
+    found = normalizer({"kind": "channel", "mean": [0.1, 0.2], "deviation": [0.5, 2.0]})(pictures)
     assert_close(found[:, 1], (pictures[:, 1] - 0.2) / 2)
-    assert_close(normaliser({"kind": "per_image"})(pictures).mean(dim=(1, 2, 3)), torch.zeros(2), atol=1e-6, rtol=0)
+    assert_close(normalizer({"kind": "per_image"})(pictures).mean(dim=(1, 2, 3)), torch.zeros(2), atol=1e-6, rtol=0)
     with pytest.raises(InputError, match="mean and deviation"):
-        normaliser({"kind": "channel", "mean": None, "deviation": None})
+        normalizer({"kind": "channel", "mean": None, "deviation": None})
 
 
 def test_of_very_many_test_images_every_third() -> None:

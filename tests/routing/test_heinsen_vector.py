@@ -23,7 +23,7 @@ def layer_norm(x):
     return (x - x.mean()) / np.sqrt(x.var() + 1e-5) if len(x) > 1 else x
 
 
-def algorithm(x, p, iterations, normalise):
+def algorithm(x, p, iterations, normalize):
     """Heinsen 2022 for one example ``x (I, D)``, with parameters ``p`` by name."""
     children, parents, dim = len(x), len(p["vote_in"]), p["vote_out"].shape[1]
     f, votes = np.zeros(children), np.zeros((children, parents, dim))
@@ -48,7 +48,7 @@ def algorithm(x, p, iterations, normalise):
                     guess = guess + p["prediction.predict_bias"][j]
                     s[j] = sigmoid(x[i] @ guess * p["prediction.scale"][i, j] + p["prediction.shift"][i, j])
                 r[i] = s / sum(s)  # the softmax of log s
-    return np.array([layer_norm(v) for v in out]) if normalise else out, r
+    return np.array([layer_norm(v) for v in out]) if normalize else out, r
 
 
 def moved(*shapes, **options):
@@ -61,12 +61,12 @@ def moved(*shapes, **options):
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3])
-@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("vote_weights", [None, 2])
 @pytest.mark.parametrize("dim_out", [1, 5])
-def test_equals_the_equations_of_the_paper(dim_out, vote_weights, normalise, iterations):
+def test_equals_the_equations_of_the_paper(dim_out, vote_weights, normalize, iterations):
     routing = moved(
-        CHILDREN, 4, PARENTS, dim_out, vote_weights=vote_weights, iterations=iterations, normalise=normalise
+        CHILDREN, 4, PARENTS, dim_out, vote_weights=vote_weights, iterations=iterations, normalize=normalize
     )
     capsules = Capsules.from_vectors(torch.randn(2, CHILDREN, 4, dtype=torch.float64))
     of_children = {"relevance_weight", "relevance_bias", "use", "ignore", "prediction.scale", "prediction.shift"}
@@ -77,7 +77,7 @@ def test_equals_the_equations_of_the_paper(dim_out, vote_weights, normalise, ite
     with torch.no_grad():
         parents, couplings = routing(capsules), routing.couplings(capsules)
     for n in range(2):
-        out, r = algorithm(capsules.poses[n].numpy(), parameters, iterations, normalise)
+        out, r = algorithm(capsules.poses[n].numpy(), parameters, iterations, normalize)
         activations = sigmoid(out @ parameters["readout.score.weight"][0] + parameters["readout.score.bias"])
         np.testing.assert_allclose(parents.poses[n], out, atol=1e-9, rtol=0)
         np.testing.assert_allclose(parents.activations[n], activations, atol=1e-9, rtol=0)
@@ -134,9 +134,9 @@ def test_the_activations_of_the_children_are_not_looked_at():
     assert_close(routing(Capsules(poses, torch.rand(2, CHILDREN))), routing(Capsules.from_vectors(poses)))
 
 
-def test_parents_are_normalised_unless_told_not_to():
+def test_parents_are_normalized_unless_told_not_to():
     routing = HeinsenVectorRouting(CHILDREN, 4, PARENTS, 50)
-    raw = HeinsenVectorRouting(CHILDREN, 4, PARENTS, 50, normalise=False)
+    raw = HeinsenVectorRouting(CHILDREN, 4, PARENTS, 50, normalize=False)
     raw.load_state_dict(routing.state_dict())
     capsules = Capsules.from_vectors(100 * torch.randn(2, CHILDREN, 4))
     poses = routing(capsules).poses
@@ -145,7 +145,7 @@ def test_parents_are_normalised_unless_told_not_to():
     assert (raw(capsules).poses.var(dim=-1) > 2).all()
 
 
-def test_one_dimension_is_not_normalised_to_zero():
+def test_one_dimension_is_not_normalized_to_zero():
     routing = HeinsenVectorRouting(CHILDREN, 4, PARENTS, 1)
     parents = routing(Capsules.from_vectors(torch.randn(2, CHILDREN, 4)))
     F.cross_entropy(parents.activations.logit(), torch.tensor([0, 2])).backward()

@@ -16,7 +16,7 @@ from capsule_lightning.models.conv_capsules import ConvCapsules
 from capsule_lightning.routing.inverted_dot_product import (
     InvertedDotProductRouting,
     inverted_dot_product_routing,
-    normalised_mean,
+    normalized_mean,
 )
 
 CHILDREN, PARENTS, DIM = 6, 3, 4
@@ -50,7 +50,7 @@ def one_round(votes, parents, weight, bias, scaled=True):
 
 
 def moved(net):
-    """The module in float64, its normalisation and bias away from where they start."""
+    """The module in float64, its normalization and bias away from where they start."""
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter)
     return net.double()
@@ -107,7 +107,7 @@ def test_gradients():
         for shape in ((2, 4, PARENTS, DIM), (2, PARENTS, DIM), DIM, DIM)
     )
     assert torch.autograd.gradcheck(partial(inverted_dot_product_routing, rounds=2), (votes, parents, gain, bias))
-    assert torch.autograd.gradcheck(normalised_mean, (parents, gain, bias))
+    assert torch.autograd.gradcheck(normalized_mean, (parents, gain, bias))
 
 
 @pytest.mark.parametrize(

@@ -63,5 +63,5 @@ def test_the_prior_begins_at_zero_and_can_be_left_out():
 
 def test_parameters_of_the_papers_network():
     assert sum(p.numel() for p in SelfAttentionRouting(16, 8, 10, 16).parameters()) == 161_824 - 141_184
-    # He-normal with every pair of capsules counted into the fan, as the released code's initialiser does
+    # He-normal with every pair of capsules counted into the fan, as the released code's initializer does
     assert_close(SelfAttentionRouting(16, 8, 10, 16).weight.std().item(), (2 / (16 * 10 * 8)) ** 0.5, rtol=0.03, atol=0)

@@ -136,8 +136,8 @@ def test_parents_that_no_child_chooses_have_finite_poses():
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_normalise_is_batch_normalisation_over_all_leading_dimensions():
-    net, capsules = routing(normalise=True), children(4, 3)
+def test_normalize_is_batch_normalization_over_all_leading_dimensions():
+    net, capsules = routing(normalize=True), children(4, 3)
     torch.nn.init.ones_(net.norm.weight)
     torch.nn.init.zeros_(net.norm.bias)
     poses = net(capsules).poses
@@ -164,7 +164,7 @@ def test_parameters_of_the_papers_networks(types, of_layers, millions):
     count = len(types)
     with torch.device("meta"):
         net = ConvCapsNet(
-            (3, 32, 32), 10, encoder=ResNetEncoder, routing=partial(SelfRouting, normalise=True),
+            (3, 32, 32), 10, encoder=ResNetEncoder, routing=partial(SelfRouting, normalize=True),
             class_routing=partial(SelfRouting, poses=False), types=types, kernel_sizes=[3] * count,
             strides=[2] * count, paddings=[1] * count, share_class_votes=False, coordinates=False,
         )  # fmt: skip

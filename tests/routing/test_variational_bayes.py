@@ -100,11 +100,11 @@ def test_children_couple_to_the_parent_that_they_agree_about():
     assert scores[0] > scores[1]
 
 
-def test_parents_are_normalised_over_the_batch_and_all_positions():
+def test_parents_are_normalized_over_the_batch_and_all_positions():
     routing = VariationalBayesRouting(CHILDREN, DIM, PARENTS, DIM, std=1.0).double()
     capsules = Capsules(torch.randn(8, 5, CHILDREN, DIM).double(), torch.rand(8, 5, CHILDREN).double())
     parents = routing(capsules)
-    # the elements of a pose are normalised together
+    # the elements of a pose are normalized together
     for values in (parents.poses.movedim(2, -1), torch.logit(parents.activations).unsqueeze(2)):
         zeros = torch.zeros(PARENTS, dtype=torch.float64)
         assert_close(values.mean(dim=(0, 1, 2)), zeros, atol=1e-9, rtol=0)
@@ -117,7 +117,7 @@ def test_parents_are_normalised_over_the_batch_and_all_positions():
     assert not torch.allclose(evaluated.poses, parents.poses[:1, :1])
 
 
-def test_what_the_normalisation_takes_away_has_no_effect_in_training():
+def test_what_the_normalization_takes_away_has_no_effect_in_training():
     routing = VariationalBayesRouting(CHILDREN, DIM, PARENTS, DIM).double()
     capsules = Capsules(torch.randn(8, CHILDREN, DIM).double(), torch.rand(8, CHILDREN).double())
     before = routing(capsules).activations
@@ -125,7 +125,7 @@ def test_what_the_normalisation_takes_away_has_no_effect_in_training():
     assert_close(routing(capsules).activations, before)
 
 
-def test_one_position_in_all_is_normalised_by_the_running_statistics():
+def test_one_position_in_all_is_normalized_by_the_running_statistics():
     routing = VariationalBayesRouting(CHILDREN, DIM, PARENTS, DIM, std=1.0)
     many = Capsules(torch.randn(8, CHILDREN, DIM), torch.rand(8, CHILDREN))
     routing(many)

@@ -46,7 +46,7 @@ def last(cwd: Path) -> dict:
 
 
 def assert_same_end(killed: Path, whole: Path) -> None:
-    """Weights, the optimiser's state, schedule and place in the data are equal to the last bit, and so are the logs."""
+    """Weights, the optimizer's state, schedule and place in the data are equal to the last bit, and so are the logs."""
     a, b = last(killed), last(whole)
     assert a["global_step"] == b["global_step"] > 0
     for name, value in b["state_dict"].items():

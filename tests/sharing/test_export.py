@@ -51,7 +51,7 @@ from capsule_lightning.tasks.classification import ClassificationTask
 NETWORKS = {
     "capsnet": ("--config", "digits.yaml"),
     "efficient": (*FAKE_MNIST, "--config", "model/efficient_capsnet.yaml"),
-    "em": (*FAKE_MNIST, "--config", "model/matrix_capsules_small.yaml", "--model.net.encoder.normalise", "true"),
+    "em": (*FAKE_MNIST, "--config", "model/matrix_capsules_small.yaml", "--model.net.encoder.normalize", "true"),
 }
 
 
@@ -112,7 +112,7 @@ def test_a_shared_network_answers_as_its_checkpoint_bit_for_bit(
     assert torch.equal(ours.activations, theirs.activations)
     assert pictures == (None, None) if name == "em" else torch.equal(*pictures)
 
-    stored, state = load_file(path), task.net.state_dict()  # no optimiser's state, no name of the task
+    stored, state = load_file(path), task.net.state_dict()  # no optimizer's state, no name of the task
     assert stored.keys() == state.keys()
     assert (name == "em") == ("encoder.pose_norm.running_var" in stored)
     assert all(torch.equal(stored[key], state[key]) for key in state)
@@ -127,7 +127,7 @@ def test_the_file_says_what_rebuilds_the_network_and_what_its_images_need(digits
     assert (said["num_classes"], said["step"], said["capsule_lightning"]) == ("10", "2", __version__)
     assert said["epoch"] == "0"
     assert json.loads(said["class_names"]) == list("0123456789")
-    assert json.loads(said["normalisation"]) == {"kind": "none"}
+    assert json.loads(said["normalization"]) == {"kind": "none"}
     assert said["input"] == "images (batch, 1, 8, 8) float32, pixels from 0 to 1"
     assert str(digits.parent) not in "".join(said.values())
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_without_its_run_is_shared_and_what_is_unknown_is_said(
     main(["export", "--ckpt_path", str(alone)])
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(err.splitlines()) == 1
-    assert "does not say its class names and normalisation" in err
+    assert "does not say its class names and normalization" in err
     assert "class_names" not in read_metadata(alone.with_suffix(".safetensors"))
     assert load_network(alone.with_suffix(".safetensors")).num_classes == 10
 
@@ -200,9 +200,9 @@ def run_of(folder: Path, data: type, **arguments: object) -> tuple[Path, dict]:
 @pytest.mark.parametrize(
     ("data", "arguments"),
     [
-        (MNISTDataModule, {"normalisation": "channel"}),
-        (DigitsDataModule, {"normalisation": "per_image"}),
-        (DigitsDataModule, {"normalisation": "channel"}),
+        (MNISTDataModule, {"normalization": "channel"}),
+        (DigitsDataModule, {"normalization": "per_image"}),
+        (DigitsDataModule, {"normalization": "channel"}),
     ],
 )
 def test_images_prepared_as_the_file_says_are_those_of_training(data: type, arguments: dict, tmp_path: Path) -> None:
@@ -211,11 +211,11 @@ def test_images_prepared_as_the_file_says_are_those_of_training(data: type, argu
     assert unknown is None
     module = data_module(slot)
     pixels = torch.randint(0, 256, (5, *module.stored_shape), dtype=torch.uint8)
-    if module.normalisation == "channel" and module.statistics is None:
+    if module.normalization == "channel" and module.statistics is None:
         module.setup("fit")
     batch = StoredBatch(pixels, torch.zeros(5).long(), torch.arange(5), None)
     expected = module.on_after_batch_transfer(batch, 0).images
-    given = json.loads(said["normalisation"])
+    given = json.loads(said["normalization"])
     for image, wanted in zip(pixels.double().numpy() / 255, expected.double().numpy(), strict=True):
         if given["kind"] == "per_image":
             found = (image - image.mean()) / image.std()
@@ -225,8 +225,8 @@ def test_images_prepared_as_the_file_says_are_those_of_training(data: type, argu
 
 
 def test_statistics_that_training_measured_are_measured_again(tmp_path: Path) -> None:
-    place, _ = run_of(tmp_path, DigitsDataModule, normalisation="channel")
-    given = json.loads(what_images_need(place)[0]["normalisation"])
+    place, _ = run_of(tmp_path, DigitsDataModule, normalization="channel")
+    given = json.loads(what_images_need(place)[0]["normalization"])
     pixels = DigitsDataModule().load("train").images.double().numpy() / 255
     assert len(pixels) < len(load_digits().images)  # the test images are not among them
     np.testing.assert_allclose(given["mean"], [pixels.mean()], rtol=1e-9)
@@ -234,9 +234,9 @@ def test_statistics_that_training_measured_are_measured_again(tmp_path: Path) ->
 
 
 def test_statistics_that_cannot_be_measured_are_said_to_be_unknown(tmp_path: Path) -> None:
-    place, _ = run_of(tmp_path, SmallNORBDataModule, normalisation="channel", root=str(tmp_path), download=False)
+    place, _ = run_of(tmp_path, SmallNORBDataModule, normalization="channel", root=str(tmp_path), download=False)
     said, unknown = what_images_need(place)
-    assert json.loads(said["normalisation"]) == {"kind": "channel"}
+    assert json.loads(said["normalization"]) == {"kind": "channel"}
     assert json.loads(said["class_names"])[0] == "animal"
     assert unknown is not None
     assert "mean and deviation" in unknown

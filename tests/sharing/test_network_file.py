@@ -176,7 +176,7 @@ def folders(here: Path) -> Path:
     return here
 
 
-def test_a_shared_network_keeps_its_normalisation_and_refuses_other_classes(
+def test_a_shared_network_keeps_its_normalization_and_refuses_other_classes(
     folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ("--data.channels", "1", "--data.image_size", "[8,8]", "--data.batch_size", "4", "--data.val_size", "4")
@@ -188,10 +188,10 @@ def test_a_shared_network_keeps_its_normalisation_and_refuses_other_classes(
     main(["predict", "--ckpt_path", str(shared), *images])
     (table,) = folders.glob("runs/net/*/predict/predictions.csv")
     net = load_network(shared)
-    normalisation = json.loads(read_metadata(shared)["normalisation"])
+    normalization = json.loads(read_metadata(shared)["normalization"])
     image = torch.full((1, 1, 8, 8), 200 / 255)
     with torch.no_grad():
-        lengths = net((image - normalisation["mean"][0]) / normalisation["deviation"][0]).activations[0]
+        lengths = net((image - normalization["mean"][0]) / normalization["deviation"][0]).activations[0]
     found = next(row for row in rows(table) if row[0].endswith("0.png"))
     assert [float(number) for number in found[-2:]] == pytest.approx(lengths.tolist(), abs=1e-5)
 
@@ -229,10 +229,10 @@ def test_a_path_is_no_name(here: Path) -> None:
         {"class_names": "nonsense"},
         {"class_names": '["a"]'},
         {"class_names": json.dumps([1] * 10)},
-        {"normalisation": "[]"},
-        {"normalisation": '{"kind": "other"}'},
-        {"normalisation": '{"kind": "channel", "mean": [0.1, 0.2], "deviation": [1.0]}'},
-        {"normalisation": '{"kind": "channel", "mean": "x", "deviation": [1.0]}'},
+        {"normalization": "[]"},
+        {"normalization": '{"kind": "other"}'},
+        {"normalization": '{"kind": "channel", "mean": [0.1, 0.2], "deviation": [1.0]}'},
+        {"normalization": '{"kind": "channel", "mean": "x", "deviation": [1.0]}'},
     ],
 )
 @pytest.mark.parametrize("command", ["report", "predict"])
@@ -243,7 +243,7 @@ def test_what_is_said_of_the_images_is_checked(
     with pytest.raises(SystemExit) as stopped:
         main([command, "--ckpt_path", str(shared)])
     assert stopped.value.code == 2
-    assert "class_names and normalisation cannot be used" in capsys.readouterr().err
+    assert "class_names and normalization cannot be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["net", "encoder"])

@@ -344,7 +344,7 @@ def test_the_count_survives_a_checkpoint(tmp_path):
 @pytest.mark.parametrize("fault", ["nan", "gradient"])
 @pytest.mark.parametrize("number", [2, 3])
 def test_one_of_the_batches_whose_gradients_are_summed(tmp_path, fault, number):
-    """The optimiser steps after batches 1, 3, 5, ...; a bad one spoils both of its pair."""
+    """The optimizer steps after batches 1, 3, 5, ...; a bad one spoils both of its pair."""
     watch = Watch()
     run = trainer(tmp_path, watch, steps=4, accumulate_grad_batches=2)
     net = task(partial(FaultyLoss, at=[number], fault=fault), skip_not_finite=1)
