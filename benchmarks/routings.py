@@ -17,7 +17,7 @@ from measure import Worker, add_config, config_words, parser, positive, setting,
 from step import PackageStep
 from time_to_accuracy import train
 
-from capsule_lightning.cli import CONFIG_DIR
+from capsule_lightning.shipped import CONFIG_DIR
 
 OVERLAYS = sorted(path.stem for path in CONFIG_DIR.glob("routing/*.yaml"))
 

@@ -5,7 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from capsule_lightning.cli import CONFIG_DIR, config_names
+from capsule_lightning.shipped import CONFIG_DIR, config_names
 
 ROOT = CONFIG_DIR.parent
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from capsule_lightning import capsules
-from capsule_lightning.cli import CONFIG_DIR, find_config
 from capsule_lightning.layers import couplings, squash, votes
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.uniform import UniformRouting
+from capsule_lightning.shipped import CONFIG_DIR, find_config
 
 README = (CONFIG_DIR.parent / "README.md").read_text()
 

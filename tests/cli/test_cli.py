@@ -10,10 +10,12 @@ import yaml
 from routings import ROUTINGS
 
 from capsule_lightning import __version__
-from capsule_lightning.cli import CONFIG_DIR, SLOTS, class_names, config_names, find_config, main
-from capsule_lightning.cli.configs import one_line
+from capsule_lightning.cli import main
+from capsule_lightning.cli.parser import one_line
+from capsule_lightning.components import SLOTS, class_names
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import flat
+from capsule_lightning.shipped import CONFIG_DIR, config_names, find_config
 
 
 def printed_config(capsys: pytest.CaptureFixture[str], *words: str) -> dict:

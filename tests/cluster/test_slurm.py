@@ -16,9 +16,9 @@ import yaml
 from cluster.small_slurm import NODES, SmallSlurm
 from cluster.waiting import until
 from program import clean_environment, metrics
-from test_resume import NOISY, assert_same_end
+from resumed import NOISY, assert_same_end
 
-from capsule_lightning.cli import CONFIG_DIR
+from capsule_lightning.shipped import CONFIG_DIR
 
 pytestmark = [
     pytest.mark.slow,
@@ -126,7 +126,7 @@ class Job:
         assert_same_end(self.cwd, whole)
 
     def known_as_one(self) -> None:
-        """Under the name by which `test_resume` knows a run."""
+        """Under the name by which `resumed` knows a run."""
         (self.folder.parent / "one").symlink_to(self.folder.name)
 
 

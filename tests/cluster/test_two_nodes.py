@@ -12,7 +12,7 @@ from cluster.two_nodes import TwoNodes
 from cluster.waiting import until
 from forked import run
 from program import clean_environment, metrics
-from test_resume import FIT, NOISY, assert_same_end
+from resumed import FIT, NOISY, assert_same_end
 
 pytestmark = [
     pytest.mark.slow,
@@ -86,7 +86,7 @@ class Training:
         return any(process.poll() is not None for process in self.processes)
 
     def known_as_one(self) -> None:
-        """Under the name by which `test_resume` knows a run."""
+        """Under the name by which `resumed` knows a run."""
         (self.folder.parent / "one").symlink_to(self.folder.name)
 
     def end(self) -> list[int]:

@@ -17,12 +17,15 @@ import pytest
 import yaml
 from program import clean_environment, metrics
 
-from capsule_lightning import study as module
-from capsule_lightning.cli import CONFIG_DIR, class_names, find_config, main
+from capsule_lightning.cli import main
 from capsule_lightning.comparison import new_console
-from capsule_lightning.comparison.study import finished, last_line, read_study, run_study
+from capsule_lightning.comparison import study_processes as module
+from capsule_lightning.comparison.study import read_study
+from capsule_lightning.comparison.study_processes import finished, last_line, run_study
+from capsule_lightning.components import class_names
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import hold, let_go
+from capsule_lightning.shipped import CONFIG_DIR, find_config
 
 FIT = (
     "--config digits.yaml --model.net.encoder.channels 4 --model.net.encoder.num_types 2 --model.net.decoder null "
@@ -129,7 +132,7 @@ def test_a_signal_is_passed_on_and_the_runs_save(cwd: Path, capsys: pytest.Captu
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(SystemExit) as stopped:
-        run_study(read, Path("runs"), new_console())
+        run_study(read, Path("runs"), new_console(), main)
     thread.join()
     assert stopped.value.code == 130
     assert signal.getsignal(signal.SIGINT) is before
@@ -160,7 +163,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(cwd: Path, capsys: pytes
 
     write(cwd, each=each, seeds=[3], fit=FIT.format(epochs=2))
     with pytest.raises(InputError, match=r"UniformRouting-seed3: was made by .*max_epochs 1 .*max_epochs 2 .*another"):
-        run_study(read_study(str(path)), Path("kept"), new_console())
+        run_study(read_study(str(path)), Path("kept"), new_console(), main)
 
 
 def test_two_studies_do_not_share_a_folder(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +172,7 @@ def test_two_studies_do_not_share_a_folder(cwd: Path, monkeypatch: pytest.Monkey
     hold(cwd / "runs" / "tiny")
     try:
         with pytest.raises(InputError, match=r"another study is at work: .*tiny is being trained in by process"):
-            run_study(read, cwd / "runs", new_console())
+            run_study(read, cwd / "runs", new_console(), main)
     finally:
         let_go()
 
@@ -183,7 +186,7 @@ def test_where_no_run_comes_to_its_end_there_is_no_table(cwd: Path, capsys: pyte
     assert "failed: UniformRouting-seed0 (status 0): it was not tested; " in capsys.readouterr().out
     (cwd / "file").touch()
     with pytest.raises(InputError, match="file/tiny: cannot be written"):
-        run_study(read_study(str(path)), Path("file"), new_console())
+        run_study(read_study(str(path)), Path("file"), new_console(), main)
 
 
 # The file.
@@ -292,5 +295,5 @@ def test_the_first_job_has_the_first_device(cwd: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "start_server", lambda: None)
     monkeypatch.setattr(module.multiprocessing, "get_context", lambda method: Server())
     with pytest.raises(KeyboardInterrupt):
-        run_study(read_study(str(write(cwd, devices=["3", "1"]))), cwd / "runs", new_console())
+        run_study(read_study(str(write(cwd, devices=["3", "1"]))), cwd / "runs", new_console(), main)
     assert started == ["3"]

@@ -10,9 +10,9 @@ import pytest
 from wandb_server import WandbServer
 
 import capsule_lightning.loggers.wandb as guard
+from capsule_lightning.cli import compare as module
 from capsule_lightning.cli import main
 from capsule_lightning.comparison import Run, compare, verdict
-from capsule_lightning.comparison import command as module
 from capsule_lightning.comparison.wandb_report import publish
 from capsule_lightning.errors import InputError
 
@@ -145,4 +145,4 @@ def test_a_project_needs_its_entity(project: str) -> None:
 
 def test_only_what_lies_in_wandb_is_published(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--publish makes a report of runs in W&B; say which by --wandb"):
-        module.command([str(tmp_path), "--publish"])
+        module.run(["compare", str(tmp_path), "--publish"])

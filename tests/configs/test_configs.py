@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 from recipe import Recipe
 
-from capsule_lightning.cli import CONFIG_DIR, config_names
 from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.shipped import CONFIG_DIR, config_names
 
 RECIPES = [name for name in config_names() if "/" not in name and name not in ("default.yaml", "early_stopping.yaml")]
 NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those

@@ -21,8 +21,9 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from wandb_log import WANDB, parts
 from wandb_server import WandbServer
 
-from capsule_lightning.cli import CONFIG_DIR, class_names
+from capsule_lightning.components import class_names
 from capsule_lightning.runs.folders import flat
+from capsule_lightning.shipped import CONFIG_DIR
 
 SWEEPS = sorted((CONFIG_DIR / "sweeps").glob("*.yaml"))
 

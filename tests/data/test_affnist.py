@@ -13,7 +13,6 @@ import torch
 import yaml
 from torch.testing import assert_close
 
-from capsule_lightning.cli import CONFIG_DIR
 from capsule_lightning.data import affnist
 from capsule_lightning.data.affnist import URL, AffNISTDataModule
 from capsule_lightning.decoders.dense import DenseDecoder
@@ -21,6 +20,7 @@ from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.routing.dynamic import DynamicRouting
+from capsule_lightning.shipped import CONFIG_DIR
 
 REAL_ROOT = os.environ.get("CAPSULE_LIGHTNING_DATA", "")
 COUNT = 30

@@ -14,7 +14,7 @@ import pytest
 import torch
 from forked import run, start, wait_for
 from program import Run
-from test_resume import FIT, NOISY, assert_same_end, die_while_writing, last, steps_logged
+from resumed import FIT, NOISY, assert_same_end, die_while_writing, last, steps_logged
 
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint, keep_as
 from capsule_lightning.errors import InputError, StoppedError

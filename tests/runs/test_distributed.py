@@ -7,7 +7,7 @@ import pytest
 from forked import run
 from PIL import Image
 from program import capsule_lightning, metrics, torchrun
-from test_resume import FIT, NOISY, assert_same_end
+from resumed import FIT, NOISY, assert_same_end
 
 from capsule_lightning.data.digits import DigitsDataModule
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from forked import run, start, wait_for
-from test_resume import FIT, NOISY, assert_same_end, last, steps_logged
+from resumed import FIT, NOISY, assert_same_end, last, steps_logged
 
 #: Nothing is saved by step or time: what is there, the signal has saved.
 SELDOM = NOISY.replace("every_n_steps: 4", "every_n_steps: null")

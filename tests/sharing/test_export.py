@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from trained import FAKE_MNIST, fit
 
 from capsule_lightning import __version__
-from capsule_lightning.cli import CONFIG_DIR, main
+from capsule_lightning.cli import main
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.loader import StoredBatch
@@ -46,6 +46,7 @@ from capsule_lightning.sharing.export import (
     write_whole,
 )
 from capsule_lightning.sharing.network_file import PRETRAINED
+from capsule_lightning.shipped import CONFIG_DIR
 from capsule_lightning.tasks.classification import ClassificationTask
 
 NETWORKS = {
