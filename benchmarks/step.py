@@ -57,17 +57,18 @@ class PackageStep(Workload):
 
     def load(self, device: torch.device) -> None:
         """Import the package and resolve the config."""
-        from recipe import Recipe
+        from capsule_lightning.cli.configs import resolve
 
-        self.recipe = Recipe(self.words)
+        self.config = resolve(["fit", *self.words, "--model.lr_scheduler=null"])
 
     def build(self, device: torch.device) -> Step:
         """See `Workload.build`."""
-        task, _ = self.recipe.build()
-        self.task = task.to(device).train()
+        from capsule_lightning.components import build
+
+        self.task = task = build(self.config).task.to(device).train()
         self.batch = task.example_batch(self.batch_size)
         optimizer = task.configure_optimizers()
-        assert isinstance(optimizer, torch.optim.Optimizer)  # the recipe has no schedule
+        assert isinstance(optimizer, torch.optim.Optimizer)  # there is no schedule
         scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "16-mixed")
         loss_of = self.loss if self.mode is None else torch.compile(self.loss, mode=self.mode)
 

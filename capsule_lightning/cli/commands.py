@@ -26,7 +26,7 @@ TRAINING_COMMANDS = {
 }
 LIGHT_COMMANDS = {
     "prepare": Command("download and decode a data set, for machines without a network", "prepare"),
-    "configs": Command("list the configurations that --config finds by name", "configs"),
+    "configs": Command("list the configurations that --config finds by name", "list_configs"),
     "export": Command("write a trained network to one file to share: .safetensors or .onnx", "export"),
     "report": Command(
         "one page about a trained network: numbers, pictures, and sliders that move its capsules", "report"

@@ -9,16 +9,14 @@ from collections.abc import Iterator
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from capsule_lightning.cli.parser import one_line
 from capsule_lightning.errors import InputError, StoppedError
 
-TRIED_ALL = "Does not validate against any"  # how the parser begins where a class refuses its arguments
 _MEMORY = re.compile(r"can't allocate memory|out of memory|failed to allocate", re.I)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|connectFullMesh|Broken pipe|[Tt]imed out|TCPStore")
 
 
-def explain(error: BaseException) -> InputError | StoppedError | None:
+def as_user_error(error: BaseException) -> InputError | StoppedError | None:
     """The message behind an exception, where it is one that a user can act on; None for a fault of the program."""
     chain = list(causes(error))
     for cause in chain:
@@ -47,10 +45,7 @@ def explain(error: BaseException) -> InputError | StoppedError | None:
                 f"another process of this run is gone or out of reach ({str(cause).strip().splitlines()[0][:200]}); "
                 "go on from the last checkpoint with: fit --resume"
             )
-    refused = [cause for cause in chain if isinstance(cause, ValueError) and str(cause).startswith(TRIED_ALL)]
-    return (
-        InputError(f"the configuration has a value that is refused: {one_line(str(refused[-1]))}") if refused else None
-    )
+    return None
 
 
 def first_sentences(error: BaseException) -> str:

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from capsule_lightning.augmentations.base import standardize
+from capsule_lightning.components import build_data
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, read_images
 from capsule_lightning.errors import InputError
 from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
-from capsule_lightning.sharing.export import data_module, network_of
+from capsule_lightning.sharing.export import network_of
 from capsule_lightning.sharing.network_file import (
     Metadata,
     build_network,
@@ -78,7 +79,7 @@ def subject_of_run(checkpoint: Path, root: str | None = None, images: str | Path
             "the checkpoint in its run, or export it and give --images FOLDER"
         )
     config = (folder / CONFIG_NAME).read_text()
-    settings = yaml.safe_load(config)
+    settings = read_yaml(folder / CONFIG_NAME)
     data = data_of(settings, folder / CONFIG_NAME, root)
     stage = "fit" if images is not None and data.normalization == "channel" else "test"
     if images is None or stage == "fit":
@@ -131,7 +132,7 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
             slot.setdefault("init_args", {})["root"] = root
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{source}: says nothing of the data; expected one that `fit` has written") from error
-    data = data_module(slot)
+    data = build_data(slot)
     if data.num_labels != 1:
         raise InputError(
             f"{data.name}: its images have {data.num_labels} labels each; a report is about images of one class, such "

@@ -7,14 +7,12 @@ import os
 import socket
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from capsule_lightning.errors import InputError
-from capsule_lightning.runs.signals import INTERACTIVE
 
 ID_VARIABLE = "CAPSULE_LIGHTNING_RUN_ID"
 CONFIG_NAME = "config.yaml"
@@ -36,45 +34,6 @@ def require_name(name: str, option: str) -> str:
             "slashes and not beginning with a dot"
         )
     return name
-
-
-def known_run_id() -> str | None:
-    """The id that the environment gives to this run, the same for all its processes and restarts.
-
-    In this order: one set before (also by the parent process), a W&B sweep's, SLURM's job, torchrun's.
-
-    Raises:
-        InputError: torchrun on several nodes without a name for the run.
-    """
-    variables = os.environ
-    job = variables.get("SLURM_ARRAY_JOB_ID") or variables.get("SLURM_JOB_ID")
-    for name in (ID_VARIABLE, "WANDB_RUN_ID"):
-        if name in variables:
-            return variables[name]
-    if job and "SLURM_PROCID" in variables and variables.get("SLURM_JOB_NAME") not in INTERACTIVE:
-        task = variables.get("SLURM_ARRAY_TASK_ID")
-        return f"slurm-{job}" if task is None else f"slurm-{job}-{task}"
-    if "TORCHELASTIC_RUN_ID" in variables:
-        run_id = variables["TORCHELASTIC_RUN_ID"]
-        if run_id == "none" and variables.get("GROUP_WORLD_SIZE", "1") == "1":
-            # torchrun's folder of this start: it has a name of its own, which all workers and restarts share
-            run_id = Path(variables.get("TORCHELASTIC_ERROR_FILE", "none/0/0/0")).parents[2].name
-        if run_id == "none":
-            raise InputError("this run needs a name that all its nodes know: torchrun --rdzv_id NAME, or --run_id NAME")
-        return f"torchrun-{run_id}"
-    return None
-
-
-def new_run_id() -> str:
-    """The id of the environment, or else a new one, which the processes started by this one will find there."""
-    run_id = known_run_id() or f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    os.environ[ID_VARIABLE] = run_id
-    return run_id
-
-
-def restarted() -> bool:
-    """Whether SLURM or torchrun has started this run before."""
-    return any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
 def run_of_checkpoint(checkpoint: str | Path) -> Path | None:

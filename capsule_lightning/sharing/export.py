@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor, nn
 
 from capsule_lightning import __version__
-from capsule_lightning.cli.parser import Parser
+from capsule_lightning.components import build_data, modernized
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, first_line
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
+from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
 from capsule_lightning.sharing.network_file import (
     NEEDED,
@@ -143,14 +143,14 @@ def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
     if folder is None:
         return {}, f"its class names and normalization, for want of the run's {CONFIG_NAME} beside the checkpoint"
     try:
-        config = yaml.safe_load((folder / CONFIG_NAME).read_text())
-        data, seed = data_module(config["data"]), config.get("seed_everything")
+        config = modernized(read_yaml(folder / CONFIG_NAME))
+        data, seed = build_data(config["data"]), config.get("seed_everything")
         slots = {"data": without(config["data"], OF_MACHINE)}
         if slots["data"]["init_args"].get("seed", ...) is None:  # which chose the validation images
             slots["data"]["init_args"]["seed"] = data.seed if seed is None else seed
         if "model" in config:
             slots["task"] = without(config["model"], _OF_TRAINING)
-    except (InputError, OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (InputError, KeyError, TypeError) as error:
         return {}, f"its class names and normalization: {first_line(error)}"
     unknown = None
     if data.normalization == "channel" and data.statistics is None:
@@ -178,18 +178,6 @@ def without(slot: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """
     arguments = {key: value for key, value in (slot.get("init_args") or {}).items() if key not in names}
     return {"class_path": slot["class_path"], "init_args": arguments}
-
-
-def data_module(slot: object) -> ImageDataModule:
-    """The data module of a slot of a run's configuration, as the command line makes it.
-
-    Raises:
-        InputError: a class or a value that the slot does not take.
-    """
-    parser = Parser()
-    parser.add_argument("--data", type=ImageDataModule)
-    made: ImageDataModule = parser.instantiate(parser.parse_object({"data": slot})).data
-    return made
 
 
 def expected_input(data: ImageDataModule) -> str:

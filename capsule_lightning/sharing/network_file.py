@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import safetensors
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from capsule_lightning.augmentations.base import Augmentation
-from capsule_lightning.components import OLD_NAMES, modern_path, modernized
+from capsule_lightning.components import OLD_NAMES, component, known_class, modernized, require_harmless
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import Encoder
@@ -26,7 +21,7 @@ from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.runs.checkpoint_files import difference
-from capsule_lightning.shipped import PRETRAINED, PROGRAM
+from capsule_lightning.shipped import PRETRAINED
 from capsule_lightning.tasks.base import Task
 
 SUFFIX = ".safetensors"
@@ -141,30 +136,10 @@ def build_network(metadata: Mapping[str, str], path: str | Path) -> CapsuleNet:
     try:
         slot, in_shape, num_classes = (modernized(json.loads(metadata[key])) for key in NEEDED)
         known_class(str(slot["class_path"]), (CapsuleNet,), "the kind that makes class capsules of images")
-        net: CapsuleNet = component(slot)(tuple(in_shape), num_classes)  # type: ignore[assignment]
+        net: CapsuleNet = component(slot, PARTS)(tuple(in_shape), num_classes)  # type: ignore[assignment]
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # InputError and what is no JSON among them
         raise InputError(f"{path}: its network cannot be built ({first_line(error)})") from error
     return net
-
-
-def component(slot: object) -> Callable[..., nn.Module]:
-    """A class of modules with its arguments, to be called with the shapes.
-
-    Not by the parser of the command line, which also calls functions, and reads text for more of what it may call: a
-    file from elsewhere must not run code.
-
-    Args:
-        slot: ``class_path`` and ``init_args``, some of which may be such slots again.
-
-    Raises:
-        InputError: no such class, or anything else than a class of modules.
-    """
-    if not isinstance(slot, dict) or not {"class_path"} <= set(slot) <= {"class_path", "init_args"}:
-        raise InputError(f"{slot!r}: expected class_path and init_args")
-    found = known_class(str(slot["class_path"]), PARTS, "a network")
-    given = slot.get("init_args") or {}
-    arguments = {key: component(value) if isinstance(value, dict) else value for key, value in given.items()}
-    return partial(found, **arguments)
 
 
 def filled(net: CapsuleNet, tensors: Mapping[str, Tensor], path: str | Path) -> CapsuleNet:
@@ -199,60 +174,13 @@ def evaluation_config(path: str | Path) -> dict[str, Any]:
     try:
         task, data, net = (modernized(json.loads(metadata[key])) for key in ("task", "data", "net"))
         for slot in (task, data, net):
-            require_harmless(slot)
+            require_harmless(slot, EVALUATION)
         task.setdefault("init_args", {})["net"] = net
         for name in OF_MACHINE:
             data.setdefault("init_args", {}).pop(name, None)
     except (ValueError, AttributeError) as error:  # InputError and what is no JSON among them
         raise InputError(f"{path}: its configuration cannot be used ({first_line(error)})") from error
     return {"experiment": Path(path).stem, "model": task, "data": data}
-
-
-def require_harmless(value: object) -> None:
-    """Refuse all but numbers, words, and classes of networks, losses and data.
-
-    Args:
-        value: of a configuration from elsewhere.
-
-    Raises:
-        InputError: anything that the parser could take for code to call, or for a file to read.
-    """
-    if isinstance(value, dict):
-        if "class_path" in value:
-            if not set(value) <= {"class_path", "init_args"}:
-                raise InputError(f"{value!r}: expected class_path and init_args")
-            known_class(str(value["class_path"]), EVALUATION, "a network or of its evaluation")
-        for key, each in value.items():
-            if key != "class_path":
-                require_harmless(each)
-    elif isinstance(value, list):
-        for each in value:
-            require_harmless(each)
-    elif isinstance(value, str) and not re.fullmatch(r"[\w -]*", value):
-        raise InputError(f"{value!r} is neither a number nor a word")
-
-
-def known_class(name: str, kinds: tuple[type, ...], whole: str) -> Callable[..., Any]:
-    """The class of a dotted name, where it is one of some kinds; nothing is imported but from this package.
-
-    Args:
-        name: as in a configuration.
-        kinds: one of which it must derive from.
-        whole: what it should be a part of, for the error.
-
-    Raises:
-        InputError: there is no such class here, or it is of another kind.
-    """
-    module, _, attribute = modern_path(name).rpartition(".")
-    if module.startswith(f"{PROGRAM}."):
-        with suppress(ImportError):
-            import_module(module)
-    found = getattr(sys.modules.get(module), attribute, None)
-    if found is None:
-        raise InputError(f"no class {name!r} here: it is none of this package, nor of a module that has been imported")
-    if not (isinstance(found, type) and issubclass(found, kinds)):
-        raise InputError(f"{name!r} is no part of {whole}")
-    return found
 
 
 def images_of(metadata: Metadata, path: str | Path) -> tuple[list[str], dict[str, Any]]:

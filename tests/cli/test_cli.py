@@ -11,7 +11,6 @@ from routings import ROUTINGS
 
 from capsule_lightning import __version__
 from capsule_lightning.cli import main
-from capsule_lightning.cli.parser import one_line
 from capsule_lightning.components import SLOTS, class_names
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import flat

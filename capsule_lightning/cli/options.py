@@ -1,0 +1,48 @@
+"""The options of a run itself: neither of its data, nor of its task, nor of its trainer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from capsule_lightning.runs.folders import NEWEST
+
+
+class Option(NamedTuple):
+    """An option of a run.
+
+    Attributes:
+        annotation: the type of its value.
+        default: its value if it is not given.
+        help: what it does, for ``--help_all``.
+        bare: its value if it is given without one; None if it needs one.
+        commands: the commands that take it; empty for all.
+    """
+
+    annotation: Any
+    default: Any
+    help: str
+    bare: str | None = None
+    commands: tuple[str, ...] = ()
+
+
+OPTIONS = {
+    "seed_everything": Option(bool | int, 0, "seed of the whole run; true draws one"),
+    "experiment": Option(str, "capsules", "name of the runs that belong together"),
+    "runs": Option(str, "runs", "folder of all experiments"),
+    "run_id": Option(str | None, None, "id of this run; drawn if null"),
+    "test_after_fit": Option(bool, True, "end fit with a test of its result"),
+    "ckpt_path": Option(str | None, None, "checkpoint to resume or to measure"),
+    "resume": Option(
+        str | None,
+        None,
+        "resume a run, named by its folder or its id, from its newest good checkpoint; without a name: this job's run, "
+        "or else the newest. If it has no checkpoint, start from the beginning",
+        bare=NEWEST,
+        commands=("fit",),
+    ),
+}
+
+
+def options_of(command: str) -> dict[str, Option]:
+    """Return the options that a training command takes, by name."""
+    return {name: option for name, option in OPTIONS.items() if not option.commands or command in option.commands}
