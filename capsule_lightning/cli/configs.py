@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from capsule_lightning.cli.options import options_of
@@ -35,7 +34,8 @@ from capsule_lightning.components import (
     slot_of,
 )
 from capsule_lightning.errors import InputError, nearest, require
-from capsule_lightning.runs.files import parse_yaml, read_yaml
+from capsule_lightning.runs.files import read_yaml
+from capsule_lightning.runs.plain_yaml import dump_yaml, parse_yaml
 from capsule_lightning.shipped import CONFIG_DIR, find_config
 
 CHOOSES_DATA = ("--config", "-c", "--data", "--data.class_path")
@@ -187,7 +187,7 @@ def read_config(name: str) -> tuple[str, Mapping[str, Any]]:
 
 def as_yaml(config: Mapping[str, Any]) -> str:
     """Write a configuration as YAML, in its order."""
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    return dump_yaml(config)
 
 
 def argument_at(command: str, key: str) -> Argument:

@@ -36,6 +36,7 @@ from capsule_lightning.errors import InputError, require
 from capsule_lightning.kernels.heap import keep_heap
 from capsule_lightning.loggers.base import PlacedLogger, Placement
 from capsule_lightning.loggers.wandb import finish
+from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.checkpoint_files import (
     FOLDER,
     TRAINING_STATE,
@@ -445,6 +446,7 @@ def take_shared(path: str, task: Task, data: ImageDataModule) -> None:
         InputError: another network, or data of other classes.
     """
     tensors, net = read_tensors(path), task.net
+    assert isinstance(net, CapsuleNet)
     require_weights(path, {"state_dict": tensors}, net)
     filled(net, tensors, path)
     names, normalization = images_of(read_metadata(path), path)
