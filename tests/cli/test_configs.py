@@ -80,10 +80,8 @@ def other_than(value: object) -> object:
 @pytest.mark.parametrize("before", ROUTINGS, ids=lambda cls: cls.__name__)
 def test_a_routing_has_its_own_defaults_whatever_it_replaces(before: type) -> None:
     chosen = {"class_path": before.__name__, "init_args": {k: other_than(v) for k, v in defaults(before).items()}}
-    mine = yaml.safe_dump(
-        {"model": {"init_args": {"net": {"init_args": {"routing": chosen}}}}}, default_flow_style=True
-    )
-    words = ("fit", "--config", "mnist.yaml", "--config", mine.replace("\n", " "))
+    mine = json.dumps({"model.net": {"init_args": {"routing": chosen}}})
+    words = ("fit", "--config", "mnist.yaml", "--config", mine)
     following = ROUTINGS[(ROUTINGS.index(before) + 1) % len(ROUTINGS)]
     overlay = ("--config", f"routing/{following.__module__.rsplit('.', 1)[1]}.yaml")
     swaps = [(after, ("--model.net.routing", after.__name__)) for after in ROUTINGS if after is not before]
