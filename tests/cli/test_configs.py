@@ -1,6 +1,7 @@
 """Layers of YAML and words become one mapping that states everything: no process, no trainer, no network."""
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
