@@ -369,14 +369,27 @@ def build_data(slot: Any) -> ImageDataModule:
     Raises:
         InputError: a class or a value that the slot does not take.
     """
-    from jsonargparse import ArgumentParser
-
     from capsule_lightning.data.base import ImageDataModule
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=ImageDataModule)
-    made: ImageDataModule = _instantiated(parser, {"data": slot}).data
+    made: ImageDataModule = build_part(slot, ImageDataModule)
     return made
+
+
+def build_part(slot: Any, base: type) -> Any:
+    """Make the object of one slot of a configuration.
+
+    Args:
+        slot: ``class_path`` and ``init_args``.
+        base: what its class derives from.
+
+    Raises:
+        InputError: a class or a value that the slot does not take.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, "part")
+    return _instantiated(parser, {"part": slot}).part
 
 
 def _instantiated(parser: Any, config: Mapping[str, Any]) -> Any:

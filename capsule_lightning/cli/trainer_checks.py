@@ -1,4 +1,4 @@
-"""What the trainer is asked for: values that it would take and not work with, and what it says of those it refuses."""
+"""What the trainer is asked for: values with which a run cannot do what they ask for are refused before it is made."""
 
 from __future__ import annotations
 
@@ -9,26 +9,39 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 
 from capsule_lightning.cli.faults import first_sentences
 from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, nearest, require
 from capsule_lightning.tasks.base import StageMetrics, Task
 
-#: The smallest value of each option, where the trainer itself takes any.
 AT_LEAST = {
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
     "gradient_clip_val": 0,
     "log_every_n_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "num_nodes": 1,
     "num_sanity_val_steps": -1,
 }
-#: What leaves nothing to do where it is 0.
+"""The smallest value of each of these options."""
 NOT_ZERO = ("max_epochs", "max_steps", "limit_train_batches", "val_check_interval")
+"""Options that leave nothing to do if they are 0."""
+SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches")
+"""Options that take a number of batches, or a fraction of them."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Routing and losses need float32, so that parameters are never less; the trainer's short names are these too."""
 SHORT_PRECISIONS = (None, 32, 16, "32", "16", "bf16")
+CHOICES = {
+    "gradient_clip_algorithm": ("norm", "value"),
+    "profiler": ("simple", "advanced", "pytorch", "xla"),
+}
+"""What options take that are not limited by their type."""
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+TAKE_WHAT_THERE_IS = "--trainer.accelerator auto --trainer.devices auto --trainer.strategy auto take what there is"
 
 
 def require_options(options: Mapping[str, Any]) -> None:
@@ -41,49 +54,78 @@ def require_options(options: Mapping[str, Any]) -> None:
         InputError: the option, its value and what was expected.
     """
     for name, least in AT_LEAST.items():
-        if options[name] is not None and not options[name] >= least:
-            raise InputError(f"trainer.{name}={options[name]}: expected at least {least}")
+        value = options[name]
+        require(value is None or value >= least, f"trainer.{name}={value}: expected at least {least}")
     for name in NOT_ZERO:
-        if isinstance(options[name], int | float) and options[name] == 0:
-            raise InputError(f"trainer.{name}=0: nothing would be done; expected more, such as 1")
+        value = options[name]
+        is_zero = isinstance(value, int | float) and value == 0
+        require(not is_zero, f"trainer.{name}=0: nothing would be done; expected more, such as 1")
+    for name in SHARES:
+        value = options[name]
+        fits = value is None or (0 <= value <= 1 if isinstance(value, float) and value % 1 else value >= 0)
+        require(fits, f"trainer.{name}={value}: expected a fraction in [0.0, 1.0] or a number of batches")
+    for name, choices in CHOICES.items():
+        value = options[name]
+        known = not isinstance(value, str) or value in choices
+        require(known, f"trainer.{name}={value}: expected one of {', '.join(choices)}{nearest(str(value), choices)}")
     shortest, longest = options["min_epochs"], options["max_epochs"]
-    if shortest is not None and longest is not None and shortest > longest >= 0:
-        raise InputError(f"trainer.min_epochs={shortest}, trainer.max_epochs={longest}: expected the latter to be more")
-    if options["precision"] not in (*PRECISIONS, *SHORT_PRECISIONS):
-        raise InputError(
-            f"trainer.precision={options['precision']}: expected one of {', '.join(PRECISIONS)}; routing and losses "
-            "compute in float32"
-        )
+    require(
+        shortest is None or longest is None or not shortest > longest >= 0,
+        f"trainer.min_epochs={shortest}, trainer.max_epochs={longest}: expected the latter to be more",
+    )
+    require(
+        options["precision"] in (*PRECISIONS, *SHORT_PRECISIONS),
+        f"trainer.precision={options['precision']}: expected one of {', '.join(PRECISIONS)}; routing and losses "
+        "compute in float32",
+    )
+    require_hardware(options)
+
+
+def require_hardware(options: Mapping[str, Any]) -> None:
+    """Refuse the names of accelerators and strategies that the trainer does not know, and no devices.
+
+    Args:
+        options: of the trainer, by name.
+
+    Raises:
+        InputError: the option, its value and what this machine offers.
+    """
+    known = {
+        "accelerator": ("auto", "gpu", *AcceleratorRegistry.available_accelerators()),
+        "strategy": ("auto", *StrategyRegistry.available_strategies()),
+    }
+    for name, names in known.items():
+        value = options[name]
+        is_known = not isinstance(value, str) or value in names
+        similar = nearest(str(value), names)
+        require(is_known, f"trainer.{name}={value}: there is none of this name{similar}; {_offer()}")
+    devices = options["devices"]
+    number = isinstance(devices, str) and devices.lstrip("-").isdecimal()
+    count = int(devices) if number or type(devices) is int else 1
+    word = not isinstance(devices, str) or number or devices == "auto" or "," in devices
+    require(word and (count > 0 or count == -1), f"trainer.devices={devices}: expected an int > 0, or auto; {_offer()}")
 
 
 def refused(error: Exception, options: Mapping[str, Any]) -> InputError:
-    """What the trainer says of its options, with their values, since it often names neither.
+    """Describe what the trainer refuses, with the hardware that was asked for, since it often names neither.
 
     Args:
-        error: that it raised.
+        error: what it raised.
         options: of the trainer, by name.
     """
-    said = first_sentences(error)
-    named = [n for n, value in options.items() if n in said and n not in HARDWARE and not isinstance(value, list)]
-    if named:
-        return InputError(f"{_values(options, named)}: {said}; correct it, `fit --help_all` says what it takes")
-    offered = "cpu, gpu" if torch.cuda.is_available() else "cpu"
-    given = [name for name in HARDWARE if options[name] not in ("auto", None, 1)]
-    return InputError(
-        f"{_values(options, given)}: {said}; this machine offers {offered}, and --trainer.accelerator auto "
-        "--trainer.devices auto --trainer.strategy auto take what there is"
-    )
+    given = [f"trainer.{name}={options[name]}" for name in HARDWARE if options[name] not in ("auto", None, 1)]
+    return InputError(f"{', '.join(given) or 'trainer'}: {first_sentences(error)}; {_offer()}")
 
 
-def _values(options: Mapping[str, Any], names: list[str]) -> str:
-    return ", ".join(f"trainer.{name}={options[name]}" for name in names) or "trainer"
+def _offer() -> str:
+    return f"this machine offers {'cpu, gpu' if torch.cuda.is_available() else 'cpu'}, and {TAKE_WHAT_THERE_IS}"
 
 
 def require_launcher(trainer: L.Trainer) -> None:
     """Refuse to wait for other nodes on which nothing has been started.
 
     Raises:
-        InputError: several nodes, and neither a launcher nor an address to meet at.
+        InputError: the run is to have several nodes, and there is neither a launcher nor an address to meet at.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
@@ -96,14 +138,14 @@ def require_launcher(trainer: L.Trainer) -> None:
 def require_monitors(trainer: L.Trainer, task: Task, data: ImageDataModule) -> None:
     """Refuse to wait an epoch for a metric that will not come.
 
-    Classes from elsewhere may log what cannot be known here: where there is one, nothing is refused.
+    Classes from elsewhere may log what cannot be known here: if there is one, nothing is refused.
 
     Raises:
-        InputError: a callback that monitors an unknown metric, or one of validation images that are not held out.
+        InputError: a callback monitors an unknown metric, or one of validation images that are not held out.
     """
     metrics = getattr(task, "val_metrics", None)
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if not isinstance(metrics, StageMetrics) or not all(map(_known, (task, *callbacks))):
+    if not isinstance(metrics, StageMetrics) or not all(map(_is_known, (task, *callbacks))):
         return
     names = [*metrics.accuracies, *metrics.losses]
     for callback in callbacks:
@@ -111,8 +153,7 @@ def require_monitors(trainer: L.Trainer, task: Task, data: ImageDataModule) -> N
         if monitor is None:
             continue
         known = [f"{stage}/{each}" for stage in ("val", "train") for each in names]
-        if monitor not in known:
-            raise InputError(f"{name}: monitor={monitor}: no such metric; expected one of {', '.join(known)}")
+        require(monitor in known, f"{name}: monitor={monitor}: no such metric; expected one of {', '.join(known)}")
         held_out = data.val_size != 0 and trainer.limit_val_batches != 0
         if monitor.startswith("val/") and not held_out and name == "EarlyStopping":
             raise InputError(
@@ -121,5 +162,5 @@ def require_monitors(trainer: L.Trainer, task: Task, data: ImageDataModule) -> N
             )
 
 
-def _known(part: object) -> bool:
+def _is_known(part: object) -> bool:
     return type(part).__module__.split(".")[0] in ("capsule_lightning", "lightning")

@@ -20,6 +20,7 @@ import lightning as L
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -30,7 +31,7 @@ from capsule_lightning.cli.configs import Words, argument_at, as_yaml, read_word
 from capsule_lightning.cli.faults import as_user_error
 from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.trainer_checks import refused, require_launcher, require_monitors, require_options
-from capsule_lightning.components import FROM_DATA, import_components
+from capsule_lightning.components import FROM_DATA, build_part, import_components
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.kernels.heap import keep_heap
@@ -300,6 +301,9 @@ class CapsuleCLI(LightningCLI):
         record: Mapping[str, Any] | None = None,
     ) -> None:
         self.work_folder, self.record = work_folder, record or {}
+        if isinstance(args, dict):  # of several classes in one place jsonargparse would hide what a class refuses
+            self.given_trainer = args["trainer"]
+            args = {**args, "trainer": {**args["trainer"], "callbacks": None, "logger": None}}
         super().__init__(
             Task,
             ImageDataModule,
@@ -337,15 +341,19 @@ class CapsuleCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        options = vars(self.config.trainer)
-        config = self.config_init.trainer
+        options, config = self.given_trainer, self.config_init.trainer
         given = config.plugins if isinstance(config.plugins, list) else [config.plugins]
         plugins = [*(plugin for plugin in given if plugin is not None), AtomicCheckpoints()]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():  # torchrun may run within a job
             plugins.append(SLURMEnvironment(auto_requeue=False))  # which could wait for itself, see `RunCheckpoint`
-        listed = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
-        callbacks = [*(callback for callback in listed if callback is not None), RunRecord(self.record)]
-        ours = {"default_root_dir": str(self.work_folder), "plugins": plugins, "callbacks": callbacks}
+        callbacks = [build_part(each, L.Callback) for each in options["callbacks"] or ()]
+        logger = options["logger"]
+        ours = {
+            "default_root_dir": str(self.work_folder),
+            "plugins": plugins,
+            "callbacks": [*callbacks, RunRecord(self.record)],
+            "logger": [build_part(each, Logger) for each in logger] if isinstance(logger, list) else logger,
+        }
         try:
             trainer = super().instantiate_trainer(**{**ours, "strategy": patient(config.strategy), **kwargs})
             if config.strategy == "auto" and type(trainer.strategy) is DDPStrategy:  # which only the trainer could tell
