@@ -1,4 +1,4 @@
-"""The tensor pair that travels between all stages of a capsule network."""
+"""The pair of tensors that travels between all stages of a capsule network."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Capsules(NamedTuple):
 
     @classmethod
     def from_vectors(cls, poses: Tensor) -> Capsules:
-        """Vector capsules, whose activation is the length of the pose (Sabour et al. 2017, section 2).
+        """Return vector capsules, whose activation is the length of the pose (Sabour et al. 2017, section 2).
 
-        The length is computed in float32 at least, with gradient zero at the zero vector.
+        The length is computed in float32 or wider and has gradient zero at the zero vector.
 
         Example:
             >>> Capsules.from_vectors(torch.tensor([[0.6, 0.8], [0.0, 0.0]])).activations

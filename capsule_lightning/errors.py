@@ -28,6 +28,25 @@ def require(condition: object, message: str) -> None:
         raise InputError(message)
 
 
+def require_one_of(name: str, word: object, known: Sequence[str]) -> None:
+    """Raise unless a word is one of those that an option knows.
+
+    Args:
+        name: the option, as the message should call it.
+        word: what the user gave.
+        known: what the option knows.
+
+    Raises:
+        InputError: ``word`` is not one of them.
+
+    Example:
+        >>> require_one_of("mode", "papr", ["paper", "official"])
+        Traceback (most recent call last):
+        capsule_lightning.errors.InputError: mode='papr': expected one of paper, official
+    """
+    require(word in known, f"{name}={word!r}: expected one of {', '.join(known)}")
+
+
 def nearest(word: str, words: Sequence[str]) -> str:
     """Ask whether the most similar of some words was meant; empty if none is similar.
 

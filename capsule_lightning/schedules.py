@@ -10,15 +10,16 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import override
 
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 
 
 class Schedule(LRScheduler, ABC):
-    """Multiplies the optimizer's learning rate by a function of the step; stepped once a training step.
+    """A factor on the optimizer's learning rate that depends on the training step alone; stepped once a training step.
 
     Args:
-        optimizer: whose learning rates are set.
+        optimizer: the optimizer whose learning rates are set.
         total_steps: training steps of the whole run.
     """
 
@@ -28,51 +29,51 @@ class Schedule(LRScheduler, ABC):
 
     @abstractmethod
     def factor(self, step: int, base_lr: float) -> float:
-        """The factor on ``base_lr`` at a step, 0 being the first."""
+        """Return the factor on ``base_lr`` at a step; the first step is 0."""
 
+    @override
     def get_lr(self) -> list[float | Tensor]:
-        """Learning rates of the current step."""
         return [lr * self.factor(self.last_epoch, float(lr)) for lr in self.base_lrs]
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule is; its shape and the run's length come from the configuration, also of a resumed run."""
+        """Return how far the schedule is; its shape and the length of the run always come from the configuration."""
         return {name: self.__dict__[name] for name in ("last_epoch", "_step_count", "_last_lr")}
 
 
 class ExponentialDecay(Schedule):
-    """``lr * decay ^ (step / steps)``, not below ``floor``: the paper's "exponentially decaying learning rate".
+    """Exponential decay, ``lr * decay ^ (step / steps)``, which never falls below ``floor``.
 
-    The paper gives no constants; the defaults are those of its released code.
+    Source: Sabour et al. 2017 (arXiv 1710.09829), section 4, "exponentially decaying learning rate". The paper gives no
+    constants; the defaults are those of its released code.
 
     Args:
         optimizer, total_steps: see `Schedule`.
-        decay: factor for every ``steps`` steps, in (0, 1].
-        steps: number of steps of one ``decay``.
+        decay: factor that the learning rate falls by in ``steps`` steps, in (0, 1].
+        steps: number of steps in which it falls by ``decay``.
         floor: smallest learning rate.
     """
 
     def __init__(
         self, optimizer: Optimizer, total_steps: int, *, decay: float = 0.96, steps: int = 2000, floor: float = 1e-6
     ) -> None:
-        if not 0 < decay <= 1:
-            raise InputError(f"ExponentialDecay: decay={decay}: expected a number in (0, 1]")
-        if steps < 1:
-            raise InputError(f"ExponentialDecay: steps={steps}: expected at least 1")
-        if not floor >= 0:
-            raise InputError(f"ExponentialDecay: floor={floor}: expected a learning rate of 0 or more")
+        require(0 < decay <= 1, f"ExponentialDecay: decay={decay}: expected a number in (0, 1]")
+        require(steps >= 1, f"ExponentialDecay: steps={steps}: expected at least 1")
+        require(floor >= 0, f"ExponentialDecay: floor={floor}: expected a learning rate of 0 or more")
         self.decay, self.steps, self.floor = decay, steps, floor
         super().__init__(optimizer, total_steps)
 
+    @override
     def factor(self, step: int, base_lr: float) -> float:
-        """See `Schedule.factor`."""
         lowest = self.floor / base_lr if base_lr > 0 else 0.0
         return max(float(self.decay ** (step / self.steps)), lowest)
 
 
 class WarmupCosine(Schedule):
-    """Rises linearly from nearly zero, then falls along half a cosine that ends one step after the run.
+    """A linear rise from nearly zero, then a fall along half a cosine that ends one step after the run.
 
-    Loshchilov & Hutter, SGDR, 2017 (arXiv 1608.03983), without restarts; warm-up as Goyal et al., 2017.
+    Source: Loshchilov & Hutter, SGDR, 2017 (arXiv 1608.03983), without restarts; the warm-up is that of Goyal et al.
+    2017.
 
     Args:
         optimizer, total_steps: see `Schedule`.
@@ -81,15 +82,13 @@ class WarmupCosine(Schedule):
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, *, warmup: float = 0.05, final: float = 0.0) -> None:
-        if not 0 <= warmup < 1:
-            raise InputError(f"{type(self).__name__}: warmup={warmup}: expected a fraction in [0, 1)")
-        if not 0 <= final <= 1:
-            raise InputError(f"{type(self).__name__}: final={final}: expected a fraction in [0, 1]")
+        require(0 <= warmup < 1, f"{type(self).__name__}: warmup={warmup}: expected a fraction in [0, 1)")
+        require(0 <= final <= 1, f"{type(self).__name__}: final={final}: expected a fraction in [0, 1]")
         self.warmup, self.final = warmup, final
         super().__init__(optimizer, total_steps)
 
+    @override
     def factor(self, step: int, base_lr: float) -> float:
-        """See `Schedule.factor`."""
         rise = self.warmup * self.total_steps
         if step < rise:
             return (step + 1) / (rise + 1)
@@ -98,9 +97,9 @@ class WarmupCosine(Schedule):
 
 
 class OneCycle(Schedule):
-    """Rises from a fraction of the learning rate to all of it and falls to nearly nothing, along half cosines.
+    """A rise from a fraction of the learning rate to all of it, then a fall to nearly zero, both along half cosines.
 
-    Smith & Topin, Super-Convergence, 2018 (arXiv 1708.07120), with the constants of the fastai library.
+    Source: Smith & Topin, Super-Convergence, 2018 (arXiv 1708.07120), with the constants of the fastai library.
 
     Args:
         optimizer, total_steps: see `Schedule`.
@@ -118,16 +117,14 @@ class OneCycle(Schedule):
         start: float = 0.04,
         final: float = 1e-5,
     ) -> None:
-        if not 0 < rise < 1:
-            raise InputError(f"OneCycle: rise={rise}: expected a fraction in (0, 1)")
+        require(0 < rise < 1, f"OneCycle: rise={rise}: expected a fraction in (0, 1)")
         for name, value in (("start", start), ("final", final)):
-            if not 0 <= value <= 1:
-                raise InputError(f"OneCycle: {name}={value}: expected a fraction of the learning rate in [0, 1]")
+            require(0 <= value <= 1, f"OneCycle: {name}={value}: expected a fraction of the learning rate in [0, 1]")
         self.rise, self.start, self.final = rise, start, final
         super().__init__(optimizer, total_steps)
 
+    @override
     def factor(self, step: int, base_lr: float) -> float:
-        """See `Schedule.factor`."""
         peak = self.rise * self.total_steps
         if step < peak:
             low, fallen = self.start, 1 - step / peak
@@ -137,27 +134,26 @@ class OneCycle(Schedule):
 
 
 class StepDecay(Schedule):
-    """Falls to a fraction of itself at given points of the run, and is constant between them.
+    """A learning rate that drops by the same factor at given points of the run and is constant between them.
 
-    The usual schedule of residual networks since He et al. 2016 (arXiv 1512.03385), section 4.2. The points are
-    fractions of the run, so that a shorter run falls as often as a long one.
+    This is the usual schedule of residual networks since He et al. 2016 (arXiv 1512.03385), section 4.2. The points are
+    fractions of the run, so that the learning rate of a shorter run drops as often as that of a longer one.
 
     Args:
         optimizer, total_steps: see `Schedule`.
-        at: the points, in (0, 1), ascending.
-        decay: factor at each of them, in (0, 1].
+        at: the points, fractions of the run in (0, 1), ascending.
+        decay: factor that the learning rate drops by at each of them, in (0, 1].
     """
 
     def __init__(
         self, optimizer: Optimizer, total_steps: int, *, at: Sequence[float] = (0.5, 0.75), decay: float = 0.1
     ) -> None:
-        if not 0 < decay <= 1:
-            raise InputError(f"StepDecay: decay={decay}: expected a number in (0, 1]")
-        if list(at) != sorted(at) or any(not 0 < point < 1 for point in at):
-            raise InputError(f"StepDecay: at={list(at)}: expected fractions of the run in (0, 1), ascending")
+        require(0 < decay <= 1, f"StepDecay: decay={decay}: expected a number in (0, 1]")
+        ascending = list(at) == sorted(at) and all(0 < point < 1 for point in at)
+        require(ascending, f"StepDecay: at={list(at)}: expected fractions of the run in (0, 1), ascending")
         self.at, self.decay = tuple(at), decay
         super().__init__(optimizer, total_steps)
 
+    @override
     def factor(self, step: int, base_lr: float) -> float:
-        """See `Schedule.factor`."""
         return float(self.decay ** sum(step >= round(point * self.total_steps) for point in self.at))

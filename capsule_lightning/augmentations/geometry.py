@@ -7,16 +7,17 @@ from math import inf, pi
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 
 
 class Shift(Augmentation):
-    """Shift by a whole number of pixels in each direction, zeros moving in.
+    """A shift by a whole number of pixels in each direction; zeros move in.
 
     Args:
-        pixels: the largest shift, 2 in the paper.
+        pixels: largest shift, 2 in the paper.
 
     Source: Sabour et al. 2017, section 5, for MNIST.
     """
@@ -24,27 +25,27 @@ class Shift(Augmentation):
     num_draws = 2
 
     def __init__(self, pixels: int = 2) -> None:
-        if pixels < 0:
-            raise InputError(f"Shift: pixels={pixels}: expected 0 or more")
+        require(pixels >= 0, f"Shift: pixels={pixels}: expected 0 or more")
         self.pixels = pixels
 
+    @override
     def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See `Augmentation.out_shape`."""
-        return _in_sight(f"Shift: pixels={self.pixels}", self.pixels, shape)
+        return _require_in_sight(f"Shift: pixels={self.pixels}", self.pixels, shape)
 
+    @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
-        """See `Augmentation.train`; the draws are the rows and columns of the shift."""
+        """Shift images; the draws are the rows and columns of the shift."""
         return shift(images, self.pixels, draws[:, 0], draws[:, 1])
 
 
 class Affine(Augmentation):
-    """Rotation, scale, shear and shift of each image about its center, in one bilinear resampling, zeros moving in.
+    """Rotation, scale, shear and shift of each image about its center, in one bilinear resampling; zeros move in.
 
     Args:
-        degrees: the largest rotation either way.
-        scale: the largest relative change of size, in [0, 1).
-        shear: the largest shear either way, in degrees below 90.
-        pixels: the largest shift in each direction; a fraction is allowed.
+        degrees: largest rotation in either direction, in degrees.
+        scale: largest relative change of size, in [0, 1).
+        shear: largest shear in either direction, in degrees below 90.
+        pixels: largest shift in each direction; a fraction is allowed.
     """
 
     num_draws = 5
@@ -56,16 +57,16 @@ class Affine(Augmentation):
             ("shear", shear, 89.0),
             ("pixels", pixels, inf),
         ):
-            if not 0 <= value <= end:
-                raise InputError(f"Affine: {name}={value}: expected a number from 0 to {end}")
+            require(0 <= value <= end, f"Affine: {name}={value}: expected a number from 0 to {end}")
         self.degrees, self.scale, self.shear, self.pixels = degrees, scale, shear, pixels
 
+    @override
     def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See `Augmentation.out_shape`."""
-        return _in_sight(f"Affine: pixels={self.pixels}", self.pixels, shape)
+        return _require_in_sight(f"Affine: pixels={self.pixels}", self.pixels, shape)
 
+    @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
-        """See `Augmentation.train`; the draws are rotation, scale, shear, rows and columns, each from least to most."""
+        """Map images; the draws are rotation, scale, shear, rows and columns, each from least to largest."""
         angle, size, slant, down, right = (2 * draws - 1).unbind(dim=1)
         return affine(
             images,
@@ -79,43 +80,44 @@ class Affine(Augmentation):
 class PaddedCrop(Augmentation):
     """A crop of the image's own size at a random place of the zero-padded image, mirrored half of the time.
 
-    The usual augmentation of CIFAR-10 since He et al., Deep Residual Learning for Image Recognition, 2016, section 4.2.
+    This is the usual augmentation of CIFAR-10 since He et al., Deep Residual Learning for Image Recognition, 2016,
+    section 4.2.
 
     Args:
-        padding: zeros on each side.
+        padding: zeros on each side, in pixels.
         flip: mirror left and right, half of the time.
     """
 
     num_draws = 3
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
-        if padding < 0:
-            raise InputError(f"PaddedCrop: padding={padding}: expected 0 or more")
+        require(padding >= 0, f"PaddedCrop: padding={padding}: expected 0 or more")
         self.padding, self.flip = padding, flip
 
+    @override
     def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """See `Augmentation.out_shape`."""
-        return _in_sight(f"PaddedCrop: padding={self.padding}", self.padding, shape)
+        return _require_in_sight(f"PaddedCrop: padding={self.padding}", self.padding, shape)
 
+    @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
-        """See `Augmentation.train`; the third draw decides on the mirror."""
+        """Crop images at the first two draws, row and column; the third decides whether to mirror."""
         images = shift(images, self.padding, draws[:, 0], draws[:, 1])
         return mirror(images, draws[:, 2]) if self.flip else images
 
 
 def shift(images: Tensor, pixels: int, row: Tensor, column: Tensor) -> Tensor:
-    """Move each image ``(B, C, H, W)`` by up to ``pixels``, zeros moving in, as draws ``(B)`` in [0, 1) say."""
+    """Move each image ``(B, C, H, W)`` by up to ``pixels``, as draws ``(B)`` in [0, 1) decide; zeros move in."""
     return crop(F.pad(images, (pixels,) * 4), images.shape[-2:], row, column)
 
 
 def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: Tensor) -> Tensor:
-    """Shear, then scale, then rotate each image about its center, then move it; bilinear, zeros moving in.
+    """Shear, scale and rotate each image about its center, in this order, then move it; bilinear, zeros move in.
 
     Args:
         images: ``(B, C, H, W)``.
         angle: ``(B)``, rotation in radians, clockwise as seen.
         scale: ``(B)``, above 0; more than 1 enlarges.
-        shear: ``(B)``, radians; the top moves right of the bottom by its tangent where positive.
+        shear: ``(B)``, radians; if positive, the top moves to the right of the bottom by its tangent.
         offset: ``(B, 2)``, pixels to the right and down.
 
     Returns:
@@ -132,13 +134,13 @@ def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: 
 
 
 def crop(images: Tensor, size: tuple[int, int] | torch.Size, row: Tensor, column: Tensor) -> Tensor:
-    """Cut a window of ``size`` from each image, at places drawn uniformly from all that fit.
+    """Cut a window of ``size`` from each image, at places that the draws choose uniformly from all that fit.
 
     Args:
         images: ``(B, C, H, W)``.
         size: rows and columns of the window.
-        row: ``(B)`` in [0, 1).
-        column: ``(B)`` in [0, 1).
+        row: ``(B)``, draws in [0, 1).
+        column: ``(B)``, draws in [0, 1).
 
     Returns:
         ``(B, C, *size)``.
@@ -149,12 +151,14 @@ def crop(images: Tensor, size: tuple[int, int] | torch.Size, row: Tensor, column
 
 
 def mirror(images: Tensor, draws: Tensor) -> Tensor:
-    """Mirror left and right where ``draws (B)`` are below one half."""
+    """Mirror the images whose draws ``(B)`` are below one half, left and right."""
     mirrored = (draws < 0.5).to(images)[:, None, None, None]
     return torch.lerp(images, images.flip(-1), mirrored)  # exact at 0 and 1, and twice as fast as torch.where on a CPU
 
 
-def _in_sight(option: str, pixels: float, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    if pixels >= min(shape[1:]):
-        raise InputError(f"{option} moves images of {shape[1]}x{shape[2]} out of sight")
+def _require_in_sight(option: str, pixels: float, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    require(
+        pixels < min(shape[1:]),
+        f"{option}: moves images of {shape[1]}x{shape[2]} out of sight: expected less than {min(shape[1:])}",
+    )
     return shape

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 
 
 class NoAugmentation(Augmentation):
-    """Images as they are."""
+    """No change: images stay as they are."""
 
+    @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
-        """See `Augmentation.train`."""
         return images

@@ -1,1 +1,1 @@
-"""Decoders: from class capsules back to the picture. The contract is `capsule_lightning.decoders.base.Decoder`."""
+"""Decoders, which turn class capsules into a picture. The contract is `capsule_lightning.decoders.base.Decoder`."""

@@ -1,4 +1,4 @@
-"""The contract of every decoder, and the mask that the paper's decoders see the capsules through."""
+"""The contract of every decoder, and the mask through which the paper's decoders see the capsules."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from capsule_lightning.layers.precision import full_precision
 
 
 class Decoder(nn.Module, ABC):
-    """Reconstructs the picture from the capsule of one class.
+    """A decoder, which reconstructs a picture from the capsule of one class.
 
-    Built with ``(num_classes, dim, out_shape)``: J class capsules of E dimensions, and the shape ``(C, H, W)`` of a
-    picture.
+    It is built with ``(num_classes, dim, out_shape)``: J class capsules of E dimensions, and the shape ``(C, H, W)`` of
+    a picture.
     """
 
     @abstractmethod
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
-        """Pictures ``(B, C, H, W)`` in [0, 1] from the capsule of ``labels (B)`` alone, of ``poses (B, J, E)``."""
+        """Return pictures ``(B, C, H, W)`` in [0, 1] from ``poses (B, J, E)``, those of ``labels (B)`` alone."""
 
 
 def mask(poses: Tensor, labels: Tensor) -> Tensor:
-    """Zero every capsule but that of the label.
+    """Set every capsule to zero except that of the label.
 
     Args:
         poses: ``(B, J, E)``.
@@ -40,5 +40,5 @@ def mask(poses: Tensor, labels: Tensor) -> Tensor:
 
 @full_precision
 def picture(logits: Tensor) -> Tensor:
-    """Pixels in [0, 1] from logits of any shape; bfloat16 would leave some hundred gray values."""
+    """Return pixels in [0, 1] of logits of any shape, in full precision: bfloat16 has only some hundred gray values."""
     return torch.sigmoid(logits)

@@ -1,4 +1,4 @@
-"""A decoder that does not know the class: it sees the coordinates of one capsule and not which capsule it is.
+"""A decoder that does not know the class: it sees the coordinates of one capsule, but not which capsule it is.
 
 Rajasegaran, Jayasundara, Jayasekara, Jayasekara, Seneviratne & Rodrigo, DeepCaps: Going Deeper with Capsule Networks,
 CVPR 2019 (arXiv 1904.09546), section 4; the layers are those of its released code.
@@ -11,33 +11,35 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.decoders.base import Decoder
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.layers.precision import full_precision
 
 CHANNELS = (16, 64, 32, 16, 8)
 
 
 class ClassIndependentDecoder(Decoder):
-    """The capsule of the label, a dense layer to a small map, and transposed convolutions, of which all but one double.
+    """The capsule of the label, a dense layer to a small map, and transposed convolutions that double its size.
 
     All classes go through the same weights, so a coordinate means the same change of the picture for each of them.
-    There is nothing between the transposed convolutions, and a ReLU after the last. A pixel may exceed 1 in training,
-    where a limit would leave it without gradient, and is cut at 1 in evaluation.
+    There is no activation between the transposed convolutions, and a ReLU after the last. The first and the last of
+    them keep the size. A pixel may exceed 1 in training, where a limit would leave it without a gradient, and is cut at
+    1 in evaluation.
 
-    A picture whose size is no multiple of the enlargement is the center of a larger one.
+    A picture whose size is not a multiple of the enlargement is the center of a larger one.
 
     Args:
         num_classes: class capsules, J; the weights do not depend on it.
-        dim: their dimensions, E.
+        dim: dimensions of a class capsule, E.
         out_shape: ``(C, H, W)`` of a picture.
-        channels: of the small map, after the transposed convolution that keeps its size, and after each doubling; null
-            for the paper's, 16, 64, 32, 16, 8, with as many doublings as lead from at most 8x8 to the picture, 3 at
-            most: 8x8 to 64x64, 7x7 to 28x28.
+        channels: channels of the small map, after the transposed convolution that keeps its size, and after each
+            doubling; null for the paper's, 16, 64, 32, 16, 8, with as many doublings as are needed to reach the picture
+            from at most 8x8, but no more than 3: 8x8 to 64x64, 7x7 to 28x28.
 
     Raises:
-        InputError: fewer than two ``channels``, or one below 1.
+        InputError: there are fewer than two ``channels``, or one is below 1.
     """
 
     def __init__(
@@ -47,11 +49,11 @@ class ClassIndependentDecoder(Decoder):
         colors, self.rows, self.columns = out_shape
         if channels is None:
             channels = CHANNELS[: 2 + sum(max(self.rows, self.columns) > 8 * 2**n for n in range(3))]
-        if len(channels) < 2 or min(channels) < 1:
-            raise InputError(
-                f"ClassIndependentDecoder: channels={list(channels)}: expected at least two widths, of the small map "
-                "and of the first transposed convolution, each at least 1"
-            )
+        require(
+            len(channels) >= 2 and min(channels) >= 1,
+            f"ClassIndependentDecoder: channels={list(channels)}: expected at least two numbers, for the small map and "
+            "for the first transposed convolution, each at least 1",
+        )
         scale = 2 ** (len(channels) - 2)
         small = (channels[0], -(-self.rows // scale), -(-self.columns // scale))
         self.dense = nn.Sequential(
@@ -70,17 +72,20 @@ class ClassIndependentDecoder(Decoder):
         )
         for layer in self.enlarge:
             assert isinstance(layer, nn.ConvTranspose2d)
-            nn.init.xavier_uniform_(layer.weight)  # smaller weights in a row would hardly pass the pose on
+            nn.init.xavier_uniform_(
+                layer.weight
+            )  # with smaller weights in every layer the pose would hardly get through
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
+    @override
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
-        """See `Decoder.forward`; in training the pictures have no upper limit."""
+        """Return pictures, which have no upper limit in training and are in [0, 1] in evaluation."""
         pose = poses.gather(-2, labels[:, None, None].expand(-1, -1, poses.shape[-1])).squeeze(-2)  # (B, E)
         maps = self.enlarge(self.dense(pose))
         top, left = (maps.shape[-2] - self.rows) // 2, (maps.shape[-1] - self.columns) // 2
-        return _rectified(maps[..., top : top + self.rows, left : left + self.columns], limited=not self.training)
+        return _rectify(maps[..., top : top + self.rows, left : left + self.columns], limited=not self.training)
 
 
 @full_precision
-def _rectified(maps: Tensor, limited: bool) -> Tensor:
+def _rectify(maps: Tensor, limited: bool) -> Tensor:
     return maps.clamp(0, 1) if limited else F.relu(maps)

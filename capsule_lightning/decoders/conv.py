@@ -1,37 +1,38 @@
-"""Transposed convolutions, for pictures in color."""
+"""A decoder of transposed convolutions, for pictures in color."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from capsule_lightning.decoders.base import Decoder, mask, picture
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 
 
 class ConvDecoder(Decoder):
     """Masked class capsules, one dense layer to a small map, then transposed convolutions that double its size.
 
-    No single paper's: color pictures need far fewer weights this way than with dense layers. A picture whose size is
-    no multiple of the enlargement is the center of a larger one.
+    It does not follow a single paper: color pictures need far fewer weights this way than with dense layers. A picture
+    whose size is not a multiple of the enlargement is the center of a larger one.
 
     Args:
         num_classes: class capsules, J.
-        dim: their dimensions, E.
+        dim: dimensions of a class capsule, E.
         out_shape: ``(C, H, W)`` of a picture.
-        channels: of the small map and after each doubling but the last; ``len(channels)`` doublings.
+        channels: channels of the small map and after each doubling but the last; there are ``len(channels)`` doublings.
 
     Raises:
-        InputError: no channels given, or fewer than 1.
+        InputError: ``channels`` is empty, or one of them is below 1.
     """
 
     def __init__(
         self, num_classes: int, dim: int, out_shape: tuple[int, ...], *, channels: Sequence[int] = (128, 64, 32)
     ) -> None:
         super().__init__()
-        if min(channels, default=0) < 1:
-            raise InputError(f"ConvDecoder: channels={list(channels)}: expected at least one width, each at least 1")
+        enough = min(channels, default=0) >= 1
+        require(enough, f"ConvDecoder: channels={list(channels)}: expected at least one number, each at least 1")
         colors, self.rows, self.columns = out_shape
         scale = 2 ** len(channels)
         small = (channels[0], -(-self.rows // scale), -(-self.columns // scale))
@@ -43,8 +44,8 @@ class ConvDecoder(Decoder):
             layers += [nn.ConvTranspose2d(width, following, kernel_size=4, stride=2, padding=1), nn.ReLU()]
         self.enlarge = nn.Sequential(*layers[:-1])
 
+    @override
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
-        """See `Decoder.forward`."""
         logits: Tensor = self.enlarge(self.dense(mask(poses, labels).flatten(1)))
         top, left = (logits.shape[-2] - self.rows) // 2, (logits.shape[-1] - self.columns) // 2
         logits = logits[..., top : top + self.rows, left : left + self.columns]

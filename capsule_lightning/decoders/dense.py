@@ -1,4 +1,4 @@
-"""The three dense layers of the original capsule network."""
+"""The decoder of the original capsule network: three dense layers."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from collections.abc import Sequence
 from math import prod
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from capsule_lightning.decoders.base import Decoder, mask, picture
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 
 
 class DenseDecoder(Decoder):
-    """Masked class capsules, dense layers with ReLU, and a sigmoid for each pixel.
+    """Masked class capsules, dense layers with ReLU, and a sigmoid at each pixel.
 
     Args:
         num_classes: class capsules, J.
-        dim: their dimensions, E.
+        dim: dimensions of a class capsule, E.
         out_shape: ``(C, H, W)`` of a picture.
         hidden: widths of the hidden layers.
 
     Raises:
-        InputError: a width below 1.
+        InputError: a width is below 1.
 
     Source: Sabour et al. 2017, Figure 2.
     """
@@ -31,8 +32,7 @@ class DenseDecoder(Decoder):
         self, num_classes: int, dim: int, out_shape: tuple[int, ...], *, hidden: Sequence[int] = (512, 1024)
     ) -> None:
         super().__init__()
-        if min(hidden, default=1) < 1:
-            raise InputError(f"DenseDecoder: hidden={list(hidden)}: expected widths of at least 1")
+        require(min(hidden, default=1) >= 1, f"DenseDecoder: hidden={list(hidden)}: expected widths of at least 1")
         self.out_shape = out_shape
         widths = [num_classes * dim, *hidden]
         layers: list[nn.Module] = []
@@ -40,7 +40,7 @@ class DenseDecoder(Decoder):
             layers += [nn.Linear(width, following), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], prod(out_shape)))
 
+    @override
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
-        """See `Decoder.forward`."""
         logits: Tensor = self.layers(mask(poses, labels).flatten(1))
         return picture(logits).reshape(-1, *self.out_shape)

@@ -1,1 +1,1 @@
-"""Encoders: from an image to primary capsules. The contract is `capsule_lightning.encoders.base.Encoder`."""
+"""Encoders, which turn an image into primary capsules. The contract is `capsule_lightning.encoders.base.Encoder`."""

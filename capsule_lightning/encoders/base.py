@@ -1,21 +1,22 @@
-"""The contract of every encoder."""
+"""The contract of every encoder, and of those whose capsules lie on a map."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 
 
 class Encoder(nn.Module, ABC):
-    """Turns images into primary capsules.
+    """An encoder, which turns images into primary capsules.
 
-    Built with ``in_shape``, the shape ``(C, H, W)`` of one image; states what comes out of it.
+    It is built with ``in_shape``, the shape ``(C, H, W)`` of one image, and states the sizes of its output.
 
     Attributes:
-        in_shape: the shape it was built for.
+        in_shape: shape of an image that it was built for.
         num_capsules: number of primary capsules, ``I``.
         dim: dimensions of their poses, ``D``.
     """
@@ -26,7 +27,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Capsules:
-        """Images ``(B, C, H, W)`` to ``poses (B, I, D), activations (B, I)``."""
+        """Return ``poses (B, I, D), activations (B, I)`` of images ``(B, C, H, W)``."""
 
 
 class MapEncoder(Encoder):
@@ -49,10 +50,11 @@ class MapEncoder(Encoder):
 
     @abstractmethod
     def maps(self, images: Tensor) -> Capsules:
-        """Images ``(B, C, H, W)`` to ``poses (B, rows, columns, A, D), activations (B, rows, columns, A)``."""
+        """Return ``poses (B, rows, columns, A, D), activations (B, rows, columns, A)`` of images ``(B, C, H, W)``."""
 
+    @override
     def forward(self, images: Tensor) -> Capsules:
-        """See `Encoder.forward`; capsules are ordered by row, column, type."""
+        """Return the capsules of `maps`, ordered by row, column, type."""
         poses, activations = self.maps(images)
         return Capsules(poses.flatten(1, 3), activations.flatten(1, 3))
 

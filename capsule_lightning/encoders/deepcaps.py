@@ -1,4 +1,4 @@
-"""Four cells of convolutional capsules with skip connections: the encoder of DeepCaps.
+"""The encoder of DeepCaps: four cells of convolutional capsules with skip connections.
 
 Rajasegaran, Jayasundara, Jayasekara, Jayasekara, Seneviratne & Rodrigo, DeepCaps: Going Deeper with Capsule Networks,
 CVPR 2019 (arXiv 1904.09546), section 3; sizes, initial weights and normalization are those of its released code.
@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.base import Encoder
 from capsule_lightning.encoders.sabour import out_size, same_padding
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.layers.routed_maps import RoutedMaps
 from capsule_lightning.layers.squash import squash
 
@@ -23,24 +24,24 @@ KERNEL = 3
 
 
 class DeepCapsEncoder(Encoder):
-    """A convolution, and four cells that halve the map; the capsules of the last two cells are the primary ones.
+    """A convolution and four cells, each of which halves the map; the capsules of the last two cells are primary.
 
-    Defaults are the paper's: 64x64 images give 8 x 8 x 32 + 4 x 4 x 32 = 2560 capsules of 8 dimensions, 28x28 images
-    512 + 128 = 640, from 6.8 million parameters. In the last cell the way past the convolutions is the routed layer.
+    The defaults are the paper's: 64x64 images give 8 x 8 x 32 + 4 x 4 x 32 = 2560 capsules of 8 dimensions, 28x28
+    images 512 + 128 = 640, with 6.8 million parameters. In the last cell the skip connection is the routed layer.
 
-    A capsule of a cell is the sum of two squashed vectors and may be as long as 2; its activation is its length, cut
-    at 1.
+    A capsule of a cell is the sum of two squashed vectors and may be as long as 2; its activation is its length, cut at
+    1.
 
     Args:
         in_shape: ``(C, H, W)`` of one image.
         channels: filters of the convolution.
-        num_types: types of capsules of every cell.
-        dims: dimensions of a capsule of each of the four cells; the last two are the same.
-        iterations: passes of routing of the last cell.
+        num_types: types of capsules in every cell.
+        dims: dimensions of a capsule in each of the four cells; the last two are equal.
+        iterations: passes of routing in the last cell.
         scrambled: see `RoutedMaps`.
 
     Raises:
-        InputError: a size or ``iterations`` below 1; ``dims`` that are not as said.
+        InputError: a size or ``iterations`` is below 1, or ``dims`` are not four, the last two of them equal.
     """
 
     def __init__(
@@ -54,13 +55,15 @@ class DeepCapsEncoder(Encoder):
         scrambled: bool = False,
     ) -> None:
         super().__init__()
-        if len(dims) != 4 or dims[2] != dims[3]:
-            raise InputError(
-                f"DeepCapsEncoder: dims={list(dims)}: expected four, the last two the same, since the capsules of both "
-                "cells are put together"
-            )
-        if min(channels, num_types, *dims) < 1:
-            raise InputError("DeepCapsEncoder: channels, num_types and dims: expected at least 1")
+        require(
+            len(dims) == 4 and dims[2] == dims[3],
+            f"DeepCapsEncoder: dims={list(dims)}: expected four numbers, the last two equal, because the capsules "
+            "of the last two cells are put together",
+        )
+        require(
+            min(channels, num_types, *dims) >= 1,
+            f"DeepCapsEncoder: channels={channels}, num_types={num_types}, dims={list(dims)}: expected at least 1 each",
+        )
         self.in_shape, self.dim = in_shape, dims[-1]
         size, sizes = in_shape[-2:], []
         for _ in dims:
@@ -80,11 +83,12 @@ class DeepCapsEncoder(Encoder):
         routed = RoutedMaps(num_types, self.dim, num_types, self.dim, iterations=iterations, scrambled=scrambled)
         self.cells.append(Cell(width, num_types, self.dim, routed))
 
+    @override
     def forward(self, images: Tensor) -> Capsules:
-        """See `Encoder.forward`; the third cell before the fourth, and each ordered by row, column, type.
+        """Return the capsules of the third cell, then those of the fourth, each ordered by row, column, type.
 
-        So `vote_weights` equal to ``num_types`` in the routing that follows shares the matrices of a type over the
-        positions of both maps.
+        With ``vote_weights`` equal to ``num_types``, the routing that follows therefore shares the matrices of a type
+        over the positions of both maps.
         """
         maps, outputs = self.features(images).unsqueeze(2), []
         for cell in self.cells:
@@ -96,13 +100,13 @@ class DeepCapsEncoder(Encoder):
 
 
 class Cell(nn.Module):
-    """A convolution of stride 2, and the sum of what two more make of it and of what goes past them.
+    """A convolution of stride 2, then the sum of two more convolutions in a row and of a skip connection past them.
 
     Args:
-        channels: coordinates of all capsules at a position of its input.
-        num_types: types of capsules that come out.
-        dim: their dimensions.
-        past: what goes past the two; one convolution where None.
+        channels: coordinates of all capsules at a position of the input.
+        num_types: types of capsules of the output.
+        dim: dimensions of a capsule of the output.
+        past: layer of the skip connection; None for one convolution.
     """
 
     def __init__(self, channels: int, num_types: int, dim: int, past: nn.Module | None = None) -> None:
@@ -112,25 +116,26 @@ class Cell(nn.Module):
         self.past = SquashedConv(width, num_types, dim) if past is None else past
         self.through = nn.Sequential(SquashedConv(width, num_types, dim), SquashedConv(width, num_types, dim))
 
+    @override
     def forward(self, maps: Tensor) -> Tensor:
-        """Capsule maps ``(B, I, D, H, W)`` to ``(B, J, E, rows, columns)``, half as large."""
+        """Return capsule maps ``(B, J, E, rows, columns)``, half as large as the maps ``(B, I, D, H, W)`` given."""
         maps = self.down(maps)
         total: Tensor = self.past(maps) + self.through(maps)
         return total
 
 
 class SquashedConv(nn.Module):
-    """A convolution of all coordinates of all types, without bias, each capsule squashed; no routing.
+    """A convolution without bias over all coordinates of all types, after which each capsule is squashed; no routing.
 
-    The weights begin uniform with variance ``1 / sqrt(their number)``, as in the released code. Smaller ones do not
-    work in depth, since a short vector is squashed to its length squared: with the usual start of a convolution, the
-    third cell gives zero.
+    The weights start uniform with variance ``1 / sqrt(their number)``, as in the released code. Smaller weights do not
+    work in a deep network, because a short vector is squashed to the square of its length: with the usual initial
+    weights of a convolution, the output of the third cell is zero.
 
     Args:
-        channels: coordinates of all capsules at a position of its input.
-        num_types: types of capsules that come out.
-        dim: their dimensions.
-        stride: of the convolution, whose maps have ``ceil(size / stride)`` rows and columns.
+        channels: coordinates of all capsules at a position of the input.
+        num_types: types of capsules of the output.
+        dim: dimensions of a capsule of the output.
+        stride: stride of the convolution, whose maps have ``ceil(size / stride)`` rows and columns.
     """
 
     def __init__(self, channels: int, num_types: int, dim: int, stride: int = 1) -> None:
@@ -140,8 +145,9 @@ class SquashedConv(nn.Module):
         bound = 3**0.5 * self.conv.weight.numel() ** -0.25
         nn.init.uniform_(self.conv.weight, -bound, bound)
 
+    @override
     def forward(self, maps: Tensor) -> Tensor:
-        """Capsule maps ``(B, I, D, H, W)`` to ``(B, J, E, rows, columns)``, float32 or wider."""
+        """Return capsule maps ``(B, J, E, rows, columns)`` of maps ``(B, I, D, H, W)``, in float32 or wider."""
         stride = self.conv.stride[0]
         rows, columns = (same_padding(n, KERNEL, stride) for n in maps.shape[-2:])
         maps = self.conv(F.pad(maps.flatten(1, 2), (*columns, *rows)))

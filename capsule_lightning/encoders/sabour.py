@@ -1,4 +1,4 @@
-"""One convolution and primary capsules: the encoder of the original capsule network.
+"""The encoder of the original capsule network: one convolution, then primary capsules.
 
 Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), section 4 and Figure 1.
 """
@@ -10,41 +10,43 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.base import Encoder, capsules_of_maps
-from capsule_lightning.errors import InputError
-from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution, block_size, blocks_pay, conv_relu_conv
+from capsule_lightning.errors import require, require_one_of
+from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution, blocks_pay, conv_relu_conv, images_per_block
 from capsule_lightning.kernels.cpu_convolution import columns_pay, conv2d
 from capsule_lightning.layers.squash import squash
+from capsule_lightning.layers.variant import Variant, require_variant
 
 Padding = Literal["valid", "same"]
-Mode = Literal["paper", "official"]
 
 
 class SabourEncoder(Encoder):
     """Convolution with ReLU, then a convolution whose channels are squashed in groups of ``dim``.
 
-    No ReLU and no routing at the primary capsules (paper, section 4). Defaults are the MNIST network: 28x28 images
-    give 32 x 6 x 6 = 1152 capsules of 8 dimensions.
+    There is no ReLU and no routing at the primary capsules (section 4 of the paper). The defaults are the MNIST
+    network: 28x28 images give 32 x 6 x 6 = 1152 capsules of 8 dimensions.
 
     Args:
         in_shape: ``(C, H, W)`` of one image.
         channels: filters of the first convolution.
-        kernel_size: of the first convolution.
-        stride: of the first convolution.
-        num_types: types of primary capsules, each type one map of capsules with shared weights.
+        kernel_size: kernel size of the first convolution.
+        stride: stride of the first convolution.
+        num_types: types of primary capsules; each type is one map of capsules with shared weights.
         dim: dimensions of a primary capsule.
-        primary_kernel_size: of the second convolution.
-        primary_stride: of the second convolution.
+        primary_kernel_size: kernel size of the second convolution.
+        primary_stride: stride of the second convolution.
         padding: ``valid``, or ``same`` for ``ceil(size / stride)`` outputs (the CIFAR-10 network).
-        mode: ``paper``, or ``official`` for what the released code does: every bias 0.1, truncated normal weights
-            (0.05 and 0.1), and the second convolution divided by ``num_types`` before bias and squash, because it goes
-            through one routing iteration of uniform coupling.
-        leaky: ``official`` only: divide by ``num_types + 1``, as the code's leaky routing does (its CIFAR-10 network).
+        mode: ``paper``, or ``official`` for what the released code does: every bias starts at 0.1, weights start
+            truncated normal (0.05 and 0.1), and the second convolution is divided by ``num_types`` before bias and
+            squash, because it goes through one iteration of routing with uniform couplings.
+        leaky: divide by ``num_types + 1`` instead, as the leaky routing of the released code does (its CIFAR-10
+            network); only if ``mode`` is ``official``.
 
     Raises:
-        InputError: a size below 1, or images too small for the kernels.
+        InputError: a size is below 1, or the images are too small for the kernels.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class SabourEncoder(Encoder):
         primary_kernel_size: int = 9,
         primary_stride: int = 2,
         padding: Padding = "valid",
-        mode: Mode = "paper",
+        mode: Variant = "paper",
         leaky: bool = False,
     ) -> None:
         super().__init__()
@@ -72,24 +74,25 @@ class SabourEncoder(Encoder):
             "primary_kernel_size": primary_kernel_size,
             "primary_stride": primary_stride,
         }.items():
-            if value < 1:
-                raise InputError(f"SabourEncoder: {name}={value}: expected at least 1")
-        for name, word, known in (("padding", padding, get_args(Padding)), ("mode", mode, get_args(Mode))):
-            if word not in known:
-                raise InputError(f"SabourEncoder: {name}={word!r}: expected one of {', '.join(known)}")
-        if leaky and mode == "paper":
-            raise InputError("SabourEncoder: leaky=true divides as the released code does: it needs mode: official")
+            require(value >= 1, f"SabourEncoder: {name}={value}: expected at least 1")
+        require_one_of("SabourEncoder: padding", padding, get_args(Padding))
+        require_variant(mode, "SabourEncoder")
+        require(
+            not leaky or mode == "official",
+            f"SabourEncoder: leaky=true with mode={mode}: only the released code divides this way; use mode=official "
+            "or leaky=false",
+        )
         self.in_shape, self.padding, self.dim, self.num_types = in_shape, padding, dim, num_types
         rows, columns = in_shape[-2:]
         for kernel, step in ((kernel_size, stride), (primary_kernel_size, primary_stride)):
             rows, columns = (out_size(n, kernel, step, padding) for n in (rows, columns))
-        if rows < 1 or columns < 1:
-            need = kernel_size + (primary_kernel_size - 1) * stride
-            raise InputError(
-                f"images of {in_shape[-2]}x{in_shape[-1]} are too small for kernels {kernel_size} and "
-                f"{primary_kernel_size} with stride {stride}: expected at least {need}x{need}; "
-                "choose smaller kernels or padding: same"
-            )
+        need = kernel_size + (primary_kernel_size - 1) * stride
+        require(
+            rows >= 1 and columns >= 1,
+            f"images of {in_shape[-2]}x{in_shape[-1]} are too small for kernels {kernel_size} and "
+            f"{primary_kernel_size} with stride {stride}: expected at least {need}x{need}; "
+            "choose smaller kernels or padding=same",
+        )
         self.num_capsules = num_types * rows * columns
         self.conv = nn.Conv2d(in_shape[0], channels, kernel_size, stride)
         self.primary = nn.Conv2d(channels, num_types * dim, primary_kernel_size, primary_stride)
@@ -99,16 +102,19 @@ class SabourEncoder(Encoder):
                 nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
                 nn.init.constant_(layer.bias, 0.1)  # type: ignore[arg-type]
 
+    @override
     def forward(self, images: Tensor) -> Capsules:
-        """See `Encoder.forward`; capsules are ordered by type, row, column."""
+        """Return capsules ordered by type, row, column."""
         conv, primary = _convolution(self.conv), _convolution(self.primary)
         if self.coupling != 1:
             primary = primary._replace(weight=primary.weight * self.coupling)
         if self.padding == "valid" and blocks_pay(images, conv):
-            maps = conv_relu_conv(images, conv, primary, block_size(images, conv))
+            maps = conv_relu_conv(images, conv, primary, images_per_block(images, conv))
             return Capsules.from_vectors(squash(capsules_of_maps(maps, self.dim)))
-        if columns_pay(images, primary.weight):  # and the library gives maps of the order of its weights
-            weight = conv.weight.to(memory_format=torch.channels_last)  # `contiguous` leaves a single channel as it is
+        if columns_pay(images, primary.weight):  # the library returns maps in the memory order of its weights
+            weight = conv.weight.to(
+                memory_format=torch.channels_last
+            )  # `contiguous` would not reorder a single channel
             conv = conv._replace(weight=weight)
         features = torch.relu_(conv(self._pad(images, self.conv)))  # in place: the largest maps of the network
         maps = conv2d(self._pad(features, self.primary), *primary)
@@ -129,11 +135,11 @@ def _convolution(layer: nn.Conv2d) -> Convolution:
 
 
 def out_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
-    """Outputs of a convolution along one axis; zero or less where the kernel does not fit."""
+    """Return the number of outputs of a convolution along one axis; zero or less if the kernel does not fit."""
     return -(-size // stride) if padding == "same" else (size - kernel) // stride + 1
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after one axis for ``ceil(size / stride)`` outputs, the odd one after, as TensorFlow has it."""
+    """Return the zeros before and after one axis for ``ceil(size / stride)`` outputs, an odd one after (TensorFlow)."""
     total = max((out_size(size, kernel, stride, "same") - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2

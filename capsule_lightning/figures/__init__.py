@@ -1,1 +1,1 @@
-"""Pictures: each a function of tensors that returns a matplotlib figure, without global state."""
+"""Figures, each a function of tensors that returns a matplotlib figure and needs no global state."""

@@ -1,4 +1,4 @@
-"""Figures as pixels, and one after the other as a GIF."""
+"""Figures as pixels, and several of them as the frames of a GIF."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DPI = 90
 
 
 def pixels(figure: Figure, dpi: int = DPI) -> np.ndarray:
-    """A figure as ``(H, W, 3)`` uint8."""
+    """Draw a figure and return its pixels ``(H, W, 3)``, uint8."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
@@ -22,12 +22,12 @@ def pixels(figure: Figure, dpi: int = DPI) -> np.ndarray:
 
 
 def gif(figures: Iterable[Figure], milliseconds: Sequence[int], colors: int = 64) -> bytes:
-    """A GIF that begins again at its end.
+    """Return the bytes of a GIF that repeats forever.
 
     Args:
-        figures: the frames, all of one size, at least one.
-        milliseconds: for which each of them stays.
-        colors: of a frame, 2 to 256; fewer make a smaller file.
+        figures: the frames, at least one, all of the same size.
+        milliseconds: how long each frame stays.
+        colors: number of colors of a frame, 2 to 256; fewer make a smaller file.
     """
     from PIL import Image
 

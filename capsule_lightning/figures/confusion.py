@@ -1,4 +1,4 @@
-"""The confusion matrix."""
+"""The confusion matrix as a figure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 def confusion_figure(matrix: Tensor, class_names: Sequence[str], title: str) -> Figure:
-    """Draw counts of true classes (rows) against predicted ones (columns), shaded by the share of the row.
+    """Draw counts of true classes (rows) and predicted ones (columns), shaded by their share of the row.
 
     Args:
         matrix: ``(J, J)`` counts.
         class_names: the J names.
-        title: of the figure.
+        title: title of the figure.
 
     Returns:
-        The figure; counts are written into the cells of up to 20 classes.
+        The figure; counts are written into the cells if there are at most 20 classes.
     """
     count = len(class_names)
     size = min(max(0.55 * count, 4.5), 18)

@@ -1,4 +1,4 @@
-"""Who votes for which class: coupling coefficients over the input, and child by child where none has a place."""
+"""Which children vote for which class: couplings over the input, or child by child if children have no position."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def coupling_figure(
     iterations: Sequence[int] | None = None,
     full: float | None = None,
 ) -> Figure:
-    """Draw the input under the votes for each class, one row an iteration.
+    """Draw the input under the votes for each class, one row for each iteration.
 
-    Red where a place gives a class more than the average class, blue where it gives less. Of more than ten classes,
+    A place is red if it gives a class more than the average class, and blue if it gives less. Of more than ten classes,
     the ten that receive most in the last iteration are drawn.
 
     Args:
-        image: ``(C, H, W)`` in [0, 1]; or ``(J, C, H, W)``, one for each column, to see one map of each of J images.
-        maps: ``(T, J, rows, columns)``, what is given above the average; see `class_routing.vote_maps`.
+        image: ``(C, H, W)`` in [0, 1]; or ``(J, C, H, W)``, one for each column, to show one map of each of J images.
+        maps: ``(T, J, rows, columns)``, votes above the average; see `class_routing.vote_maps`.
         class_names: the J names, written above the columns.
-        title: of the figure.
+        title: title of the figure.
         extent: left, right, bottom and top edge of the map in pixels of the image; None for the whole image.
         iterations: the T numbers of the rows; None for 1 to T.
-        full: what is drawn in full color, and more is no brighter; None for the greatest size in ``maps``.
+        full: value that is drawn in full color, beyond which color does not change; None for the largest in ``maps``.
 
     Returns:
-        The figure, T x K axes, each with the input and over it the map.
+        The figure, T x K axes, each with the input and the map over it.
     """
     iterations = range(1, len(maps) + 1) if iterations is None else iterations
     full = float(maps.abs().max()) if full is None else full
-    classes = _drawn(maps)
+    classes = _busiest(maps)
     images = image.expand(maps.shape[1], *image.shape[-3:])
     height = SIDE * image.shape[-2] / image.shape[-1] * len(maps)
     size = (SIDE * len(classes) + 1.0, height + 0.95)
@@ -84,8 +84,8 @@ def coupling_animation(
     extent: Extent | None = None,
     full: float | None = None,
 ) -> bytes:
-    """A GIF of one frame an iteration, 0.8 s each and the last for 2 s; arguments as of `coupling_figure`."""
-    classes, full = _drawn(maps), float(maps.abs().max()) if full is None else full  # the same in every frame
+    """Return a GIF with a frame for each iteration, 0.8 s each and 2 s the last; arguments as of `coupling_figure`."""
+    classes, full = _busiest(maps), float(maps.abs().max()) if full is None else full  # the same in every frame
     names, images = [class_names[j] for j in classes], image.expand(maps.shape[1], *image.shape[-3:])[classes]
     frames = (
         coupling_figure(images, maps[t : t + 1, classes], names, title, extent, [t + 1], full) for t in range(len(maps))
@@ -96,17 +96,17 @@ def coupling_animation(
 def child_figure(
     images: Tensor, couplings: Tensor, headings: Sequence[str], class_names: Sequence[str], title: str
 ) -> Figure:
-    """Draw the couplings of each child with each class below the image: for children that see the whole of it.
+    """Draw the couplings of each child with each class below the image, for children that see the whole image.
 
     Args:
         images: ``(N, C, H, W)`` in [0, 1], N at least 1.
         couplings: ``(N, I, J)`` in [0, 1].
-        headings: above the N images.
+        headings: the N headings above the images.
         class_names: the J names.
-        title: of the figure.
+        title: title of the figure.
 
     Returns:
-        The figure: in two rows of axes the images, and their children by classes.
+        The figure with two rows of axes: the images, and below each its children by classes.
     """
     count, children, classes = couplings.shape
     wide, high = max(0.19 * classes, SIDE), max(0.19 * children, SIDE)
@@ -130,7 +130,8 @@ def child_figure(
     return figure
 
 
-def _drawn(maps: Tensor) -> list[int]:
+def _busiest(maps: Tensor) -> list[int]:
+    """Return the classes that receive most in the last iteration, in their order."""
     most: list[int] = maps[-1].sum(dim=(-2, -1)).topk(min(COLUMNS, maps.shape[1])).indices.tolist()
     return sorted(most)
 

@@ -1,4 +1,4 @@
-"""Numbers of the routing over training."""
+"""Numbers that describe the routing, over the steps of training."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from matplotlib.ticker import MaxNLocator
 
 
 def routing_curves(curves: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
-    """Draw each number above the next, over the same steps.
+    """Draw each number in axes of its own, one above the other, over the same steps.
 
     Args:
-        curves: pairs of training step and value, by what the value is; at least one.
-        title: of the figure.
+        curves: pairs of training step and value, by the name of the value; at least one.
+        title: title of the figure.
 
     Returns:
-        The figure, one axes for each curve.
+        The figure, with axes for each curve.
     """
     figure = Figure(figsize=(6.4, 1.5 * len(curves) + 1.0), layout="constrained")
     figure.suptitle(title, fontsize=12)
@@ -28,7 +28,7 @@ def routing_curves(curves: Mapping[str, Sequence[tuple[int, float]]], title: str
         axis.grid(alpha=0.3)
         if all(float(value).is_integer() for value in values):
             axis.set_ylim(min(values) - 0.5, max(values) + 0.5)
-            axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # also where one fits
+            axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # also if only one fits
     axes[-1].set_xlabel("training step")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

@@ -1,4 +1,4 @@
-"""Learning curves of groups of runs."""
+"""Learning curves of groups of runs as a figure."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from itertools import cycle, pairwise
 import numpy as np
 from matplotlib.figure import Figure
 
-#: Okabe & Ito (2008), told apart with any kind of color vision; their yellow is too light for a line on white.
+#: Okabe & Ito (2008), distinct with any kind of color vision; their yellow is too light for a line on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":", "-.")
 FONT = 14
-SETTLED = 0.25  # share of the run after which all of every curve is in the picture
+SETTLED = 0.25  # share of the run after which every curve lies within the axes
 
 
 def learning_curves_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], metric: str) -> Figure:
-    """Draw the mean over the runs of each group, in a band from their lowest to their highest value.
+    """Draw the mean over the runs of each group, within a band from their lowest to their highest value.
 
-    The vertical axis leaves out where curves begin, so that their ends can be told apart. Labels stand at the ends, in
-    the colors of their lines, moved apart where they would touch.
+    The vertical axis leaves out the beginning of the curves, so that their ends can be told apart. Labels stand at the
+    ends, in the colors of their lines, and are moved apart if they would touch.
 
     Args:
-        curves: of each group, by its label, those of its runs: values by step. At least one group and one run each;
-            steps that not all runs of a group have are left out.
-        metric: its name; accuracies are drawn in per cent.
+        curves: the curves of the runs of each group, by the group's label; a curve is values by step. There is at least
+            one group, each with one run or more; steps that not all runs of a group have are left out.
+        metric: name of the values; accuracies are drawn in percent.
 
     Returns:
         The figure.
     """
     scale = 100 if metric.endswith("accuracy") else 1
-    # the labels need their room, however many they are and however long
+    # leave room for the labels, however many and however long they are
     longest, height = max(map(len, curves)), max(5.0, 0.32 * len(curves) + 1.4)
     figure = Figure(figsize=(7.5 + 0.125 * longest, height), layout="constrained")
     axis = figure.subplots()
@@ -89,7 +89,7 @@ def learning_curves_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], 
 
 
 def on_common_steps(runs: Sequence[Mapping[int, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps ``(S)`` that all of N runs have, and values ``(N, S)`` there; of runs without any, those of the first."""
+    """Return the steps ``(S)`` that all N runs have, and values ``(N, S)``; if there are none, the first run's."""
     common = sorted(set.intersection(*(set(run) for run in runs)))
     if not common:
         common, runs = sorted(runs[0]), runs[:1]
@@ -97,9 +97,9 @@ def on_common_steps(runs: Sequence[Mapping[int, float]]) -> tuple[np.ndarray, np
 
 
 def spread_out(heights: Sequence[float], gap: float, top: float) -> list[float]:
-    """Places for labels in the order of their heights, at least ``gap`` apart and none above ``top``.
+    """Return places for labels in the order of their heights, at least ``gap`` apart and none above ``top``.
 
-    Of equal heights the first is placed highest.
+    Of equal heights, the first gets the highest place.
 
     Example:
         >>> spread_out([5.0, 5.0, 1.0], 1.0, 10.0), spread_out([10.0, 10.0], 1.0, 10.0)

@@ -1,4 +1,4 @@
-"""How long class capsules are, for which class, and which of them are never used."""
+"""How long class capsules are for each class, and which of them are never used."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DEAD = 0.1
 
 
 def mean_lengths(activations: Tensor, labels: Tensor) -> Tensor:
-    """Mean length of each capsule over the images of each class.
+    """Return the mean length of each capsule over the images of each class.
 
     Args:
         activations: ``(N, J)`` in [0, 1].
         labels: ``(N)`` int64 in [0, J).
 
     Returns:
-        ``(J, J)`` float64, rows the true classes; NaN in the row of a class without images.
+        ``(J, J)`` float64, whose rows are the true classes; the row of a class without images is NaN.
     """
     count = activations.shape[1]
     sums = torch.zeros(count, count, dtype=torch.float64).index_add_(0, labels, activations.double())
@@ -30,24 +30,24 @@ def mean_lengths(activations: Tensor, labels: Tensor) -> Tensor:
 
 
 def dead_capsules(activations: Tensor, threshold: float = DEAD) -> Tensor:
-    """Which capsules are not longer than ``threshold`` for any image: ``(N, J)`` to ``(J)`` bool, N at least 1."""
+    """Return for ``(N, J)`` lengths, N at least 1, which capsules exceed ``threshold`` for no image: ``(J)`` bool."""
     return activations.amax(dim=0) <= threshold
 
 
 def length_figure(
     activations: Tensor, labels: Tensor, class_names: Sequence[str], title: str, threshold: float = DEAD
 ) -> Figure:
-    """Draw the mean length of each capsule for each true class, and the greatest length of each, dead ones in red.
+    """Draw the mean length of each capsule for each true class, and its greatest length, dead capsules in red.
 
     Args:
         activations: ``(N, J)`` in [0, 1], N at least 1.
         labels: ``(N)`` int64.
         class_names: the J names.
-        title: of the figure.
-        threshold: of `dead_capsules`.
+        title: title of the figure.
+        threshold: see `dead_capsules`.
 
     Returns:
-        The figure: its first axes hold the means, its second the bars.
+        The figure; its first axes hold the means, its second the bars.
     """
     count = len(class_names)
     size = min(max(0.42 * count, 3.8), 12)

@@ -10,21 +10,21 @@ from torch import Tensor
 
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.figures.animation import gif
-from capsule_lightning.figures.tiles import as_array, tiled
+from capsule_lightning.figures.tiles import as_array, tile
 
-#: The paper's: -0.25 to 0.25 by steps of 0.05.
+#: The steps of the paper, -0.25 to 0.25 in steps of 0.05.
 STEPS = tuple(step / 20 for step in range(-5, 6))
 
 
-def perturbed(pose: Tensor, steps: Sequence[float] = STEPS) -> Tensor:
-    """Copies of a pose, one dimension moved in each.
+def perturb(pose: Tensor, steps: Sequence[float] = STEPS) -> Tensor:
+    """Return copies of a pose, each with one dimension moved.
 
     Args:
         pose: ``(E)``.
-        steps: V amounts that are added.
+        steps: the V amounts that are added.
 
     Returns:
-        ``(E, V, E)``; at ``[e, v]`` the pose with ``steps[v]`` added to dimension e.
+        ``(E, V, E)``; at ``[e, v]`` is the pose with ``steps[v]`` added to dimension e.
 
     Source: Sabour et al. 2017, section 5.1.
     """
@@ -34,10 +34,10 @@ def perturbed(pose: Tensor, steps: Sequence[float] = STEPS) -> Tensor:
 
 @torch.no_grad()
 def class_pictures(decoder: Decoder, poses: Tensor, label: int, num_classes: int) -> Tensor:
-    """What a decoder makes of poses of one class, wherever they come from.
+    """Decode poses of the capsule of one class, wherever they come from.
 
     Args:
-        decoder: of the network.
+        decoder: decoder of the network.
         poses: ``(..., E)``, of the capsule of ``label``.
         label: any class, in [0, J).
         num_classes: J.
@@ -55,19 +55,19 @@ def class_pictures(decoder: Decoder, poses: Tensor, label: int, num_classes: int
 def perturbed_pictures(
     decoder: Decoder, pose: Tensor, label: int, num_classes: int, steps: Sequence[float] = STEPS
 ) -> Tensor:
-    """What a decoder makes of a pose with one dimension moved.
+    """Decode a pose with one dimension moved at a time.
 
     Args:
-        decoder: of the network.
+        decoder: decoder of the network.
         pose: ``(E)``, of the capsule of ``label``.
         label: any class, in [0, J).
         num_classes: J.
-        steps: V amounts that are added.
+        steps: the V amounts that are added.
 
     Returns:
         ``(E, V, C, H, W)`` in [0, 1].
     """
-    return class_pictures(decoder, perturbed(pose, steps), label, num_classes)
+    return class_pictures(decoder, perturb(pose, steps), label, num_classes)
 
 
 def perturbation_figure(
@@ -78,24 +78,24 @@ def perturbation_figure(
     notes: Sequence[str] | None = None,
     rows: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw a row of pictures for each dimension, the input beside them.
+    """Draw a row of pictures for each dimension, with the input beside them.
 
     Args:
         image: ``(C, H, W)`` in [0, 1], the input; None to leave it out.
         pictures: ``(R, V, C, H, W)`` in [0, 1].
-        title: of the figure.
-        steps: the V amounts, written above the columns; that of 0 is framed.
-        notes: a word on each of the R rows, written to its right; None for none.
-        rows: what each row is, written to its left; None for dimensions, counted from 1.
+        title: title of the figure.
+        steps: the V amounts, written above the columns; the column of 0 is framed.
+        notes: a note on each of the R rows, written to its right; None for no notes.
+        rows: name of each row, written to its left; None for the number of the dimension, counted from 1.
 
     Returns:
-        The figure: its first axes hold the pictures as one image, its second, if any, the input.
+        The figure; its first axes hold the pictures as one image, its second, if any, the input.
     """
     count, columns = pictures.shape[:2]
     shape = pictures.shape[-2] / pictures.shape[-1]
     side, height = 0.62, 0.62 * shape * count
     names = [str(n + 1) for n in range(count)] if rows is None else rows
-    # room for the input, and for words of 10 points, about 0.085 inches a letter
+    # leave room for the input, and for words in 10 points, about 0.085 inches a letter
     beside = 0.0 if image is None else 1.5
     left = beside + (0.7 if rows is None else 0.2 + 0.085 * max(map(len, names)))
     right = 0.3 + 0.085 * max(map(len, notes or [""]))
@@ -105,7 +105,7 @@ def perturbation_figure(
     bottom = 0.15 / size[1]
     axis = figure.add_axes((left / size[0], bottom, side * columns / size[0], height / size[1]))
     edges = (0, columns, count, 0)
-    axis.imshow(tiled(pictures), cmap="gray", vmin=0, vmax=1, extent=edges, aspect="auto", interpolation="nearest")
+    axis.imshow(tile(pictures), cmap="gray", vmin=0, vmax=1, extent=edges, aspect="auto", interpolation="nearest")
     for line in range(1, count):
         axis.axhline(line, color="white", linewidth=2.5)
     for line in range(1, columns):
@@ -121,21 +121,21 @@ def perturbation_figure(
     for n, note in enumerate(notes or ()):
         axis.text(columns + 0.15, n + 0.5, note, va="center", fontsize=10)
     if image is not None:
-        given = figure.add_axes((0.15 / size[0], 1 - 2.0 / size[1], 1.2 / size[0], 1.2 / size[1]))
-        given.imshow(as_array(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        given.set_axis_off()
-        given.set_title("input", fontsize=10)
+        inset = figure.add_axes((0.15 / size[0], 1 - 2.0 / size[1], 1.2 / size[0], 1.2 / size[1]))
+        inset.imshow(as_array(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        inset.set_axis_off()
+        inset.set_title("input", fontsize=10)
     return figure
 
 
 def dial_animation(pictures: Tensor, title: str, rows: Sequence[str], wait: int = 130) -> bytes:
-    """A GIF of dials that turn from the first amount to the last and back, all at once.
+    """Return a GIF of dials that all turn together, from the first amount to the last and back.
 
     Args:
-        pictures: ``(V, R, K, C, H, W)`` in [0, 1]: at V amounts, R dials of K images.
-        title: above them.
+        pictures: ``(V, R, K, C, H, W)`` in [0, 1], for V amounts, R dials and K images.
+        title: title above the dials.
         rows: names of the R dials.
-        wait: milliseconds for which a frame stays.
+        wait: milliseconds for which each frame stays.
     """
     there_and_back = [*range(len(pictures)), *range(len(pictures) - 2, 0, -1)]
     figures = (_dials(pictures[v], title, rows) for v in there_and_back)
@@ -151,7 +151,7 @@ def _dials(pictures: Tensor, title: str, rows: Sequence[str]) -> Figure:
     figure.suptitle(title, fontsize=13, y=1 - 0.12 / size[1], va="top")
     axis = figure.add_axes((left / size[0], 0.1 / size[1], side * columns / size[0], height / size[1]))
     edges = (0, columns, count, 0)
-    axis.imshow(tiled(pictures), cmap="gray", vmin=0, vmax=1, extent=edges, aspect="auto", interpolation="nearest")
+    axis.imshow(tile(pictures), cmap="gray", vmin=0, vmax=1, extent=edges, aspect="auto", interpolation="nearest")
     axis.set(xticks=[])
     axis.set_yticks([n + 0.5 for n in range(count)], rows, fontsize=12)
     axis.tick_params(length=0)

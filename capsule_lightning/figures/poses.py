@@ -1,4 +1,4 @@
-"""Poses of class capsules in the plane: principal components, and t-SNE."""
+"""Poses of class capsules in the plane, by principal components and by t-SNE."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from capsule_lightning.figures.tiles import as_array
 
 APART = 0.7
-"""Least distance of pictures in the plane, in pictures; their edges are mostly empty."""
+"""Least distance between pictures in the plane, in pictures; their edges are mostly empty."""
 
 
 class Plane(NamedTuple):
@@ -22,7 +22,7 @@ class Plane(NamedTuple):
 
     Attributes:
         points: ``(N, 2)``.
-        axes: what the two axes are.
+        axes: labels of the two axes.
     """
 
     points: np.ndarray
@@ -30,7 +30,7 @@ class Plane(NamedTuple):
 
 
 def principal_components(poses: Tensor) -> Plane:
-    """Poses ``(N, E)``, N and E at least 2, along the two directions in which they differ most."""
+    """Project poses ``(N, E)``, N and E at least 2, onto the two directions in which they differ most."""
     from sklearn.decomposition import PCA
 
     pca = PCA(n_components=2, svd_solver="full")
@@ -40,13 +40,13 @@ def principal_components(poses: Tensor) -> Plane:
 
 
 def tsne(poses: Tensor, perplexity: float = 30.0, seed: int = 0) -> Plane:
-    """Poses ``(N, E)``, N and E at least 2, so that neighbors stay neighbors; distances between groups mean nothing.
+    """Lay out poses so that neighbors stay neighbors; distances between groups mean nothing.
 
     Args:
-        poses: ``(N, E)``.
-        perplexity: about how many neighbors count; well below the poses of a class, or each class is one dot. A third
-            of N where that is less.
-        seed: of the method.
+        poses: ``(N, E)``, N and E at least 2.
+        perplexity: roughly how many neighbors count. It should be well below the number of poses of a class, or each
+            class becomes one dot. A third of N - 1 is used if that is less.
+        seed: seed of the method.
 
     Source: van der Maaten & Hinton, Visualizing Data using t-SNE, 2008.
     """
@@ -57,27 +57,27 @@ def tsne(poses: Tensor, perplexity: float = 30.0, seed: int = 0) -> Plane:
 
 
 def pose_figure(planes: Sequence[tuple[str, Plane]], labels: Tensor, class_names: Sequence[str], title: str) -> Figure:
-    """Draw points colored by class, the name of each class above the median of its points.
+    """Draw points colored by class, with the name of each class above the median of its points.
 
     Args:
-        planes: a heading and the points of each panel.
-        labels: ``(N)`` int64, of the points.
+        planes: heading and points of each panel.
+        labels: ``(N)`` int64, classes of the points.
         class_names: the J names.
-        title: of the figure.
+        title: title of the figure.
 
     Returns:
-        The figure, an axes for each plane, in it one collection of points for each class that has any.
+        The figure, with axes for each plane that hold one collection of points for each class that has any.
     """
     figure = Figure(figsize=(5.0 * len(planes), 5.0), layout="constrained")
     figure.suptitle(title, fontsize=13)
-    found = sorted(set(labels.tolist()))
+    present = sorted(set(labels.tolist()))
     palette = colormaps["tab10" if len(class_names) <= 10 else "turbo"]
     for axis, (heading, plane) in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
-        for j in found:
+        for j in present:
             points = plane.points[(labels == j).cpu().numpy()]
             color = palette(j if len(class_names) <= 10 else j / (len(class_names) - 1))
             axis.scatter(*points.T, s=12, color=color, alpha=0.7, linewidths=0)
-        for j in found:
+        for j in present:
             x, y = np.median(plane.points[(labels == j).cpu().numpy()], axis=0)
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
             beside = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center", "va": "bottom"}
@@ -88,20 +88,20 @@ def pose_figure(planes: Sequence[tuple[str, Plane]], labels: Tensor, class_names
 
 
 def picture_plane_figure(plane: Plane, pictures: Tensor, title: str, side: float = 0.4) -> Figure:
-    """Draw each picture where its pose lies, so that what neighbors have in common can be seen.
+    """Draw each picture at the place of its pose, so that one sees what neighbors have in common.
 
-    Gray pictures are drawn as ink on white. A picture that would lie on one drawn before it is left out.
+    Gray pictures are drawn as ink on white. A picture that would cover one drawn before it is left out.
 
     Args:
-        plane: N points.
-        pictures: ``(N, C, H, W)`` in [0, 1], in gray bright on a dark ground.
-        title: of the figure.
-        side: width of a picture in inches; at most 2.
+        plane: the N points.
+        pictures: ``(N, C, H, W)`` in [0, 1]; gray ones bright on a dark background.
+        title: title of the figure.
+        side: width of a picture in inches, at most 2.
 
     Returns:
-        The figure, one axes with a picture for each point that has room.
+        The figure, with axes that hold a picture for each point that has room.
     """
-    size, width, height = (9.0, 6.0), 8.4, 5.1  # of the figure, and of the plane in it
+    size, width, height = (9.0, 6.0), 8.4, 5.1  # inches of the figure, and of the plane in it
     figure = Figure(figsize=size)
     axis = figure.add_axes((0.45 / size[0], 0.45 / size[1], width / size[0], height / size[1]))
     axis.set_title(title, fontsize=13)
@@ -123,7 +123,7 @@ def picture_plane_figure(plane: Plane, pictures: Tensor, title: str, side: float
 
 
 def _ink(picture: np.ndarray) -> np.ndarray:
-    """A gray picture ``(H, W)`` in black that is opaque where it was bright; one in color as it is."""
+    """Turn a gray picture ``(H, W)`` into black that is opaque where it was bright; return one in color as it is."""
     if picture.ndim == 3:
         return picture
     ink = np.zeros((*picture.shape, 4))

@@ -1,4 +1,4 @@
-"""How well each dimension of a capsule tells how an image was transformed."""
+"""How well each dimension of a capsule predicts the transformation of an image."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 MOST = 32
-"""Dimensions that are drawn."""
+"""Largest number of dimensions that are drawn."""
 
 
 def probe_figure(single: Tensor, whole: Tensor, parameters: Sequence[str], title: str) -> Figure:
-    """Draw R2 as a heat map, dimensions by parameters, the whole pose in a row of its own below.
+    """Draw R2 as a heat map of dimensions by parameters, with the whole pose in a row of its own below.
 
-    Of more than 32 dimensions, those are drawn that tell most of some parameter.
+    Of more than 32 dimensions, those that predict some parameter best are drawn.
 
     Args:
-        single: ``(E, P)``, of each dimension alone; at most 1.
-        whole: ``(P)``, of all dimensions together.
+        single: ``(E, P)``, R2 of each dimension alone, at most 1.
+        whole: ``(P)``, R2 of all dimensions together.
         parameters: the P names.
-        title: of the figure.
+        title: title of the figure.
 
     Returns:
-        The figure: its first axes hold the dimensions, its second the whole pose. Cells have their numbers.
+        The figure; its first axes hold the dimensions, its second the whole pose. R2 is written into each cell.
     """
     drawn = single.amax(dim=1).topk(min(MOST, len(single))).indices.sort().values
     figure = Figure(figsize=(0.85 * len(parameters) + 2.6, 0.3 * len(drawn) + 1.9), layout="constrained")

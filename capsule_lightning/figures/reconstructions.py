@@ -1,4 +1,4 @@
-"""Inputs above what the network reconstructs from their capsules (Sabour et al. 2017, Figure 3)."""
+"""Inputs above their reconstructions from class capsules (Sabour et al. 2017, Figure 3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from capsule_lightning.figures.tiles import as_array
 
 COLUMNS = 10
-ROW = 2.6  # height of input, reconstruction and their words, in images
+ROW = 2.6  # height of input, reconstruction and their captions, in images
 WRONG = "#b2182b"
 
 
@@ -23,15 +23,15 @@ def reconstruction_figure(
     confidences: Sequence[float],
     title: str,
 ) -> Figure:
-    """Draw pairs of input and reconstruction, ten a row, wrong predictions in red.
+    """Draw pairs of input and reconstruction, ten in a row, with wrong predictions in red.
 
     Args:
         pictures: ``(N, C, H, W)`` in [0, 1], N at least 1.
         reconstructions: the same shape, in [0, 1].
-        labels: the N true classes; None where unknown.
+        labels: the N true classes; None if unknown.
         predictions: the N predicted classes.
         confidences: the N lengths of the predicted capsules, in [0, 1].
-        title: of the figure.
+        title: title of the figure.
 
     Returns:
         The figure.
@@ -65,6 +65,6 @@ def reconstruction_figure(
         if column == 0:
             for word, y in (("input", top + 0.5), ("reconstruction", top + 1.54)):
                 axis.text(-0.05, y, word, ha="right", va="center", rotation=90, fontsize=9)
-    # imshow has fitted the limits to its last image
+    # imshow fits the limits to its last image
     axis.set(xlim=(-0.25, columns + 0.1), ylim=(ROW * rows - 0.2, -0.25), aspect="equal")
     return figure

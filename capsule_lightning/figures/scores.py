@@ -1,4 +1,4 @@
-"""The results of groups of runs, every one of them, with the error of their means."""
+"""The scores of groups of runs, every single one, with confidence intervals of their means."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % confidence interval of the mean of normal values, Student's; None of a single value.
+    """Return Student's 95 % confidence interval of the mean of normal values; None for a single value.
 
     Example:
         >>> low, high = mean_interval([1.0, 2.0, 3.0])
@@ -31,13 +31,13 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def scores_figure(scores: Mapping[str, Sequence[float]], metric: str) -> Figure:
-    """Draw a dot for each run, and for each group the mean in its 95 % confidence interval.
+    """Draw a dot for each run, and for each group the mean within its 95 % confidence interval.
 
-    Groups lie below each other in the order they are given. Equal values are drawn side by side.
+    Groups lie below each other in the given order. Equal values are drawn side by side.
 
     Args:
-        scores: of the runs of each group, by its label. At least one group and one run each.
-        metric: its name; accuracies are drawn in per cent.
+        scores: scores of the runs of each group, by the group's label; at least one group, each with one run or more.
+        metric: name of the scores; accuracies are drawn in percent.
 
     Returns:
         The figure.

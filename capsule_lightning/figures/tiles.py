@@ -1,4 +1,4 @@
-"""Pictures as arrays that matplotlib draws, alone and side by side."""
+"""Pictures as arrays that matplotlib draws, single and side by side."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def as_array(image: Tensor) -> np.ndarray:
-    """An image ``(C, H, W)`` in [0, 1] as ``(H, W)`` in gray, of a stereo pair the left view, or ``(H, W, 3)``."""
+    """Return an image ``(C, H, W)`` in [0, 1] as ``(H, W)`` in gray (a stereo pair's left view), or ``(H, W, 3)``."""
     array: np.ndarray = image.detach().float().cpu().clamp(0, 1).numpy()
     return array[0] if len(array) < 3 else array[:3].transpose(1, 2, 0)
 
 
-def tiled(pictures: Tensor) -> np.ndarray:
+def tile(pictures: Tensor) -> np.ndarray:
     """Lay rows and columns of pictures side by side without gaps.
 
     Args:

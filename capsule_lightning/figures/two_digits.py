@@ -1,4 +1,4 @@
-"""Two digits on top of each other, taken apart by the network (Sabour et al. 2017, Figure 5)."""
+"""Two overlapping digits, separated by the network (Sabour et al. 2017, Figure 5)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from capsule_lightning.figures.reconstructions import COLUMNS, WRONG
 
-ROW = 3.85  # height of the three images and their words, in images
+ROW = 3.85  # height of the three images and their captions, in images
 
 
 def two_digit_figure(
@@ -23,18 +23,18 @@ def two_digit_figure(
     confidences: Sequence[Sequence[float]],
     title: str,
 ) -> Figure:
-    """Draw each input above its two digits and above their reconstructions, ten inputs a row, wrong predictions in red.
+    """Draw each input above its two digits and their reconstructions, ten in a row, with wrong predictions in red.
 
-    The first digit of a pair is red, the second green, and where both are it is yellow.
+    The first digit of a pair is red and the second green; pixels of both are yellow.
 
     Args:
-        images: ``(N, C, H, W)``, values beyond [0, 1] are clipped, N at least 1.
+        images: ``(N, C, H, W)``, N at least 1; values outside [0, 1] are clipped.
         pictures: ``(N, 2, C, H, W)`` in [0, 1], each digit alone.
         reconstructions: the same shape, in [0, 1].
         labels: the two true classes of each of the N.
-        predictions: the two predicted classes, each at the place of the label it is compared with.
+        predictions: the two predicted classes, each in the place of the label that it is compared with.
         confidences: the lengths of the predicted capsules, in [0, 1].
-        title: of the figure.
+        title: title of the figure.
 
     Returns:
         The figure.
@@ -65,13 +65,13 @@ def two_digit_figure(
         if column == 0:
             for place, word in enumerate(("input", "two digits", "reconstructed")):
                 axis.text(-0.05, top + 0.5 + 1.04 * place, word, ha="right", va="center", rotation=90, fontsize=9)
-    # imshow has fitted the limits to its last image
+    # imshow fits the limits to its last image
     axis.set(xlim=(-0.25, columns + 0.1), ylim=(ROW * rows - 0.3, -0.25), aspect="equal")
     return figure
 
 
 def two_colors(pictures: Tensor) -> np.ndarray:
-    """Lay two pictures over each other: ``(2, C, H, W)`` in [0, 1] to ``(H, W, 3)``, red and green."""
+    """Lay two pictures ``(2, C, H, W)`` in [0, 1] over each other, in red and green: ``(H, W, 3)``."""
     first, second = (_gray(picture) for picture in pictures)
     return np.stack([first, second, np.zeros_like(first)], axis=-1)
 

@@ -1,11 +1,11 @@
 """Votes of a few examples at a time, on the CPU, so that they stay in the cache.
 
 Written with plain autograd, routing streams the votes ``(B, I, J, E)`` through memory many times a step and keeps
-several tensors of that size. Examples do not see each other, so the votes of a block of them can be formed, used by
-every pass, and forgotten; the backward pass forms them again. Nothing of their size is kept.
+several tensors of that size. Examples do not depend on each other, so the votes of a block of examples can be formed,
+used by every pass, and dropped; the backward pass forms them again. Nothing of their size is kept.
 
-Letters as in `capsule_lightning.layers`; ``n`` examples of a block, ``nj`` their parents, ``T`` vectors that a product
-takes at once.
+Index letters are those of `capsule_lightning.layers`; also ``n`` examples of a block, ``nj`` pairs of example and
+parent, and ``T`` vectors that one product takes at once.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_MOST_NUMBERS = 16 * 2**20  # of the votes of a block: 64 MiB in float32, a bound on memory
-_FEW_NUMBERS = 2**18  # 1 MiB: blocks of less cost more by their number than the cache gains
-_MOST_EXAMPLES = 17  # the votes of 11 to 17 of the paper's layer lie in the last cache of a server of today
+_MOST_NUMBERS = 16 * 2**20  # in the votes of a block: 64 MiB in float32, a bound on memory
+_FEW_NUMBERS = 2**18  # 1 MiB: smaller blocks cost more by their number than the cache gains
+_MOST_EXAMPLES = 17  # the votes of 11 to 17 examples of the paper's layer fit into the last cache of today's servers
 _CACHE_LINE = 16  # numbers: 64 bytes in float32
 
 
-def block_size(batch: int, votes_of_one: int) -> int:
-    """Examples in each block: as few blocks as memory and cache allow, of equal size as far as they can be, and odd.
+def examples_per_block(batch: int, votes_of_one: int) -> int:
+    """Return an odd number of examples for each block: as few blocks as memory and cache allow, of about equal size.
 
-    A child's votes of a block lie together, ``n * J * E`` numbers, and those of one parent are read child after child.
-    At a distance with a high power of two they would fall into a few sets of the cache and drive each other out.
+    The votes of a child in a block lie together, ``n * J * E`` numbers, and those for one parent are read child after
+    child. If the distance from child to child were a multiple of a high power of two, they would fall into a few sets
+    of the cache and evict each other.
 
     Args:
-        batch: examples.
+        batch: number of examples.
         votes_of_one: numbers in the votes of one example, ``I * J * E``.
     """
     batch = max(1, batch)
@@ -39,10 +40,11 @@ def block_size(batch: int, votes_of_one: int) -> int:
     return ceil(batch / blocks) | 1
 
 
-def chosen_backend(backend: str, poses: Tensor, weight: Tensor) -> str:
-    """``auto`` in other words: ``blocked`` in float32 on a CPU where nothing is being compiled, else ``torch``.
+def choose_backend(backend: str, poses: Tensor, weight: Tensor) -> str:
+    """Return what ``auto`` stands for: ``blocked`` in float32 on a CPU unless torch is compiling, otherwise ``torch``.
 
-    The batch does not count, so that what a step keeps grows evenly with it.
+    Any other backend is returned as it is. The choice does not depend on the size of the batch, so that the memory that
+    a step keeps grows evenly with it.
     """
     if backend != "auto":
         return backend
@@ -51,12 +53,12 @@ def chosen_backend(backend: str, poses: Tensor, weight: Tensor) -> str:
 
 
 class Block(NamedTuple):
-    """Votes of some examples.
+    """The votes of some examples.
 
     Attributes:
-        part: of the batch.
+        part: the examples' slice of the batch.
         votes: ``(I, n, J * E)``.
-        of_parents: the same seen parent by parent, ``(nj, I, E)``.
+        of_parents: the same memory, parent by parent: ``(nj, I, E)``.
     """
 
     part: slice
@@ -65,40 +67,41 @@ class Block(NamedTuple):
 
 
 class Votes:
-    """Votes of a batch, a block at a time, in one piece of memory that stays in the cache.
+    """The votes of a batch, one block at a time, all in one piece of memory that stays in the cache.
 
     Args:
-        poses: ``(B, I, D)``, of the children.
+        poses: ``(B, I, D)``, poses of the children.
         weight: ``(I, J, E, D)``.
-        block: examples at a time; None for as many as `block_size` says.
+        block: examples at a time; None for as many as `examples_per_block` returns.
     """
 
     def __init__(self, poses: Tensor, weight: Tensor, block: int | None) -> None:
         (self.batch, self.num_in, _), (_, self.num_out, self.dim_out, _) = poses.shape, weight.shape
-        self.block = block or block_size(self.batch, weight[..., 0].numel())
+        self.block = block or examples_per_block(self.batch, weight[..., 0].numel())
         self.children = poses.transpose(0, 1).contiguous()  # (I, B, D)
         self.maps = weight.flatten(1, 2).transpose(1, 2)  # (I, D, J * E)
         self.memory = poses.new_empty(self.num_in * (self.block * self.num_out * self.dim_out + 2 * _CACHE_LINE))
 
     def blocks(self) -> Iterator[Block]:
-        """One block after the other, each in the memory of the one before."""
+        """Yield one block after the other, each in the memory of the one before."""
         for start in range(0, self.batch, self.block):
             part = slice(start, start + self.block)
             children = self.children[:, part]
             shape = self.num_in, children.shape[1], self.maps.shape[2]
-            votes = self.memory[: shape[0] * shape[1] * shape[2]].view(shape)  # `spread` says why
+            votes = self.memory[: shape[0] * shape[1] * shape[2]].view(shape)  # without gaps; see `spread`
             yield Block(part, torch.bmm(children, self.maps, out=votes), self.by_parents(votes))
 
     def backward(self) -> VotesBackward:
-        """To be told the gradient of each block's votes."""
-        self.maps = self.maps.contiguous()  # worth a copy where the products are many
+        """Return what collects the gradients of the votes, block by block."""
+        self.maps = self.maps.contiguous()  # a copy that pays off, as many products use it
         return VotesBackward(self)
 
     def spread(self, examples: int) -> Tensor:
-        """A place ``(I, n, J * E)`` in the memory whose children are an odd number of cache lines apart.
+        """Return a view ``(I, n, J * E)`` of the memory in which children are an odd number of cache lines apart.
 
-        For the reason that `block_size` gives: to write the gradient of the votes parent by parent then takes little
-        more than half the time. The votes themselves lie without gaps, since only there the product of all is fast.
+        The reason is that of `examples_per_block`: writing the gradient of the votes parent by parent then takes little
+        more than half the time. The votes themselves lie without gaps, because only then is the product that forms all
+        of them fast.
         """
         of_child = self.num_out * self.dim_out
         lines = ceil(examples * of_child / _CACHE_LINE)
@@ -106,15 +109,15 @@ class Votes:
         return self.memory.as_strided((self.num_in, examples, of_child), (row, of_child, 1))
 
     def by_parents(self, votes: Tensor) -> Tensor:
-        """What is ``(I, n, J * E)``, seen parent by parent, ``(nj, I, E)``."""
+        """Return a view of ``(I, n, J * E)`` parent by parent, ``(nj, I, E)``."""
         return votes.view(*votes.shape[:2], self.num_out, self.dim_out).flatten(1, 2).transpose(0, 1)
 
 
 class VotesBackward:
-    """Gradients of children and weight, from the gradients of the votes of one block after the other.
+    """The gradients of children and weight, collected from the gradients of the votes of one block after the other.
 
     Args:
-        votes: formed block by block; the gradient of a block takes the memory of its votes.
+        votes: the votes, formed block by block; the gradient of a block overwrites the memory of its votes.
     """
 
     def __init__(self, votes: Votes) -> None:
@@ -122,12 +125,12 @@ class VotesBackward:
         self._children, self._maps = torch.empty_like(votes.children), torch.zeros_like(votes.maps)
 
     def add(self, block: Block, coefficients: Tensor, vectors: Tensor) -> None:
-        """The gradient of a vote is a sum over terms of coefficient (of child and parent) times vector (of parent).
+        """Add the gradient of a block, in which that of a vote is a sum of T terms, each a coefficient times a vector.
 
         Args:
-            block: not to be used any more.
-            coefficients: ``(n, J, T, I)``.
-            vectors: ``(n, J, T, E)``.
+            block: the block, whose votes are overwritten.
+            coefficients: ``(n, J, T, I)``, one for each child and parent.
+            vectors: ``(n, J, T, E)``, one for each parent.
         """
         gradient = self.votes.spread(len(vectors))  # (I, n, J * E)
         of_parents = self.votes.by_parents(gradient)
@@ -136,18 +139,18 @@ class VotesBackward:
         self._maps.baddbmm_(self.votes.children[:, block.part].transpose(1, 2), gradient)
 
     def gradients(self) -> tuple[Tensor, Tensor]:
-        """Of the poses ``(B, I, D)`` and the weight ``(I, J, E, D)``."""
+        """Return the gradients of the poses ``(B, I, D)`` and of the weight ``(I, J, E, D)``."""
         weight = self._maps.transpose(1, 2).reshape(self.votes.num_in, self.votes.num_out, self.votes.dim_out, -1)
         return self._children.transpose(0, 1), weight
 
 
 def agreement(vectors: Tensor, block: Block) -> Tensor:
-    """Each vote times the vectors ``(n, J, T, E)`` of its parent, ``(n, J, T, I)``."""
+    """Return ``(n, J, T, I)``, the products of each vote with the vectors ``(n, J, T, E)`` of its parent."""
     votes = block.of_parents
     return torch.bmm(vectors.flatten(0, 1), votes.transpose(1, 2)).view(*vectors.shape[:3], votes.shape[1])
 
 
 def weighted_sum(coefficients: Tensor, block: Block) -> Tensor:
-    """Sum over the children of ``coefficients (n, J, T, I)`` times their votes, ``(n, J, T, E)``."""
+    """Return ``(n, J, T, E)``, the sum over the children of ``coefficients (n, J, T, I)`` times their votes."""
     votes = block.of_parents
     return torch.bmm(coefficients.flatten(0, 1), votes).view(*coefficients.shape[:3], votes.shape[2])

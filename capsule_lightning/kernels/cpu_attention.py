@@ -1,4 +1,4 @@
-"""Attention over votes on the CPU, a block of the batch at a time; see `blocks_of_votes`."""
+"""Attention over votes on the CPU, one block of the batch at a time; see `blocks_of_votes`."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ def blocked_attention(
     scale: float = 1.0,
     block: int | None = None,
 ) -> Tensor:
-    """``s[j] = sum_i (c[i, j] + prior[i, j]) v[i, j]``, ``c`` the softmax over parents of ``scale * v[i, j] . q[j]``.
+    """Return ``s[j] = sum_i (c[i, j] + prior[i, j]) v[i, j]`` without keeping the votes v.
 
-    What self-attention routing and a round of inverted dot-product attention have in common. Differentiable once.
+    ``c`` is the softmax over the parents of ``scale * v[i, j] . q[j]``. This is what self-attention routing and a round
+    of inverted dot-product attention have in common. It can be differentiated once.
 
     Args:
         poses: ``(..., I, D)``, poses of the children.
-        weight: ``(K, J, E, D)`` of `vote`, which makes the votes v.
-        queries: ``(..., J, E)``, what the votes for each parent should agree with; None for the sum of these votes.
+        weight: ``(K, J, E, D)`` of `vote`, which forms the votes v.
+        queries: ``(..., J, E)``, q, what the votes for each parent should agree with; None for the sum of these votes.
         prior: ``(I, J)``, added to the couplings.
-        scale: of the agreements.
+        scale: factor on the agreements.
         block: examples at a time; None for as many as the cache holds.
 
     Returns:
@@ -49,7 +50,7 @@ def blocked_attention(
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Letters as in `capsule_lightning.layers`; ``n`` examples of a block."""
+    """The autograd function of `blocked_attention`; index letters as in `blocks_of_votes`."""
 
     @staticmethod
     def forward(
@@ -69,7 +70,7 @@ class _BlockedAttention(torch.autograd.Function):
             if queries is None:
                 torch.sum(block.votes, dim=0, out=of_block.view(len(of_block), -1))
             couplings = coupling_coefficients(agreement(scale * of_block, block), dim=1)  # (n, J, 1, I)
-            sums[block.part] = weighted_sum(with_prior(couplings, prior), block)
+            sums[block.part] = weighted_sum(add_prior(couplings, prior), block)
         ctx.save_for_backward(poses, weight, asked, prior)
         ctx.among_themselves, ctx.scale, ctx.block_size = queries is None, scale, block_size
         return sums.squeeze(2)
@@ -92,7 +93,7 @@ class _BlockedAttention(torch.autograd.Function):
             torch.mul(weighted_sum(grad_logits, block), ctx.scale, out=grad_of_block)
             if grad_prior is not None:
                 grad_prior += gains.sum(dim=(0, 2)).T
-            coefficients, vectors = [with_prior(couplings, prior), grad_logits], [grad_sums, of_block]
+            coefficients, vectors = [add_prior(couplings, prior), grad_logits], [grad_sums, of_block]
             if ctx.among_themselves:
                 coefficients.append(torch.ones_like(grad_logits))
                 vectors.append(grad_of_block)
@@ -101,6 +102,6 @@ class _BlockedAttention(torch.autograd.Function):
         return *gradients.gradients(), grad_queries, grad_prior, None, None
 
 
-def with_prior(couplings: Tensor, prior: Tensor | None) -> Tensor:
-    """Couplings ``(n, J, 1, I)`` and what is added to them, ``(I, J)``."""
+def add_prior(couplings: Tensor, prior: Tensor | None) -> Tensor:
+    """Return couplings ``(n, J, 1, I)`` plus the prior ``(I, J)``, if there is one."""
     return couplings if prior is None else couplings + prior.T.unsqueeze(1)

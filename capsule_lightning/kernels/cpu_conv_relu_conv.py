@@ -1,9 +1,9 @@
 """Two convolutions with a ReLU between them, whose maps are never held for the whole batch at once.
 
-The maps between are the largest of a capsule network: for the encoder of Sabour et al. 2017 and 128 images of MNIST
-50 MiB in float32, of which a training step in the library's order holds three copies at its peak. Here a block of the
-batch goes through both convolutions, and its maps are forgotten, and computed again on the way back: the first
-convolution is a twentieth of the arithmetic.
+The maps between them are the largest of a capsule network: 50 MiB in float32 for the encoder of Sabour et al. 2017 and
+128 images of MNIST, and a training step that follows the library's order holds three copies at its peak. Here one block
+of the batch goes through both convolutions and its maps are dropped; the backward pass computes them again, which is
+cheap, since the first convolution is a twentieth of the arithmetic.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _BLOCK_OF_MAPS = 2**22  # numbers: 16 MiB in float32
 
 
 class Convolution(NamedTuple):
-    """One without padding.
+    """A convolution without padding.
 
     Attributes:
         weight: ``(O, C, K, L)``.
         bias: ``(O)``.
-        stride: of rows and columns.
+        stride: stride along rows and columns.
     """
 
     weight: Tensor
@@ -33,12 +33,12 @@ class Convolution(NamedTuple):
     stride: tuple[int, int]
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """``(B, C, H, W)`` to ``(B, O, rows, columns)``."""
+        """Return maps ``(B, O, rows, columns)`` of maps ``(B, C, H, W)``."""
         return F.conv2d(maps, self.weight, self.bias, self.stride)
 
 
-def block_size(images: Tensor, first: Convolution) -> int:
-    """Images whose maps, after the first convolution, fill a block; the blocks of a batch are about equally large."""
+def images_per_block(images: Tensor, first: Convolution) -> int:
+    """Return how many images fill a block with the maps of the first convolution; blocks are about equally large."""
     sides = zip(images.shape[2:], first.weight.shape[2:], first.stride, strict=True)
     rows, columns = ((n - k) // s + 1 for n, k, s in sides)
     most = max(1, _BLOCK_OF_MAPS // (len(first.weight) * rows * columns))
@@ -46,17 +46,17 @@ def block_size(images: Tensor, first: Convolution) -> int:
 
 
 def blocks_pay(images: Tensor, first: Convolution) -> bool:
-    """Whether `conv_relu_conv` goes by blocks: training on the CPU in full precision, a batch of several blocks."""
+    """Return whether blocks pay off: when training on the CPU in full precision with a batch of several blocks."""
     plain = images.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-    return plain and torch.is_grad_enabled() and block_size(images, first) < len(images)
+    return plain and torch.is_grad_enabled() and images_per_block(images, first) < len(images)
 
 
 def conv_relu_conv(images: Tensor, first: Convolution, second: Convolution, block: int) -> Tensor:
-    """``second(relu(first(images)))``, differentiable once.
+    """Return ``second(relu(first(images)))``, which can be differentiated once.
 
     Args:
         images: ``(B, C, H, W)``.
-        first, second: the convolutions.
+        first, second: the two convolutions.
         block: images at a time, at least 1.
 
     Returns:
@@ -106,7 +106,7 @@ class _ConvReluConv(torch.autograd.Function):
 def _gradients(
     grad: Tensor, maps: Tensor, weight: Tensor, stride: tuple[int, int], mask: tuple[bool, bool, bool]
 ) -> tuple[Any, Any, Any]:
-    """Of maps, weight and bias, those that the mask asks for."""
+    """Return the gradients of maps, weight and bias, of which the mask says which are computed."""
     found: tuple[Any, Any, Any] = torch.ops.aten.convolution_backward(
         grad, maps, weight, [len(weight)], stride, [0, 0], [1, 1], False, [0, 0], 1, mask
     )

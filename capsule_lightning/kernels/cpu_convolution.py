@@ -1,9 +1,9 @@
 """Convolution with a large kernel in bfloat16 on the CPU, as matrix products over columns.
 
-On some processors library convolutions leave much of the bfloat16 units idle: for the primary capsules of Sabour et
-al. 2017 (9x9, stride 2, 256 to 256 channels) they take up to four times what the matrix products take that the same
-arithmetic amounts to. Here the pixels under the kernel are laid out as the rows of a matrix, a block of the batch at a
-time, with the channels innermost, so that both the laying out and its reverse move long runs of numbers.
+On some processors the library's convolutions leave much of the bfloat16 units idle: for the primary capsules of Sabour
+et al. 2017 (9x9, stride 2, 256 to 256 channels) they take up to four times as long as matrix products with the same
+arithmetic. Here the pixels under the kernel are laid out as the rows of a matrix, one block of the batch at a time,
+with the channels innermost, so that laying them out and the reverse both move long runs of numbers.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _BLOCK_OF_COLUMNS = 2**24  # numbers: 32 MiB in bfloat16
-_LARGE_KERNEL = 49  # places; below, the library's own convolution is as fast
+_LARGE_KERNEL = 49  # places; with fewer, the library's own convolution is as fast
 
 
 def conv2d(maps: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int]) -> Tensor:
-    """`torch.nn.functional.conv2d` without padding, by columns where that is faster.
+    """Convolve without padding, as `torch.nn.functional.conv2d` does, but by columns if that is faster.
 
     Args:
         maps: ``(B, C, H, W)``.
         weight: ``(O, C, K, L)``.
         bias: ``(O)``.
-        stride: of rows and columns.
+        stride: stride along rows and columns.
 
     Returns:
         ``(B, O, rows, columns)``, in the precision that autocast asks for.
@@ -39,7 +39,7 @@ def conv2d(maps: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int,
 
 
 def columns_pay(maps: Tensor, weight: Tensor) -> bool:
-    """Whether `conv2d` goes by columns, which wants the channels of ``maps`` innermost (`torch.channels_last`)."""
+    """Return whether `conv2d` goes by columns, for which channels of ``maps`` should be innermost (`channels_last`)."""
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     large = weight[0, 0].numel() >= _LARGE_KERNEL and weight.shape[1] > 1
     return maps.device.type == "cpu" and half and large and not torch.compiler.is_compiling()
@@ -48,10 +48,10 @@ def columns_pay(maps: Tensor, weight: Tensor) -> bool:
 def columns_conv2d(
     maps: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], block: int | None = None
 ) -> Tensor:
-    """Convolution without padding as matrix products over columns, ``block`` images at a time; differentiable once.
+    """Convolve without padding by matrix products over columns, ``block`` images at a time; differentiable once.
 
-    Computes in the dtype of ``maps``, in which the gradients are added up that one pixel gets from several places of
-    the kernel. The backward pass goes by rows of the kernel, so that no products of blocks have to be added up.
+    The dtype is that of ``maps``; the gradients that a pixel gets from several places of the kernel are added up in it
+    too. The backward pass goes by rows of the kernel, so that no products of blocks have to be added up.
 
     Args:
         maps, weight, bias, stride: see `conv2d`.
@@ -66,7 +66,10 @@ def columns_conv2d(
 
 
 class _ColumnsConv2d(torch.autograd.Function):
-    """Pixels are ``(B, H, W, C)`` throughout; a row of columns, and of the matrix of weights, holds ``(K, L, C)``."""
+    """The autograd function of `columns_conv2d`.
+
+    Pixels are ``(B, H, W, C)`` throughout; a row of columns, and of the matrix of weights, holds ``(K, L, C)``.
+    """
 
     @staticmethod
     def forward(
@@ -75,7 +78,7 @@ class _ColumnsConv2d(torch.autograd.Function):
         windows = _windows(maps, weight.shape, stride)
         matrix = _as_matrix(weight.to(maps.dtype))
         out = maps.new_empty(*windows.shape[:3], len(weight))
-        room = maps.new_empty(min(block, len(maps)), *windows.shape[1:])  # used again: in the cache, and mapped
+        room = maps.new_empty(min(block, len(maps)), *windows.shape[1:])  # reused: it stays in the cache and mapped
         for start in range(0, len(maps), block):
             part = windows[start : start + block]
             columns = room[: len(part)].copy_(part)
@@ -110,31 +113,31 @@ class _ColumnsConv2d(torch.autograd.Function):
 
 
 def _windows(maps: Tensor, shape: torch.Size, stride: tuple[int, int]) -> Tensor:
-    """The pixels under the kernel at each of its places, ``(B, rows, columns, K, L, C)``, a view where it can be."""
+    """Return the pixels under the kernel at each position, ``(B, rows, columns, K, L, C)``, as a view if possible."""
     pixels = maps.permute(0, 2, 3, 1).contiguous()
     return pixels.unfold(1, shape[2], stride[0]).unfold(2, shape[3], stride[1]).permute(0, 1, 2, 4, 5, 3)
 
 
-# Weights and matrix are turned into each other by plain transposition and by moving long runs: copying between the two
-# orders directly takes the CPU three times as long.
+# Weights become a matrix, and a matrix weights, by a plain transposition and by moving long runs of numbers: copying
+# between the two orders directly takes a CPU three times as long.
 
 
 def _as_matrix(weight: Tensor) -> Tensor:
-    """Weights ``(O, C, K, L)`` as ``(K * L * C, O)``."""
+    """Return weights ``(O, C, K, L)`` as a matrix ``(K * L * C, O)``."""
     out, channels, height, width = weight.shape
     turned = weight.reshape(out, -1).t().contiguous().view(channels, height * width, out)
     return turned.transpose(0, 1).reshape(-1, out)
 
 
 def _as_weight(matrix: Tensor, shape: torch.Size) -> Tensor:
-    """The reverse of `_as_matrix`, of ``(K * L * C, O)`` numbers in any shape."""
+    """Return ``(O, C, K, L)`` weights from ``(K * L * C, O)`` numbers in any shape, the reverse of `_as_matrix`."""
     out, channels, height, width = shape
     turned = matrix.view(height * width, channels, out).transpose(0, 1).reshape(-1, out)
     return turned.t().contiguous().view(shape)
 
 
 def _grad_maps(grad: Tensor, maps: torch.Size, matrix: Tensor, shape: torch.Size, stride: tuple[int, int]) -> Tensor:
-    """For each row of the kernel the gradients of its columns, added up along the rows of the image, then across."""
+    """Add up the gradients of the columns by rows of the kernel: along the rows of the image, then across them."""
     batch, rows, columns, out = grad.shape
     _, channels, height, width = shape
     pixels = grad.new_zeros(batch, *maps[2:], channels)
@@ -150,5 +153,5 @@ def _grad_maps(grad: Tensor, maps: torch.Size, matrix: Tensor, shape: torch.Size
 
 
 def _places(offset: int, count: int, step: int) -> slice:
-    """The pixels of one axis that lie under one place of the kernel."""
+    """Return the pixels of one axis that lie under one place of the kernel."""
     return slice(offset, offset + step * (count - 1) + 1, step)

@@ -1,4 +1,4 @@
-"""Dynamic routing on the CPU, a block of the batch at a time; see `blocks_of_votes`."""
+"""Dynamic routing on the CPU, one block of the batch at a time; see `blocks_of_votes`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def blocked_dynamic_routing(
     detach: bool = False,
     block: int | None = None,
 ) -> Tensor:
-    """`dynamic_routing` of `vote`, fused: votes, couplings and parents of ``block`` examples at a time.
+    """Compute `dynamic_routing` of `vote` in one go: votes, couplings and parents of ``block`` examples at a time.
 
-    Differentiable once.
+    The result can be differentiated once.
 
     Args:
         poses: ``(B, I, D)``, poses of the children.
@@ -45,7 +45,10 @@ def blocked_dynamic_routing(
 
 
 class _BlockedDynamicRouting(torch.autograd.Function):
-    """What belongs to the ``r`` passes is laid out ``(n, J, r, ...)``, so that a product can take several at once."""
+    """The autograd function of `blocked_dynamic_routing`.
+
+    Tensors of the ``r`` passes are laid out ``(n, J, r, ...)``, so that one product can take several passes at once.
+    """
 
     @staticmethod
     def forward(

@@ -1,8 +1,11 @@
 """Dynamic routing on the GPU: the votes live in registers and never reach the memory of the device.
 
+These kernels have been compiled for a GPU but have never run on one. Tests check their values and gradients in Triton's
+interpreter, on the CPU. Their speed is unknown, and ``backend: auto`` does not choose them.
+
 Written with plain autograd, routing streams the votes ``(B, I, J, E)`` through memory about twenty times a step. Here
-each kernel forms the votes that it needs from poses and weight, uses them and forgets them: one kernel for each pass
-of routing, one for each pass back through it, and one for the gradients of poses and weight. Sums over the children are
+each kernel forms the votes that it needs from poses and weight, uses them and drops them: one kernel for each pass of
+routing, one for each pass back through it, and one for the gradients of poses and weight. Sums over the children are
 split among programs, which leave partial sums in memory; a small kernel adds these up, always in the same order.
 """
 
@@ -22,16 +25,16 @@ from capsule_lightning.layers.precision import full_precision
 try:
     import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
     import triton.language as tl  # type: ignore[import-untyped, import-not-found, unused-ignore]
-except ImportError:  # none for macOS, nor beside a torch without CUDA
+except ImportError:  # there is none for macOS, nor with a torch that has no CUDA
     triton = None
 
 _LARGEST = 4096  # numbers in the padded poses (J, E) of one example
-_RESIDENT = 2  # programs of four warps that a multiprocessor has registers for, however many a thread needs
-_OPTIONS = {"enable_fp_fusion": True}  # multiply and add in one instruction; from Triton 3.10 on only when asked for
+_RESIDENT = 2  # programs of four warps whose registers a multiprocessor always has, however many a thread needs
+_OPTIONS = {"enable_fp_fusion": True}  # multiply and add in one instruction; since Triton 3.10 only on request
 
 
 def supports(num_out: int, dim_out: int) -> bool:
-    """Whether there is Triton, and so many parents, each number rounded up to a power of two, fit into registers."""
+    """Return whether Triton is installed and the parents, rounded up to powers of two, fit into registers."""
     return triton is not None and _power_of_two(num_out) * _power_of_two(dim_out) <= _LARGEST
 
 
@@ -44,12 +47,12 @@ def triton_dynamic_routing(
     leaky: bool = False,
     detach: bool = False,
 ) -> Tensor:
-    """`dynamic_routing` of `vote`, fused: no votes, logits or couplings in the memory of the device.
+    """Compute `dynamic_routing` of `vote` without votes, logits or couplings in the memory of the device.
 
-    Differentiable once.
+    The result can be differentiated once.
 
     Args:
-        poses: ``(B, I, D)``, poses of the children, on a GPU (anywhere under ``TRITON_INTERPRET=1``).
+        poses: ``(B, I, D)``, poses of the children, on a GPU (on any device with ``TRITON_INTERPRET=1``).
         weight: ``(I, J, E, D)``, in the dtype of ``poses``.
         iterations, bias, leaky, detach: see `capsule_lightning.routing.dynamic.dynamic_routing`.
 
@@ -57,29 +60,32 @@ def triton_dynamic_routing(
         Poses of the parents ``(B, J, E)``.
 
     Raises:
-        InputError: no Triton, no GPU, or parents too large for registers.
+        InputError: there is no Triton or no GPU, or the parents are too large for the registers.
 
     Source: Sabour et al. 2017 (arXiv 1710.09829), Procedure 1. Since ``b_t = sum_{s<t} u_hat . v_s``, the logits of
     pass t are the votes times ``V_t = sum_{s<t} v_s``, and no logits are carried from pass to pass.
     """
     num_out, dim_out = weight.shape[1:3]
     if triton is None:
-        raise InputError("backend=triton: the package triton is not installed; install it (on Linux) or use auto")
+        raise InputError(
+            "backend=triton: the package triton is not installed; install it (Linux only) or use backend=auto"
+        )
     if poses.device.type != "cuda" and isinstance(_sum_children, triton.JITFunction):
         raise InputError(
-            f"backend=triton: the poses are on {poses.device}, the kernels need a GPU; move the model there or use auto"
+            f"backend=triton: the poses are on {poses.device}, but the kernels need a GPU; move the model to one or "
+            "use backend=auto"
         )
     if not supports(num_out, dim_out):
         raise InputError(
-            f"backend=triton: {num_out} parents of dimension {dim_out} do not fit into registers, where the two, "
-            f"rounded up to powers of two, may have a product of {_LARGEST}; use auto"
+            f"backend=triton: {num_out} parents of dimension {dim_out} do not fit into registers: expected a product "
+            f"of at most {_LARGEST} after rounding both up to powers of two; use backend=auto"
         )
     parents: Tensor = _TritonDynamicRouting.apply(poses, weight, bias, iterations, leaky, detach)
     return parents
 
 
 class _TritonDynamicRouting(torch.autograd.Function):
-    """Letters as in `capsule_lightning.layers`."""
+    """The autograd function of `triton_dynamic_routing`; index letters as in `capsule_lightning.layers`."""
 
     @staticmethod
     def forward(
@@ -123,7 +129,7 @@ class _TritonDynamicRouting(torch.autograd.Function):
 
 
 class _Layer(NamedTuple):
-    """The sizes of a layer, and from them how its kernels are launched."""
+    """The sizes of a layer, which decide how its kernels are launched."""
 
     batch: int
     num_in: int
@@ -134,14 +140,14 @@ class _Layer(NamedTuple):
 
     @property
     def of_parents(self) -> tuple[int, int, int]:
-        """The shape of anything that each parent has a vector of."""
+        """The shape of a tensor with one vector for each parent."""
         return self.batch, self.num_out, self.dim_out
 
     @property
     def tile(self) -> dict[str, Any]:
-        """Of the votes that a program holds at once, at most 32 for each thread.
+        """The sizes of the tile of votes that a program holds at once, at most 32 votes for each thread.
 
-        Sums, gradients and weights fill the other registers, of which a thread has 255.
+        A thread has 255 registers; sums, gradients and weights fill the others.
         """
         j, e = _power_of_two(self.num_out), _power_of_two(self.dim_out)
         warps = 4 if j * e <= 1024 else 8
@@ -150,7 +156,7 @@ class _Layer(NamedTuple):
         return {**sizes, "block_j": j, "block_b": b, "block_e": e, "num_warps": warps, **_OPTIONS}
 
     def sum_children(self, poses: Tensor, maps: Tensor, agreed: Tensor, ds: Tensor | None = None) -> Tensor:
-        """Launch `_sum_children`; its sums ``(chunks, B, J, E)`` are for the next kernel to add up."""
+        """Launch `_sum_children` and return its partial sums ``(chunks, B, J, E)``, which the next kernel adds up."""
         tile = self.tile
         blocks = ceil(self.batch / tile["block_b"])
         chunks = min(_chunks(blocks, poses.device), self.num_in)
@@ -171,7 +177,7 @@ class _Layer(NamedTuple):
     def launch_gradients(
         self, poses: Tensor, maps: Tensor, agreed: Tensor, ds: Tensor, grad_poses: Tensor, grad_weight: Tensor
     ) -> None:
-        """Launch `_gradients`, for the passes of ``ds``, the last ones."""
+        """Launch `_gradients` for the passes that ``ds`` holds, which are the last ones."""
         tile, through = self.tile, len(ds) == len(agreed)
         routed = len(agreed) - 1 if through else 1
         d = min(_power_of_two(self.dim_in), max(1024 * tile["num_warps"] // (tile["block_j"] * tile["block_e"]), 1), 16)
@@ -182,15 +188,15 @@ class _Layer(NamedTuple):
 
 
 def _power_of_two(number: int) -> int:
-    """The first one that is not below ``number``."""
+    """Return the smallest power of two that is at least ``number``."""
     return 1 << max(number - 1, 0).bit_length()
 
 
 def _chunks(blocks: int, device: torch.device) -> int:
-    """Into how many parts the children are split for each of ``blocks`` of examples, to fill the device once.
+    """Return into how many parts the children are split for each block of examples, so as to fill the device once.
 
-    Programs go round the multiprocessors in turn. With a part for each of these, or for each second or third, all
-    programs of a multiprocessor have the same part, whose weight stays in its cache.
+    Programs are dealt out to the multiprocessors in turn. If there is one part for each of them, or for every second or
+    third, all programs of a multiprocessor have the same part, whose weight stays in its cache.
     """
     multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
     if blocks <= _RESIDENT:
@@ -199,20 +205,20 @@ def _chunks(blocks: int, device: torch.device) -> int:
 
 
 def _maps(weight: Tensor) -> Tensor:
-    """The weight as ``(I, D, J, E)``, which threads read side by side."""
+    """Return the weight as ``(I, D, J, E)``, so that threads read neighboring numbers."""
     return weight.permute(0, 3, 1, 2).contiguous()
 
 
 def _kernel(function: Callable[..., Any]) -> Any:
-    """`triton.jit`, where there is Triton."""
+    """Apply `triton.jit` if Triton is installed."""
     return triton.jit(function) if triton else function
 
 
-# In the kernels an index letter is a range, of a power of two for want of other sizes, and `filled_` with the letter
-# masks what is beyond the end. Offsets that may exceed 2^31 are int64. The votes of a block of examples are a tile
-# (j, b, e). A thread should have most parents of a few examples, so that the softmax hardly leaves its registers;
-# Triton goes by what the kernel loads and stores, and vectors of parents in rows k, the pairs of j and b, leave it
-# no choice.
+# In the kernels an index letter is a range, whose size must be a power of two, and `filled_` with the letter is the
+# mask of what is not beyond the end. Offsets that may exceed 2^31 are int64. The votes of a block of examples are a
+# tile (j, b, e). A thread should hold most parents of a few examples, so that the softmax hardly leaves its registers.
+# Triton decides this from what the kernel loads and stores; loading and storing vectors of parents in rows k, the
+# pairs of j and b, leaves it no choice.
 
 
 @_kernel
@@ -233,10 +239,10 @@ def _sum_children(
     block_b: tl.constexpr,
     block_e: tl.constexpr,
 ) -> None:
-    """Sum over a chunk of the children of coefficient times vote, for a block of examples.
+    """Sum coefficient times vote over a chunk of the children, for a block of examples.
 
-    The coefficients are the couplings by agreement with V, and the sum a part of s; or, with ``ds``, the gradients of
-    the logits, and the sum a part of dV.
+    The coefficients are the couplings by agreement with V, and the sum is a part of s; or, if ``ds`` is given, they are
+    the gradients of the logits, and the sum is a part of dV.
     """
     chunk = (tl.program_id(0) % chunks).to(tl.int64)
     first_b = (tl.program_id(0) // chunks).to(tl.int64) * block_b
@@ -284,7 +290,7 @@ def _squash(
     block_r: tl.constexpr,
     block_e: tl.constexpr,
 ) -> None:
-    """The inputs s of a pass from their partial sums; and ``after = before + squash(s)``."""
+    """Store the inputs s of a pass, from their partial sums, and ``after = before + squash(s)``."""
     r, e = tl.program_id(0).to(tl.int64) * block_r + tl.arange(0, block_r), tl.arange(0, block_e)
     re = r[:, None] * dim_out + e[None, :]
     filled = (re < size) & (e[None, :] < dim_out)
@@ -313,7 +319,7 @@ def _squash_gradient(
     block_r: tl.constexpr,
     block_e: tl.constexpr,
 ) -> None:
-    """The gradient dv of the parents of a pass, ``later`` and partial sums together; and ds, by `squash_gradient`."""
+    """Store the gradient dv of the parents of a pass, ``later`` plus the partial sums, and ds, by `squash_gradient`."""
     r, e = tl.program_id(0).to(tl.int64) * block_r + tl.arange(0, block_r), tl.arange(0, block_e)
     re = r[:, None] * dim_out + e[None, :]
     filled = (re < size) & (e[None, :] < dim_out)
@@ -354,10 +360,11 @@ def _gradients(
     block_e: tl.constexpr,
     block_d: tl.constexpr,
 ) -> None:
-    """Gradients of pose and weight of one child, for a block of dimensions of the pose, over the whole batch.
+    """Store the gradients of pose and weight of one child, for a block of dimensions of the pose, over the whole batch.
 
-    ``agreed`` and ``ds`` are of the ``routed`` passes; where gradients flow ``through`` the couplings, ``ds`` begins
-    with the first pass, whose couplings are equal. As a program has a child to itself, nothing is added up in memory.
+    ``agreed`` and ``ds`` are those of the ``routed`` passes; if gradients flow ``through`` the couplings, ``ds`` begins
+    with the first pass, whose couplings are all equal. A program has a child to itself, so nothing is added up in
+    memory.
     """
     i, first_d = tl.program_id(0).to(tl.int64), tl.program_id(1) * block_d
     b, j, e, d = tl.arange(0, block_b), tl.arange(0, block_j), tl.arange(0, block_e), tl.arange(0, block_d)
@@ -421,7 +428,7 @@ def _votes(
     block_b: tl.constexpr,
     block_e: tl.constexpr,
 ) -> tl.tensor:
-    """Votes ``(j, b, e)`` of a child, from the addresses ``(b,)`` of its poses and ``(j, e)`` of its weight."""
+    """Return votes ``(j, b, e)`` of a child, from the addresses ``(b,)`` of its poses and ``(j, e)`` of its weight."""
     votes = tl.zeros((block_j, block_b, block_e), dtype=poses.dtype.element_ty)
     for d in tl.range(dim_in, loop_unroll_factor=8):
         pose = tl.load(poses + d, mask=filled_b, other=0.0)
@@ -432,7 +439,7 @@ def _votes(
 
 @_kernel
 def _couplings(votes: tl.tensor, agreement: tl.tensor, filled_j: tl.tensor, leaky: tl.constexpr) -> tl.tensor:
-    """Couplings ``(j, b)`` by agreement with V; see `coupling_coefficients`."""
+    """Return couplings ``(j, b)`` by agreement with V; see `coupling_coefficients`."""
     logits = tl.where(filled_j, tl.sum(votes * agreement, axis=2), float("-inf"))
     highest = tl.max(logits, axis=0)
     if leaky:
@@ -446,7 +453,7 @@ def _couplings(votes: tl.tensor, agreement: tl.tensor, filled_j: tl.tensor, leak
 
 @_kernel
 def _grad_logits(votes: tl.tensor, ds: tl.tensor, couplings: tl.tensor) -> tl.tensor:
-    """Gradients ``(j, b)`` of the logits, from those of the inputs of the parents."""
+    """Return the gradients ``(j, b)`` of the logits, from those of the inputs of the parents."""
     gain = couplings * tl.sum(votes * ds, axis=2)
     return gain - couplings * tl.sum(gain, axis=0)[None, :]
 
@@ -461,7 +468,7 @@ def _add_up(
     block_r: tl.constexpr,
     block_e: tl.constexpr,
 ) -> tl.tensor:
-    """Sum over the chunks, from the addresses ``(r, e)`` of the first chunk."""
+    """Return the sum over the chunks, from the addresses ``(r, e)`` of the first chunk."""
     total = tl.zeros((block_r, block_e), dtype=partials.dtype.element_ty)
     for first_c in range(0, chunks, block_c):
         c = first_c + tl.arange(0, block_c).to(tl.int64)[:, None, None]

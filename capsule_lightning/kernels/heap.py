@@ -1,7 +1,7 @@
 """Keep memory between training steps on the CPU.
 
-By default glibc hands large tensors back to the kernel when they are freed, and every step faults their pages in again,
-which can take as long as a good part of the arithmetic.
+By default glibc returns the memory of large tensors to the operating system when they are freed, and every step faults
+their pages in again, which can take as long as a good part of the arithmetic.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _LARGEST = 2**31 - 1
 
 
 def keep_heap() -> bool:
-    """Ask glibc to serve tensors from its heap and never to shrink it; False where there is no glibc."""
+    """Ask glibc to serve tensors from its heap and never to shrink it; return False if there is no glibc."""
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -11,19 +11,19 @@ from capsule_lightning.layers.precision import full_precision
 
 @full_precision
 def coupling_coefficients(logits: Tensor, leaky: bool = False, dim: int = -1) -> Tensor:
-    """Softmax over the parents, ``c[i, j] = exp(b[i, j]) / sum_k exp(b[i, k])``.
+    """Return coupling coefficients, a softmax over the parents: ``c[i, j] = exp(b[i, j]) / sum_k exp(b[i, k])``.
 
     Args:
         logits: ``(..., I, J)``, routing logits b, or any layout with the parents along ``dim``.
-        leaky: add a "none of the above" parent of logit zero to each softmax, so that the couplings of a child to the
+        leaky: add a "none of the above" parent with logit zero to each softmax, so that the couplings of a child to the
             real parents sum to less than 1.
-        dim: the axis of the parents.
+        dim: axis of the parents.
 
     Returns:
         Tensor of the shape of ``logits``, float32 or wider.
 
-    Source: Sabour et al. 2017, Eq. 3; ``leaky`` is the form that their released code gives to section 7's
-    none-of-the-above category for CIFAR-10.
+    Source: Sabour et al. 2017, Eq. 3; ``leaky`` is how their released code implements the none-of-the-above category of
+    section 7 for CIFAR-10.
     """
     if not leaky:
         return logits.softmax(dim=dim)
@@ -31,10 +31,14 @@ def coupling_coefficients(logits: Tensor, leaky: bool = False, dim: int = -1) ->
     return torch.cat([logits, none_of_the_above], dim=dim).softmax(dim=dim).narrow(dim, 0, logits.shape[dim])
 
 
-def require_passes(iterations: int) -> None:
-    """Refuse a number of routing passes below 1.
+def require_passes(iterations: int, paper: int = 3) -> None:
+    """Raise unless there is at least one pass of routing.
+
+    Args:
+        iterations: number of passes.
+        paper: number of passes in the paper of the algorithm, for the message.
 
     Raises:
         InputError: ``iterations`` is below 1.
     """
-    require(iterations >= 1, f"iterations={iterations}: expected at least 1 pass of routing (the paper uses 3)")
+    require(iterations >= 1, f"iterations={iterations}: expected at least 1 pass of routing (the paper uses {paper})")

@@ -1,4 +1,4 @@
-"""Full precision for the parts that do not survive half precision: exponentials, iterated softmax, lengths, sums."""
+"""Full precision for what half precision is too coarse for: exponentials, iterated softmax, lengths, sums."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a tensor function compute outside autocast, its half-precision tensor arguments widened to float32.
+    """Make a tensor function compute outside autocast, with half-precision tensor arguments widened to float32.
 
-    float32 and float64 arguments are left as they are, so that a float64 reference check stays in float64.
+    float32 and float64 arguments stay as they are, so that a reference check in float64 stays in float64.
     """
 
     def widen(value: object) -> object:
@@ -28,7 +28,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
-        # "meta", where shapes are counted, has no autocast; to ask torch what has breaks the graph up to torch 2.11
+        # "meta", used for counting shapes, has no autocast; asking torch what has breaks the graph up to torch 2.11
         with nullcontext() if device == "meta" else torch.autocast(device_type=device, enabled=False):
             return function(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
 

@@ -1,8 +1,8 @@
-"""Convolutional capsules whose children all vote with one kernel, routed over whole maps.
+"""Convolutional capsules whose children all vote with the same kernel and are routed over whole maps.
 
 Rajasegaran, Jayasundara, Jayasekara, Jayasekara, Seneviratne & Rodrigo, DeepCaps: Going Deeper with Capsule Networks,
-CVPR 2019 (arXiv 1904.09546), section 3. Maps of capsules are ``(B, I, D, H, W)`` here, one map of H rows and W columns
-for each type.
+CVPR 2019 (arXiv 1904.09546), section 3. Maps of capsules are ``(B, I, D, H, W)`` here: one map of H rows and W columns
+for each of the I types.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import squash
 
 
 def map_votes(maps: Tensor, weight: Tensor) -> Tensor:
-    """Votes of capsule maps, a 3-D convolution whose kernel is as deep as a capsule and moves on by one capsule.
+    """Return the votes of capsule maps, a 3-D convolution whose kernel and stride in depth are one capsule.
 
-    So all types of children share the kernel, and it is a 2-D convolution of one child's map at a time.
+    All types of children therefore share the kernel, and the votes are a 2-D convolution of one child's map at a time.
 
     Args:
         maps: ``(B, I, D, H, W)``, poses of the children.
         weight: ``(J, E, D, K, K)``, K odd.
 
     Returns:
-        ``(B, I, J, E, H, W)``, zeros beyond the edge of the map, in the precision that autocast asks for.
+        ``(B, I, J, E, H, W)``, in the precision that autocast asks for; the maps are padded with zeros.
 
     Source: Rajasegaran et al. 2019, section 3.
     """
@@ -37,11 +38,11 @@ def map_votes(maps: Tensor, weight: Tensor) -> Tensor:
 
 @full_precision
 def map_routing(votes: Tensor, iterations: int = 3, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Dynamic routing in which a child divides itself among the parents of all positions together.
+    """Route the votes of capsule maps; a child divides itself among the parents of all positions together.
 
     ``c[i] = softmax(b[i])`` over parent types, rows and columns; ``s[j] = sum_i c[i, j] votes[i, j]`` at each position;
-    ``v[j] = squash(s[j])``, the whole map of a parent type being one vector; ``b[i, j] += votes[i, j] . v[j]`` at each
-    position. Gradient flows through all passes.
+    ``v[j] = squash(s[j])``, where the whole map of a parent type is one vector; ``b[i, j] += votes[i, j] . v[j]`` at
+    each position. The gradient flows through all passes.
 
     Args:
         votes: ``(B, I, J, E, H, W)``.
@@ -50,10 +51,10 @@ def map_routing(votes: Tensor, iterations: int = 3, bias: Tensor | None = None) 
 
     Returns:
         Poses ``(B, J, E, H, W)``, of length in [0, 1) over the last three axes together, and the couplings
-        ``(B, I, J, H, W)`` that made them.
+        ``(B, I, J, H, W)`` that they were computed with.
 
     Raises:
-        InputError: ``iterations`` below 1.
+        InputError: ``iterations`` is below 1.
 
     Source: Rajasegaran et al. 2019, section 3; the bias is that of their released code.
     """
@@ -74,21 +75,21 @@ def map_routing(votes: Tensor, iterations: int = 3, bias: Tensor | None = None) 
 
 
 def _over_parents(logits: Tensor) -> Tensor:
-    """Couplings from logits ``(B, J, H, W, I)``."""
+    """Return the couplings of logits ``(B, J, H, W, I)``."""
     return coupling_coefficients(logits.flatten(1, 3), dim=1).view_as(logits)
 
 
 def scramble(maps: Tensor) -> Tensor:
-    """Capsule maps ``(B, I, D, H, W)`` as the released code of DeepCaps reads them.
+    """Reorder capsule maps ``(B, I, D, H, W)`` in the way that the released code of DeepCaps reads them.
 
-    It keeps them as ``(B, H, W, I, D)`` and takes that memory for ``(B, I, D, H, W)`` without a transposition, so that
-    what it convolves as the neighborhood of a capsule is a mixture of types, coordinates and places.
+    It stores them as ``(B, H, W, I, D)`` and reads that memory as ``(B, I, D, H, W)`` without transposing it, so that
+    what it convolves as the neighborhood of a capsule is a mixture of types, coordinates and positions.
     """
     return maps.permute(0, 3, 4, 1, 2).reshape(maps.shape)
 
 
 class RoutedMaps(nn.Module):
-    """The "3-D" capsule layer: `map_votes`, then `map_routing`.
+    """The "3-D" capsule layer of DeepCaps: `map_votes`, then `map_routing`.
 
     Args:
         num_in: types of children, I.
@@ -97,10 +98,10 @@ class RoutedMaps(nn.Module):
         dim_out: dimensions of their poses, E.
         kernel_size: rows and columns of the kernel, K, odd.
         iterations: passes of routing.
-        scrambled: what the released code computes; see `scramble`. For comparison with results made by it.
+        scrambled: compute what the released code does, see `scramble`, for comparison with its results.
 
     Raises:
-        InputError: a size or ``iterations`` below 1, or an even ``kernel_size``.
+        InputError: a size or ``iterations`` is below 1, or ``kernel_size`` is even.
 
     Example:
         >>> layer = RoutedMaps(32, 8, 32, 8)
@@ -120,26 +121,27 @@ class RoutedMaps(nn.Module):
         scrambled: bool = False,
     ) -> None:
         super().__init__()
-        if min(num_in, dim_in, num_out, dim_out) < 1:
-            raise InputError("RoutedMaps: num_in, dim_in, num_out and dim_out: expected at least 1")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise InputError(f"RoutedMaps: kernel_size={kernel_size}: expected an odd number, such as 3")
+        for name, size in {"num_in": num_in, "dim_in": dim_in, "num_out": num_out, "dim_out": dim_out}.items():
+            require(size >= 1, f"RoutedMaps: {name}={size}: expected at least 1")
+        odd = kernel_size >= 1 and kernel_size % 2 == 1
+        require(odd, f"RoutedMaps: kernel_size={kernel_size}: expected an odd number, such as 3")
         require_passes(iterations)
         self.num_in, self.iterations, self.scrambled = num_in, iterations, scrambled
         self.weight = nn.Parameter(torch.empty(num_out, dim_out, dim_in, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight.view(-1, *self.weight.shape[2:]), nonlinearity="relu")
         self.bias = nn.Parameter(torch.full((num_out, dim_out), 0.1))
 
+    @override
     def forward(self, maps: Tensor) -> Tensor:
-        """Children ``(B, I, D, H, W)`` to parents ``(B, J, E, H, W)``, float32 or wider."""
+        """Return parents ``(B, J, E, H, W)`` of children ``(B, I, D, H, W)``, in float32 or wider."""
         return self._route(maps)[0]
 
     def couplings(self, maps: Tensor) -> Tensor:
-        """Couplings ``(B, I, J, H, W)`` of the last pass; those of a child sum to 1 over the last three axes."""
+        """Return couplings ``(B, I, J, H, W)`` of the last pass; those of a child sum to 1 over the last three axes."""
         return self._route(maps)[1]
 
+    @override
     def extra_repr(self) -> str:
-        """Shapes for the model summary."""
         num_out, dim_out, dim_in = self.weight.shape[:3]
         return f"{self.num_in} x {dim_in}D -> {num_out} x {dim_out}D"
 

@@ -1,4 +1,4 @@
-"""Squash: shrink a vector to a length in [0, 1) without turning it."""
+"""Squash functions, which shrink a vector to a length in [0, 1) and keep its direction."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from capsule_lightning.layers.precision import full_precision
 def squash(s: Tensor, dim: int = -1) -> Tensor:
     """Squash each vector along ``dim``: ``v = |s|^2 / (1 + |s|^2) * s / |s|``.
 
-    Computed as ``s * |s| / (1 + |s|^2)``, which is the same number with nothing to divide by zero: a zero vector stays
-    zero and has gradient zero, which is also the limit of the formula.
+    It is computed as ``s * |s| / (1 + |s|^2)``, the same number without a division by zero: a zero vector stays zero
+    and has gradient zero, which is also the limit of the formula.
 
     Args:
         s: ``(..., D, ...)``, vectors shorter than the square root of the largest number, 1e19 in float32.
-        dim: the capsule dimension ``D``.
+        dim: axis of the capsule dimensions, ``D``.
 
     Returns:
         Tensor of the shape of ``s``, float32 or wider, of length in [0, 1] along ``dim``.
@@ -33,9 +33,10 @@ def squash(s: Tensor, dim: int = -1) -> Tensor:
 
 
 def squash_gradient(s: Tensor, grad: Tensor) -> Tensor:
-    """Gradient with respect to ``s (..., D)`` from the gradient of ``squash(s)``, for passes written by hand.
+    """Return the gradient of ``s (..., D)`` from that of ``squash(s)``, for backward passes written by hand.
 
-    With ``g(n) = n / (1 + n^2)`` and ``n = |s|``: ``g(n) grad + g'(n) / n (s . grad) s``, zero where ``s`` is zero.
+    With ``g(n) = n / (1 + n^2)`` and ``n = |s|`` it is ``g(n) grad + g'(n) / n (s . grad) s``, which is zero for ``s``
+    zero.
     """
     length: Tensor = torch.linalg.vector_norm(s, dim=-1, keepdim=True)
     scale = 1 + length.square()
@@ -50,18 +51,18 @@ def exponential_squash(s: Tensor, dim: int = -1) -> Tensor:
 
     Args:
         s: ``(..., D, ...)``.
-        dim: the capsule dimension ``D``.
+        dim: axis of the capsule dimensions, ``D``.
 
     Returns:
         Tensor of the shape of ``s``, float32 or wider, of length in [0, 1] along ``dim``.
 
-    Source: Mazzia, Salvetti & Chiaberge, Efficient-CapsNet, 2021, Eq. 3 (arXiv 2101.12491); its first form is Xi, Bing
-    & Jin, Capsule Network Performance on Complex Data, 2017 (arXiv 1712.03480).
+    Source: Mazzia, Salvetti & Chiaberge, Efficient-CapsNet, 2021, Eq. 3 (arXiv 2101.12491); its first form is that of
+    Xi, Bing & Jin, Capsule Network Performance on Complex Data, 2017 (arXiv 1712.03480).
 
     Example:
         >>> exponential_squash(torch.tensor([3.0, 4.0]))
         tensor([0.5960, 0.7946])
     """
     length: Tensor = torch.linalg.vector_norm(s, dim=dim, keepdim=True)
-    length = length.clamp_min(torch.finfo(s.dtype).tiny)  # the ratio below is then 1 for a zero vector, its limit
+    length = length.clamp_min(torch.finfo(s.dtype).tiny)  # so the ratio below is 1 for a zero vector, its limit
     return s * (-torch.expm1(-length) / length)

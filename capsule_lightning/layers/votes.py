@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 def vote(poses: Tensor, weight: Tensor) -> Tensor:
-    """Votes of vector capsules, ``u_hat[j|i] = W[i, j] u[i]``.
+    """Return the votes of vector capsules, ``u_hat[j|i] = W[i, j] u[i]``.
 
     Args:
         poses: ``(..., I, D)``, poses of the children.
-        weight: ``(K, J, E, D)``; child i uses matrices i modulo K, and K divides I. With K = I, as in the paper, each
-            pair of child and parent has a matrix of its own.
+        weight: ``(K, J, E, D)``; child i uses the matrices of row i modulo K, and K divides I. With K = I, as in the
+            paper, each pair of child and parent has a matrix of its own.
 
     Returns:
         ``(..., I, J, E)``, in the precision that autocast asks for.
@@ -27,15 +27,15 @@ def vote(poses: Tensor, weight: Tensor) -> Tensor:
 
 
 def matrix_vote(poses: Tensor, weight: Tensor) -> Tensor:
-    """Votes of matrix capsules, ``V[j|i] = M[i] W[i, j]``, a product of n x n matrices.
+    """Return the votes of matrix capsules, ``V[j|i] = M[i] W[i, j]``, products of n x n matrices.
 
     Args:
         poses: ``(..., I, D)``, the rows of M one after the other, ``D = n * n``.
-        weight: ``(K, J, n, n)``; child i uses matrices i modulo K.
+        weight: ``(K, J, n, n)``; child i uses the matrices of row i modulo K.
 
     Returns:
-        ``(..., I, J, D)``, in the precision that autocast asks for; in memory the parents come first, as the matrix
-        products of routing want them.
+        ``(..., I, J, D)``, in the precision that autocast asks for. In memory the parents come first, the order that
+        the matrix products of routing need.
 
     Source: Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, section 2.
     """
@@ -46,11 +46,11 @@ def matrix_vote(poses: Tensor, weight: Tensor) -> Tensor:
 
 
 def sum_of_votes(poses: Tensor, weight: Tensor) -> Tensor:
-    """``sum_i v[i, j]`` of `vote` or `matrix_vote`, as one matrix product that never forms the votes.
+    """Return ``sum_i v[i, j]`` of `vote` or `matrix_vote` as one matrix product that never forms the votes.
 
     Args:
         poses: ``(..., I, D)``.
-        weight: ``(K, J, E, D)`` of `vote`, or ``(K, J, n, n)`` of `matrix_vote`, ``D = n * n``.
+        weight: ``(K, J, E, D)`` as for `vote`, or ``(K, J, n, n)`` as for `matrix_vote`, ``D = n * n``.
 
     Returns:
         ``(..., J, E)``, in the precision that autocast asks for.
@@ -65,12 +65,12 @@ def sum_of_votes(poses: Tensor, weight: Tensor) -> Tensor:
 
 
 def own_vote_weight(weight: Tensor, num_in: int) -> Tensor:
-    """Matrices of `vote` for each child its own, ``(I, J, E, D)``, from those ``(K, J, E, D)`` that children share."""
+    """Repeat the matrices ``(K, J, E, D)`` that children share in `vote`: ``(I, J, E, D)``, one row for each child."""
     return weight if weight.shape[0] == num_in else weight.repeat(num_in // weight.shape[0], 1, 1, 1)
 
 
 def vote_weight(num_matrices: int, num_out: int, dim_out: int, dim_in: int, std: float = 0.1) -> nn.Parameter:
-    """A weight for `vote`, truncated normal at two standard deviations as in the authors' released code.
+    """Draw a weight for `vote`, normal and truncated at two standard deviations as in the authors' released code.
 
     Returns:
         Parameter ``(num_matrices, num_out, dim_out, dim_in)``.

@@ -1,4 +1,4 @@
-"""Windows over maps of capsules: cutting them out, and adding up what several windows say of one capsule."""
+"""Windows over maps of capsules: how to cut them out, and how to add up what several windows hold about one capsule."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.layers.precision import full_precision
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Where the windows of a convolutional capsule layer lie.
+    """The positions of the windows of a convolutional capsule layer.
 
-    Index letters: y, x position of a window; p place inside it.
+    Index letters: ``y``, ``x`` position of a window; ``p`` place inside it.
 
     Args:
         size: rows and columns of the map.
         kernel: rows and columns of a window.
-        stride: from one window to the next.
-        padding: zeros around the map.
+        stride: places from one window to the next.
+        padding: rows and columns of zeros on each side of the map.
 
     Attributes:
-        out_size: rows and columns of windows.
+        out_size: number of windows in a column and in a row, which is the size of the map of parents.
 
     Raises:
-        InputError: windows that do not fit.
+        InputError: the windows do not fit.
     """
 
     size: tuple[int, int]
@@ -37,28 +37,29 @@ class Windows:
     padding: int = 0
 
     def __post_init__(self) -> None:
-        if min(*self.size, *self.kernel, self.stride) < 1 or self.padding < 0:
-            raise InputError(
-                f"windows of {self.kernel[0]}x{self.kernel[1]}, stride {self.stride}, padding {self.padding}: "
-                "expected sizes and stride of at least 1"
-            )
-        if min(self.out_size) < 1 or self.padding >= min(self.kernel):
-            raise InputError(
-                f"windows of {self.kernel[0]}x{self.kernel[1]} with padding {self.padding} on a map of "
-                f"{self.size[0]}x{self.size[1]}: expected a map at least as large as a window, and less padding than "
-                "a window is wide; choose smaller kernels or strides, or larger images"
-            )
+        windows = f"windows of {self.kernel[0]}x{self.kernel[1]}"
+        require(
+            min(*self.size, *self.kernel, self.stride) >= 1 and self.padding >= 0,
+            f"{windows}, stride {self.stride}, padding {self.padding}: expected sizes and stride of at least 1, and "
+            "padding of 0 or more",
+        )
+        require(
+            min(self.out_size) >= 1 and self.padding < min(self.kernel),
+            f"{windows} with padding {self.padding} on a map of {self.size[0]}x{self.size[1]}: expected a map at least "
+            "as large as a window, and less padding than a window is wide; choose smaller kernels or strides, or "
+            "larger images",
+        )
 
     @property
     def out_size(self) -> tuple[int, int]:
-        """Rows and columns of windows."""
+        """Number of windows in a column and in a row."""
         rows, columns = (
             (n + 2 * self.padding - k) // self.stride + 1 for n, k in zip(self.size, self.kernel, strict=True)
         )
         return rows, columns
 
     def cut(self, maps: Tensor) -> Tensor:
-        """``(B, rows, columns, *rest)`` to ``(B, y, x, p, *rest)``, zeros where a window reaches over the edge."""
+        """Return the windows ``(B, y, x, p, *rest)`` of maps ``(B, rows, columns, *rest)``, zeros beyond the edge."""
         if self.padding:
             maps = F.pad(maps, (0, 0) * (maps.ndim - 3) + (self.padding,) * 4)
         if self.kernel == tuple(maps.shape[1:3]):
@@ -67,14 +68,14 @@ class Windows:
         return cut.movedim((-2, -1), (3, 4)).flatten(3, 4)
 
     def add_up(self, values: Tensor) -> Tensor:
-        """``(B, y, x, p, A)`` to ``(B, rows, columns, A)`` of the padded map: the sum over all windows of a place."""
+        """Sum ``(B, y, x, p, A)`` over the windows that see a place: ``(B, rows, columns, A)``, of the padded map."""
         columns = values.permute(0, 4, 3, 1, 2).flatten(3).flatten(1, 2)  # (B, A * p, y * x)
         padded = tuple(n + 2 * self.padding for n in self.size)
         return F.fold(columns, padded, self.kernel, stride=self.stride).movedim(1, -1)
 
     @torch.no_grad()
     def largest(self, values: Tensor) -> Tensor:
-        """Like `add_up`, the maximum in place of the sum."""
+        """Return the maximum over all windows that see a place, in the shape that `add_up` returns."""
         largest = values.new_full(
             (len(values), *(n + 2 * self.padding for n in self.size), values.shape[-1]), -torch.inf
         )
@@ -90,17 +91,17 @@ class Windows:
 
 @full_precision
 def compete_across_positions(logits: Tensor, windows: Windows) -> Tensor:
-    """Coupling coefficients of children that several windows see: a softmax over the parents of *all* of them.
+    """Return coupling coefficients of children that several windows see, a softmax over the parents of *all* of these.
 
-    A child under nine windows of 32 parents each divides itself among 288 parents.
+    A child under nine windows with 32 parents each divides itself among 288 parents.
 
     Args:
-        logits: ``(B, y, x, p * A, J)``, of the windows of maps of A capsule types.
-        windows: where they lie.
+        logits: ``(B, y, x, p * A, J)``, of the windows of maps with A types of capsules.
+        windows: the positions of the windows.
 
     Returns:
-        Tensor of the shape of ``logits``; the coefficients of each child, over J and over all windows that see it, sum
-        to 1.
+        Tensor of the shape of ``logits``; the coefficients of each child sum to 1 over J and over all windows that see
+        it.
 
     Source: Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, Procedure 1; Gritzman 2019 (arXiv
     1907.00652) names the softmax over the parents of a single window as a pitfall.

@@ -1,1 +1,1 @@
-"""Losses, one a file: the formula as a function, and the class that configs name."""
+"""Losses, one a file, each with its formula as a function and the class that configs name."""

@@ -12,33 +12,33 @@ from capsule_lightning.errors import InputError
 
 
 class ClassificationLoss(nn.Module, ABC):
-    """A number to minimize, from class capsules and labels."""
+    """A loss of class capsules and labels, which training minimizes."""
 
     @abstractmethod
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
-        """Scalar from ``poses (B, J, E), activations (B, J)`` and labels ``(B)`` or multi-hot ``(B, J)``."""
+        """Return a scalar from ``poses (B, J, E), activations (B, J)`` and labels ``(B)`` or multi-hot ``(B, J)``."""
 
     def at(self, step: int, total_steps: float) -> None:
-        """Told before each training step, for losses that change with time.
+        """Prepare for a training step; the task calls it before each, for losses that change in the course of a run.
 
         Args:
             step: steps of the optimizer so far, 0 before the first.
-            total_steps: steps of the whole run; infinite where it has no end.
+            total_steps: steps of the whole run; infinite if it has no end.
         """
 
 
 def multi_hot(targets: Tensor, scores: Tensor) -> Tensor:
-    """One where a class is present, zero elsewhere.
+    """Return one for each class that is present and zero for the others.
 
     Args:
-        targets: class indices ``(B)``, or multi-hot ``(B, J)`` where several classes may be present.
-        scores: ``(B, J)``, whose dtype the result has.
+        targets: class indices ``(B)``, or multi-hot ``(B, J)`` if several classes may be present.
+        scores: ``(B, J)``, scores of the classes, which set shape and dtype of the result.
 
     Returns:
         ``(B, J)``.
 
     Raises:
-        InputError: targets that fit neither form.
+        InputError: the targets have neither form.
     """
     if targets.shape == scores.shape[:-1]:
         return F.one_hot(targets.long(), scores.shape[-1]).to(scores.dtype)

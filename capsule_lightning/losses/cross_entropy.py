@@ -1,4 +1,4 @@
-"""Cross-entropy: over the classes, of logits, lengths or activations, and of each class by itself."""
+"""Cross-entropy over the classes, of logits, lengths or activations, and for each class by itself."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.losses.base import ClassificationLoss, multi_hot
 
-Of = Literal["logits", "lengths", "activations", "log_odds"]
+Scores = Literal["logits", "lengths", "activations", "log_odds"]
 
-_LEAST = 1e-30  # that an activation is taken for before its logarithm; gradients up to 1e30 fit into float32
+_LEAST = 1e-30  # lower activations count as this before the logarithm; gradients of up to 1e30 fit into float32
 
 
 @full_precision
 def logit_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Scalar softmax cross-entropy of ``logits (B, J)`` against class indices ``(B)``, the mean over the batch."""
+    """Return the softmax cross-entropy of ``logits (B, J)`` and class indices ``(B)``, a scalar, the batch mean."""
     return F.cross_entropy(logits, targets)
 
 
 @full_precision
 def length_cross_entropy(lengths: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
-    """Softmax cross-entropy of ``scale`` times ``lengths (B, J)`` against class indices ``(B)``.
+    """Return the softmax cross-entropy of ``scale`` times ``lengths (B, J)`` and class indices ``(B)``.
 
-    Lengths of at most 1 leave a loss of at least ``log(1 + (J - 1) exp(-scale))``: 1.46 for 10 classes and scale 1.
+    As lengths are at most 1, the loss is at least ``log(1 + (J - 1) exp(-scale))``: 1.46 for 10 classes and scale 1.
 
     Returns:
         Scalar, the mean over the batch.
 
     Source: de Sousa Ribeiro, Leontidis & Kollias, Capsule Routing via Variational Bayes, AAAI 2020 (arXiv 1905.11455),
-    train so on the activations of their class capsules.
+    who train this way on the activations of their class capsules.
     """
     return F.cross_entropy(scale * lengths, targets)
 
 
 @full_precision
 def activation_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
-    """``-log(a_t / sum of a_k)``, the negative log-likelihood of activations as probabilities.
+    """Return ``-log(a_t / sum of a_k)``, the negative log-likelihood if activations are taken as probabilities.
 
     Args:
-        activations: ``(B, J)``, at least 0; below 1e-30 they count as 1e-30 and have no gradient.
+        activations: ``(B, J)``, at least 0; those below 1e-30 count as 1e-30 and have no gradient.
         targets: class indices ``(B)``.
 
     Returns:
@@ -57,13 +58,14 @@ def activation_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
 
 @full_precision
 def log_odds_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
-    """Softmax cross-entropy of ``log(a / (1 - a))``: that of the scores where the activations are their sigmoids.
+    """Return the softmax cross-entropy of the log-odds ``log(a / (1 - a))``.
 
-    A float32 sigmoid gives its score back to within 0.01 up to 12; beyond 17 it is 1, and the score is lost.
+    If the activations are sigmoids of scores, it is the cross-entropy of the scores. A sigmoid in float32 gives its
+    score back to within 0.01 for scores of up to 12; beyond 17 it is 1, and the score is lost.
 
     Args:
-        activations: ``(B, J)`` in [0, 1]; below 1e-30 they count as 1e-30, and 1 counts as the number before it, which
-            in float32 is 6e-8 less.
+        activations: ``(B, J)`` in [0, 1]; those below 1e-30 count as 1e-30, and 1 counts as the largest number below 1,
+            which in float32 is 6e-8 less.
         targets: class indices ``(B)``.
 
     Returns:
@@ -75,58 +77,58 @@ def log_odds_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
 
 @full_precision
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """``-T_k log s(z_k) - (1 - T_k) log(1 - s(z_k))``, s the sigmoid, summed over classes.
+    """Return ``-T_k log s(z_k) - (1 - T_k) log(1 - s(z_k))``, s the sigmoid, summed over classes.
 
     Args:
         logits: ``(B, J)``, z.
-        targets: class indices ``(B)``, or multi-hot ``(B, J)`` where several classes may be present.
+        targets: class indices ``(B)``, or multi-hot ``(B, J)`` if several classes may be present; T.
 
     Returns:
         Scalar, the mean over the batch.
 
     Raises:
-        InputError: targets that fit neither form.
+        InputError: the targets have neither form.
     """
     present = multi_hot(targets, logits)
     return F.binary_cross_entropy_with_logits(logits, present, reduction="none").sum(dim=-1).mean()
 
 
 class CrossEntropyLoss(ClassificationLoss):
-    """Softmax cross-entropy against class indices ``(B)``.
+    """Softmax cross-entropy with class indices ``(B)``.
 
     Args:
         of: what is compared with the labels.
 
-            ``logits``: one-dimensional poses, as `BaselineCNN` has them.
+            ``logits``: one-dimensional poses, such as those of `BaselineCNN`.
             ``lengths``: the activations, times ``scale``, as if they were logits; see `length_cross_entropy`.
             ``activations``: the activations as probabilities; see `activation_cross_entropy`.
             ``log_odds``: the scores whose sigmoids the activations are; see `log_odds_cross_entropy`.
-        scale: of the lengths, above 0; 1 for the others.
+        scale: factor on the lengths, above 0; 1 for the others.
 
     Raises:
-        InputError: an unknown ``of``; a ``scale`` that is not above 0, or that is not used.
+        InputError: ``of`` is unknown, or ``scale`` is not above 0 or is not used.
     """
 
-    def __init__(self, *, of: Of = "logits", scale: float = 1.0) -> None:
+    def __init__(self, *, of: Scores = "logits", scale: float = 1.0) -> None:
         super().__init__()
-        if of not in get_args(Of):
-            raise InputError(f"CrossEntropyLoss: of={of!r}: expected one of {', '.join(get_args(Of))}")
-        if not scale > 0:
-            raise InputError(f"CrossEntropyLoss: scale={scale}: expected more than 0")
-        if of != "lengths" and scale != 1:
-            raise InputError(f"CrossEntropyLoss: scale={scale}, of={of}: only lengths are scaled; leave scale at 1")
-        self.of: Of = of
+        require_one_of("CrossEntropyLoss: of", of, get_args(Scores))
+        require(scale > 0, f"CrossEntropyLoss: scale={scale}: expected more than 0")
+        used = of == "lengths" or scale == 1
+        require(used, f"CrossEntropyLoss: scale={scale}, of={of}: only lengths are scaled; leave scale at 1")
+        self.of: Scores = of
         self.scale = scale
 
+    @override
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
-        """See `ClassificationLoss.forward`.
+        """Return the mean over the batch.
 
         Raises:
-            InputError: multi-hot targets; of logits, poses of more than one dimension.
+            InputError: the targets are multi-hot, or ``of`` is ``logits`` and poses have more than one dimension.
         """
         if targets.ndim != 1:
             raise InputError(
-                f"targets of shape {tuple(targets.shape)}: CrossEntropyLoss expects one class index an image"
+                f"targets of shape {tuple(targets.shape)}: CrossEntropyLoss expects one class index for each image; "
+                "use MarginLoss or BinaryCrossEntropyLoss for several classes"
             )
         if self.of == "lengths":
             return length_cross_entropy(capsules.activations, targets, self.scale)
@@ -139,26 +141,27 @@ class CrossEntropyLoss(ClassificationLoss):
 
 
 class BinaryCrossEntropyLoss(ClassificationLoss):
-    """Sigmoid cross-entropy of one-dimensional poses, for images that show several classes; see `binary_cross_entropy`.
+    """Sigmoid cross-entropy of one-dimensional poses, for images of several classes; see `binary_cross_entropy`.
 
-    Source: Sabour, Frosst & Hinton 2017 (arXiv 1710.09829), section 6: the baseline on MultiMNIST.
+    Source: Sabour, Frosst & Hinton 2017 (arXiv 1710.09829), section 6, for the baseline on MultiMNIST.
     """
 
+    @override
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
-        """See `ClassificationLoss.forward`.
+        """Return the mean over the batch.
 
         Raises:
-            InputError: poses of more than one dimension; targets that are neither class indices nor multi-hot.
+            InputError: poses have more than one dimension, or targets are neither class indices nor multi-hot.
         """
         remedy = "use MarginLoss for vector capsules"
         return binary_cross_entropy(_logits(capsules, "BinaryCrossEntropyLoss", remedy), targets)
 
 
 def _logits(capsules: Capsules, loss: str, remedy: str) -> Tensor:
-    """One-dimensional poses as ``(B, J)``."""
+    """Return one-dimensional poses as ``(B, J)``."""
     if capsules.poses.shape[-1] != 1:
         raise InputError(
-            f"poses of {capsules.poses.shape[-1]} dimensions are no logits: {loss} is for networks with one logit a "
-            f"class, such as BaselineCNN; {remedy}"
+            f"poses of {capsules.poses.shape[-1]} dimensions are not logits: {loss} is for networks with one logit for "
+            f"each class, such as BaselineCNN; {remedy}"
         )
     return capsules.poses.squeeze(-1)

@@ -1,4 +1,4 @@
-"""Reconstruction loss: the squared distance between a picture and what the decoder makes of its capsule."""
+"""Reconstruction loss, the squared distance between a picture and its reconstruction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from capsule_lightning.layers.precision import full_precision
 
 @full_precision
 def reconstruction_error(pictures: Tensor, targets: Tensor) -> Tensor:
-    """Sum of squared differences over the pixels of each picture.
+    """Return the sum of squared differences over the pixels of each picture.
 
     Args:
         pictures: ``(B, C, H, W)`` in [0, 1].
@@ -20,7 +20,7 @@ def reconstruction_error(pictures: Tensor, targets: Tensor) -> Tensor:
         ``(B)``. The paper adds its batch mean, times 0.0005, to the margin loss.
 
     Raises:
-        InputError: shapes that differ.
+        InputError: the shapes differ.
 
     Source: Sabour et al. 2017, section 4.1.
     """

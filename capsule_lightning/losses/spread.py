@@ -1,4 +1,4 @@
-"""Spread loss: the activation of the target class leads every other by a margin that grows in training.
+"""Spread loss, by which the activation of the target class leads all others by a margin that grows in training.
 
 Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, Eq. 3.
 """
@@ -11,31 +11,32 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.layers.variant import Variant, require_variant
 from capsule_lightning.losses.base import ClassificationLoss
-from capsule_lightning.losses.margin import Mode
 
 MarginSchedule = Literal["linear", "official"]
 
 
 @full_precision
-def spread_loss(activations: Tensor, targets: Tensor, margin: Tensor | float, mode: Mode = "paper") -> Tensor:
-    """``L = sum of max(0, m - (a_t - a_j))^2`` over the classes j other than the target t.
+def spread_loss(activations: Tensor, targets: Tensor, margin: Tensor | float, mode: Variant = "paper") -> Tensor:
+    """Return ``L = sum of max(0, m - (a_t - a_j))^2`` over the classes j other than the target t.
 
     Args:
         activations: ``(B, J)``, of the class capsules, in [0, 1].
         targets: class indices ``(B)``.
-        margin: m, in [0, 1]; a number or a tensor of no dimensions.
-        mode: ``paper`` sums over classes; ``official`` is the mean over all J classes, what the released code computes.
+        margin: m, in [0, 1]; a number or a tensor without dimensions.
+        mode: ``paper`` sums over classes; ``official`` takes the mean over all J classes, as the released code does.
 
     Returns:
         Scalar, the mean over the batch.
 
     Raises:
-        InputError: targets that are not one class index an image; an unknown mode.
+        InputError: the targets are not one class index for each image, or ``mode`` is unknown.
 
     Source: Hinton et al. 2018, Eq. 3.
 
@@ -43,12 +44,11 @@ def spread_loss(activations: Tensor, targets: Tensor, margin: Tensor | float, mo
         >>> spread_loss(torch.zeros(1, 5), torch.tensor([3]), 0.5)
         tensor(1.)
     """
-    if mode not in get_args(Mode):
-        raise InputError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}")
+    require_variant(mode)
     if targets.shape != activations.shape[:-1]:
         raise InputError(
-            f"targets of shape {tuple(targets.shape)}: the spread loss expects one class index an image, "
-            f"{tuple(activations.shape[:-1])}; use MarginLoss where several classes are present"
+            f"targets of shape {tuple(targets.shape)}: the spread loss expects one class index for each image, "
+            f"{tuple(activations.shape[:-1])}; use MarginLoss for several classes"
         )
     target = targets.unsqueeze(-1)
     losses = F.relu(margin - (activations.gather(-1, target) - activations)).square()  # (B, J)
@@ -57,7 +57,7 @@ def spread_loss(activations: Tensor, targets: Tensor, margin: Tensor | float, mo
 
 
 def linear_margin(step: int, steps: float, start: float, end: float) -> float:
-    """From ``start`` at step 0 to ``end`` at ``steps`` and after; ``start`` throughout where ``steps`` is infinite.
+    """Return a margin that rises from ``start`` at step 0 to ``end`` at ``steps``; ``start`` if ``steps`` is infinite.
 
     Example:
         >>> [round(linear_margin(step, 10, 0.2, 0.9), 2) for step in (0, 5, 10, 20)]
@@ -67,7 +67,7 @@ def linear_margin(step: int, steps: float, start: float, end: float) -> float:
 
 
 def official_margin(step: int) -> float:
-    """``0.2 + 0.79 sigmoid(min(10, step / 50000 - 4))``, the authors' own.
+    """Return ``0.2 + 0.79 sigmoid(min(10, step / 50000 - 4))``, the margin of the authors' released code.
 
     It starts at 0.214, passes 0.595 after 200,000 steps and ends at 0.99.
     """
@@ -77,19 +77,19 @@ def official_margin(step: int) -> float:
 class SpreadLoss(ClassificationLoss):
     """Spread loss of the activations, with the margin of the current training step.
 
-    The paper raises the margin from 0.2 to 0.9 and does not say how fast: in a straight line over the run here. The
-    margin is kept in checkpoints, so that a trained network is measured with the margin that it was trained with.
+    The paper raises the margin from 0.2 to 0.9 and does not state how fast; here it rises in a straight line over the
+    run. The margin is kept in checkpoints, so that a network is evaluated with the margin that it was trained with.
 
     Args:
         mode: see `spread_loss`.
         schedule: ``linear``, or ``official`` for `official_margin`, which has no settings.
-        margin_start: of the linear schedule, the margin of the first step, at least 0.
-        margin_end: of the linear schedule, the margin of the last step, at least ``margin_start``.
-        steps: of the linear schedule, steps until ``margin_end``; null for the whole run. A run without an end
+        margin_start: margin of the first step in the linear schedule, at least 0.
+        margin_end: margin of the last step in the linear schedule, at least ``margin_start``.
+        steps: steps until ``margin_end`` in the linear schedule; null for the whole run. A run without an end
             (``max_epochs: -1`` or ``max_time`` alone) keeps ``margin_start`` unless this is given.
 
     Raises:
-        InputError: an unknown mode or schedule, margins out of order, ``steps`` below 1.
+        InputError: ``mode`` or ``schedule`` is unknown, the margins are out of order, or ``steps`` is below 1.
     """
 
     margin: Tensor
@@ -97,37 +97,39 @@ class SpreadLoss(ClassificationLoss):
     def __init__(
         self,
         *,
-        mode: Mode = "paper",
+        mode: Variant = "paper",
         schedule: MarginSchedule = "linear",
         margin_start: float = 0.2,
         margin_end: float = 0.9,
         steps: int | None = None,
     ) -> None:
         super().__init__()
-        for name, word, known in (("mode", mode, get_args(Mode)), ("schedule", schedule, get_args(MarginSchedule))):
-            if word not in known:
-                raise InputError(f"SpreadLoss: {name}={word!r}: expected one of {', '.join(known)}")
-        if not 0 <= margin_start <= margin_end:
-            raise InputError(
-                f"SpreadLoss: margin_start={margin_start}, margin_end={margin_end}: expected 0 <= start <= end"
-            )
-        if steps is not None and steps < 1:
-            raise InputError(f"SpreadLoss: steps={steps}: expected at least 1, or null for the whole run")
-        self.mode: Mode = mode
+        require_variant(mode, "SpreadLoss")
+        require_one_of("SpreadLoss: schedule", schedule, get_args(MarginSchedule))
+        require(
+            0 <= margin_start <= margin_end,
+            f"SpreadLoss: margin_start={margin_start}, margin_end={margin_end}: expected 0 <= start <= end",
+        )
+        require(
+            steps is None or steps >= 1, f"SpreadLoss: steps={steps}: expected at least 1, or null for the whole run"
+        )
+        self.mode: Variant = mode
         self.schedule: MarginSchedule = schedule
         self.margin_start, self.margin_end, self.steps = margin_start, margin_end, steps
         self.register_buffer("margin", torch.zeros(()))
         self.at(0, 1)
 
+    @override
     def at(self, step: int, total_steps: float) -> None:
-        """See `ClassificationLoss.at`; sets the margin."""
+        """Set the margin of a training step."""
         if self.schedule == "official":
             margin = official_margin(step)
         else:
             steps = max(total_steps - 1, 1) if self.steps is None else self.steps
             margin = linear_margin(step, steps, self.margin_start, self.margin_end)
-        self.margin.fill_(margin)  # a number the device is sent, none that it is waited for
+        self.margin.fill_(margin)  # sends a number to the device without waiting for it
 
+    @override
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
-        """See `ClassificationLoss.forward`; targets are class indices."""
+        """Return the mean over the batch; targets are class indices."""
         return spread_loss(capsules.activations, targets, self.margin, self.mode)

@@ -5,40 +5,43 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.decoders.base import Decoder
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 
 
 class CapsuleNet(nn.Module, ABC):
-    """Turns images into class capsules, and, where it has a decoder, class capsules back into pictures.
+    """A network that turns images into class capsules and, if it has a decoder, class capsules back into pictures.
 
-    Built with ``(in_shape, num_classes)``, both of which the data state.
+    It is built with ``(in_shape, num_classes)``, both of which the data module states.
 
     Args:
         in_shape: ``(C, H, W)`` of one image.
         num_classes: class capsules, J.
 
     Raises:
-        InputError: fewer than 2 classes, or a size below 1.
+        InputError: there are fewer than 2 classes, or a size is below 1.
     """
 
     def __init__(self, in_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
-        if len(in_shape) != 3 or min(in_shape) < 1:
-            raise InputError(f"in_shape={tuple(in_shape)}: expected (channels, rows, columns), each at least 1")
-        if num_classes < 2:
-            raise InputError(f"num_classes={num_classes}: expected at least 2 classes to tell apart")
+        require(
+            len(in_shape) == 3 and min(in_shape) >= 1,
+            f"in_shape={tuple(in_shape)}: expected (channels, rows, columns), each at least 1",
+        )
+        require(num_classes >= 2, f"num_classes={num_classes}: expected at least 2 classes to tell apart")
         self.in_shape, self.num_classes = tuple(in_shape), num_classes
         self.decoder: Decoder | None = None
 
     @abstractmethod
     def class_capsules(self, images: Tensor) -> Capsules:
-        """Images ``(B, C, H, W)`` to ``poses (B, J, E), activations (B, J)``."""
+        """Return ``poses (B, J, E), activations (B, J)`` of images ``(B, C, H, W)``."""
 
+    @override
     def forward(self, images: Tensor) -> Capsules:
-        """Class capsules of images.
+        """Return the class capsules of images.
 
         Args:
             images: ``(B, C, H, W)``, any real values, usually in [0, 1].
@@ -47,7 +50,7 @@ class CapsuleNet(nn.Module, ABC):
             ``poses (B, J, E)``, ``activations (B, J)`` in [0, 1]; the largest activation is the prediction.
 
         Raises:
-            InputError: images of another shape than the network was built for.
+            InputError: the images have another shape than the network was built for.
         """
         if images.ndim != 4 or tuple(images.shape[1:]) != self.in_shape:
             raise InputError(
@@ -57,5 +60,5 @@ class CapsuleNet(nn.Module, ABC):
         return self.class_capsules(images)
 
     def reconstruct(self, capsules: Capsules, labels: Tensor) -> Tensor | None:
-        """Pictures ``(B, C, H, W)`` in [0, 1] from the capsule of ``labels (B)``; None where there is no decoder."""
+        """Return pictures ``(B, C, H, W)`` in [0, 1] of the capsules of ``labels (B)``; None if there is no decoder."""
         return None if self.decoder is None else self.decoder(capsules.poses, labels)

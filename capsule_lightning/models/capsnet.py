@@ -1,4 +1,4 @@
-"""The capsule network of one routed layer: encoder, routing, decoder.
+"""The capsule network with one routed layer: encoder, routing, decoder.
 
 Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), Figures 1 and 2.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.decoders.base import Decoder
@@ -20,7 +21,7 @@ from capsule_lightning.routing.dynamic import DynamicRouting
 
 
 class CapsNet(CapsuleNet):
-    """Image, primary capsules, routing, class capsules, picture.
+    """A network that goes from the image to primary capsules, by routing to class capsules, and back to a picture.
 
     The defaults are the paper's MNIST network: 6,804,224 parameters, 8,215,568 with the decoder.
 
@@ -54,7 +55,7 @@ class CapsNet(CapsuleNet):
         self.routing = routing(self.encoder.num_capsules, self.encoder.dim, num_classes, dim)
         self.decoder = None if decoder is None else decoder(num_classes, dim, self.in_shape)
 
+    @override
     def class_capsules(self, images: Tensor) -> Capsules:
-        """See `CapsuleNet.class_capsules`."""
         capsules: Capsules = self.routing(self.encoder(images))
         return capsules

@@ -1,4 +1,4 @@
-"""The network of convolutional capsule layers: primary capsules on a map, capsule convolutions, class capsules.
+"""The network of convolutional capsule layers, between primary capsules on a map and class capsules.
 
 Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, section 4 and Figure 1.
 """
@@ -9,23 +9,24 @@ from collections.abc import Callable, Sequence
 from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import MapEncoder
 from capsule_lightning.encoders.matrix import MatrixEncoder
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require, require_one_of
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.models.conv_capsules import Competition, ConvCapsules
+from capsule_lightning.models.conv_capsules import CompetitionScope, ConvCapsules
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.em import EMRouting
 from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRouting
 
-Schedule = Literal["sequential", "concurrent"]
+UpdateOrder = Literal["sequential", "concurrent"]
 
 
 class ConvCapsNet(CapsuleNet):
-    """Image, primary capsules on a map, convolutional capsule layers, class capsules, picture if wanted.
+    """A network of primary capsules on a map, convolutional capsule layers and class capsules.
 
     The defaults are the network of matrix capsules: 317,194 parameters on smallNORB's 32x32 stereo crops.
 
@@ -33,27 +34,28 @@ class ConvCapsNet(CapsuleNet):
         in_shape: ``(C, H, W)`` of one image.
         num_classes: class capsules, J.
         encoder: called with ``in_shape``.
-        routing: of every capsule layer, called with ``(children of a window, dim, parents, dim)``.
-        class_routing: of the class capsules where it differs; null for ``routing``.
+        routing: routing of every capsule layer, called with ``(children of a window, dim, parents, dim)``.
+        class_routing: routing of the class capsules, if it differs; null for ``routing``.
         decoder: called with ``(num_classes, dim, in_shape)``; null for none.
-        types: capsule types of each convolutional layer; empty for none, the class capsules then see the primary ones.
-        kernel_sizes: of each of them.
-        strides: of each of them.
-        paddings: zeros around the map of each of them; null for none.
-        hidden: capsules of each fully connected layer before the class capsules.
+        types: capsule types of each convolutional layer; empty for no such layer, in which case the class capsules see
+            the primary capsules.
+        kernel_sizes: kernel size of each convolutional layer.
+        strides: stride of each convolutional layer.
+        paddings: zeros around the map of each convolutional layer; null for none.
+        hidden: number of capsules of each fully connected layer before the class capsules.
         dim: dimensions of the poses of all capsule layers, E.
         share_class_votes: share the vote matrices of the first fully connected layer over positions.
-        coordinates: add the children's coordinates to the votes of the first fully connected layer, where its routing
-            takes them.
+        coordinates: add the children's coordinates to the votes of the first fully connected layer, if its routing
+            supports them.
         competition: see `ConvCapsules`.
         scrambled: see `ConvCapsules`.
-        schedule: ``sequential``, each layer routes to the end before the next begins; ``concurrent``, one pass of
-            uniform couplings, and then ``iterations - 1`` rounds in which all layers update at once, from what they and
-            the layers below them were the round before (Tsai et al. 2020, Procedure 2; for
-            `InvertedDotProductRouting`).
+        schedule: order of the updates. ``sequential``: each layer finishes routing before the next begins;
+            ``concurrent``: one pass with uniform couplings, then ``iterations - 1`` rounds in which all layers update
+            at once, from the previous round's capsules of the layer and of the one below it (Tsai et al. 2020,
+            Procedure 2; for `InvertedDotProductRouting`).
 
     Raises:
-        InputError: layers that do not fit the map or each other; a schedule that the routing does not have.
+        InputError: the layers do not fit the map or each other, or the routing does not support the schedule.
 
     Example:
         >>> import torch
@@ -79,19 +81,18 @@ class ConvCapsNet(CapsuleNet):
         dim: int = 16,
         share_class_votes: bool = True,
         coordinates: bool = True,
-        competition: Competition = "auto",
+        competition: CompetitionScope = "auto",
         scrambled: bool = False,
-        schedule: Schedule = "sequential",
+        schedule: UpdateOrder = "sequential",
     ) -> None:
         super().__init__(in_shape, num_classes)
         paddings = [0] * len(types) if paddings is None else paddings
-        if not len(types) == len(kernel_sizes) == len(strides) == len(paddings):
-            raise InputError(
-                f"ConvCapsNet: types={list(types)}, kernel_sizes={list(kernel_sizes)}, strides={list(strides)}, "
-                f"paddings={list(paddings)}: expected one of each for every convolutional layer"
-            )
-        if schedule not in get_args(Schedule):
-            raise InputError(f"ConvCapsNet: schedule={schedule!r}: expected one of {', '.join(get_args(Schedule))}")
+        require(
+            len(types) == len(kernel_sizes) == len(strides) == len(paddings),
+            f"ConvCapsNet: types={list(types)}, kernel_sizes={list(kernel_sizes)}, strides={list(strides)}, "
+            f"paddings={list(paddings)}: expected one of each for every convolutional layer",
+        )
+        require_one_of("ConvCapsNet: schedule", schedule, get_args(UpdateOrder))
         self.encoder = encoder(self.in_shape)
         size, children, dim_in = self.encoder.size, self.encoder.num_types, self.encoder.dim
         layers: list[ConvCapsules] = []
@@ -116,16 +117,20 @@ class ConvCapsNet(CapsuleNet):
         self.layers, self.schedule = nn.ModuleList(layers), schedule
         self.decoder = None if decoder is None else decoder(num_classes, layers[-1].routing.dim_out, self.in_shape)
         for layer in layers if schedule == "concurrent" else ():
-            if not isinstance(layer.routing, InvertedDotProductRouting):
-                raise InputError(
-                    f"schedule: concurrent with {type(layer.routing).__name__}: only InvertedDotProductRouting can "
-                    "update all layers at once; choose schedule: sequential"
-                )
-        if schedule == "concurrent" and len({getattr(layer.routing, "iterations", None) for layer in layers}) > 1:
-            raise InputError("schedule: concurrent with layers of different iterations: expected the same in all")
+            require(
+                isinstance(layer.routing, InvertedDotProductRouting),
+                f"schedule=concurrent with {type(layer.routing).__name__}: only InvertedDotProductRouting can update "
+                "all layers at once; use schedule=sequential",
+            )
+        counts = {str(getattr(layer.routing, "iterations", None)) for layer in layers}
+        require(
+            schedule != "concurrent" or len(counts) == 1,
+            f"schedule=concurrent with layers of {' and '.join(sorted(counts))} iterations: expected the same number "
+            "in all layers; use schedule=sequential",
+        )
 
+    @override
     def class_capsules(self, images: Tensor) -> Capsules:
-        """See `CapsuleNet.class_capsules`."""
         capsules = self.encoder.maps(images)
         if self.schedule == "concurrent":
             capsules = self._concurrent(capsules)
@@ -139,10 +144,10 @@ class ConvCapsNet(CapsuleNet):
         routings = [cast(InvertedDotProductRouting, layer.routing) for layer in layers]
         values = [primary]
         for layer, routing in zip(layers, routings, strict=True):
-            values.append(routing.update(layer.windowed(values[-1])))
+            values.append(routing.update(layer.window_children(values[-1])))
         for _ in range(routings[-1].iterations - 1):
             values[1:] = [
-                routing.update(layer.windowed(children), parents)
+                routing.update(layer.window_children(children), parents)
                 for layer, routing, children, parents in zip(layers, routings, values, values[1:], strict=False)
             ]
         return values[-1]

@@ -1,10 +1,11 @@
-"""The residual network that capsule networks on the same trunk are compared with."""
+"""The residual network with which capsule networks on the same trunk are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.resnet import ResidualTrunk
@@ -13,11 +14,11 @@ from capsule_lightning.models.cnn import capsules_of_logits
 
 
 class ResNet(CapsuleNet):
-    """A residual trunk, the mean of each of its maps, and a linear layer: what a capsule network is without capsules.
+    """A residual trunk, the mean of each of its maps, and a linear layer: a capsule network without the capsules.
 
-    The defaults are ResNet-20 with 1x1 convolutions where the shape changes: 272,474 parameters on color images and 10
-    classes, the pooling head in the tables of Hahn et al. 2019 (0.3M). ``planes`` make it as large as what it is
-    compared with. Poses are the logits and activations their softmax, as in `BaselineCNN`.
+    The defaults are ResNet-20 with 1x1 convolutions at each change of shape: 272,474 parameters on color images and 10
+    classes, the network with a pooling head in the tables of Hahn et al. 2019 (0.3M). ``planes`` can make it as large
+    as the network that it is compared with. Poses are the logits and activations their softmax, as in `BaselineCNN`.
 
     Args:
         in_shape: ``(C, H, W)`` of one image.
@@ -25,7 +26,7 @@ class ResNet(CapsuleNet):
         stem, planes, blocks, strides: see `ResidualTrunk`.
 
     Raises:
-        InputError: a size below 1, or lists of different lengths.
+        InputError: a size is below 1, or the lists differ in length.
 
     Source: He et al. 2016 (arXiv 1512.03385), section 4.2; Hahn, Pyeon & Kim, NeurIPS 2019, section 4.
     """
@@ -44,6 +45,7 @@ class ResNet(CapsuleNet):
         self.trunk = ResidualTrunk(self.in_shape[0], stem, planes, blocks, strides)
         self.head = nn.Linear(self.trunk.channels, num_classes)
 
+    @override
     def class_capsules(self, images: Tensor) -> Capsules:
-        """See `CapsuleNet.class_capsules`; poses ``(B, J, 1)`` are the logits."""
+        """Return class capsules whose poses ``(B, J, 1)`` are the logits."""
         return capsules_of_logits(self.head(self.trunk(images).mean(dim=(-2, -1))))

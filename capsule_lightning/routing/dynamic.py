@@ -1,6 +1,9 @@
 """Dynamic routing by agreement.
 
 Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), Procedure 1.
+
+`dynamic_routing` defines the algorithm, but is not what trains by default: on a CPU in float32, ``backend: auto``
+chooses `capsule_lightning.kernels.cpu_dynamic`, which computes the same function without keeping the votes.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.kernels.blocks_of_votes import chosen_backend
+from capsule_lightning.kernels.blocks_of_votes import choose_backend
 from capsule_lightning.kernels.cpu_dynamic import blocked_dynamic_routing
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
@@ -28,20 +32,20 @@ Backend = Literal["auto", "torch", "blocked", "compiled", "triton"]
 def dynamic_routing(
     votes: Tensor, iterations: int = 3, bias: Tensor | None = None, leaky: bool = False, detach: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Procedure 1: couplings follow the agreement between a child's vote and the parent it voted for.
+    """Route by Procedure 1: couplings follow the agreement between a child's vote and the parent that it votes for.
 
     Args:
         votes: ``(..., I, J, E)``.
-        iterations: number of passes r, at least 1; the first has uniform couplings.
-        bias: ``(J, E)``, added to every ``s[j]`` (released code; the paper has none).
+        iterations: number of passes, r, at least 1; the first has uniform couplings.
+        bias: ``(J, E)``, added to every ``s[j]`` as in the released code; the paper has none.
         leaky: see `coupling_coefficients`.
-        detach: let no gradient flow through the couplings, a cheaper and different estimator.
+        detach: let no gradient flow through the couplings, which is a cheaper and different estimator.
 
     Returns:
-        Poses ``(..., J, E)`` of length in [0, 1), and the couplings ``(..., I, J)`` that made them.
+        Poses ``(..., J, E)`` of length in [0, 1), and the couplings ``(..., I, J)`` that they were computed with.
 
     Raises:
-        InputError: ``iterations`` below 1.
+        InputError: ``iterations`` is below 1.
     """
     require_passes(iterations)
 
@@ -59,21 +63,21 @@ def dynamic_routing(
 
 
 class DynamicRouting(Routing):
-    """Routing by agreement between votes and parents.
+    """Routing by agreement between votes and parents, Procedure 1 of Sabour et al. 2017.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         iterations: passes of routing, 3 in the paper; 1 gives uniform couplings.
-        leaky: a none-of-the-above parent, as the paper's CIFAR-10 network has.
+        leaky: add a none-of-the-above parent, as the paper's CIFAR-10 network has.
         bias: learn a bias ``(J, E)`` on the parents' inputs, initially 0.1, as the released code does.
-        detach: no gradient through the couplings. The paper's authors let it flow through all iterations.
-        backend: ``torch``, the plain functions; ``compiled``, the same by `torch.compile`; ``blocked``, the same a
-            block of the batch at a time, for CPUs; ``triton``, the same in kernels for GPUs, which have been compiled
-            and interpreted but not yet run on one; or ``auto``: ``blocked`` for float32 on a CPU where nothing is being
-            compiled, else ``torch``, which alone has higher derivatives.
+        detach: let no gradient flow through the couplings. The paper's authors let it flow through all iterations.
+        backend: how the same function is computed. ``torch``: the plain functions, which alone have higher derivatives;
+            ``compiled``: these under `torch.compile`; ``blocked``: one block of the batch at a time, for CPUs;
+            ``triton``: kernels for GPUs, see `capsule_lightning.kernels.gpu_dynamic` for their state; ``auto``:
+            ``blocked`` in float32 on a CPU unless torch is compiling, otherwise ``torch``.
 
     Raises:
-        InputError: ``iterations`` below 1, or an unknown ``backend``.
+        InputError: ``iterations`` is below 1, or ``backend`` is unknown.
 
     Example:
         >>> routing = DynamicRouting(1152, 8, 10, 16)
@@ -102,22 +106,24 @@ class DynamicRouting(Routing):
         self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in)
         self.bias = nn.Parameter(torch.full((num_out, dim_out), 0.1)) if bias else None
 
+    @override
     def forward(self, capsules: Capsules) -> Capsules:
-        """See `Routing.forward`."""
+        # by default this calls a kernel on a CPU in float32; `dynamic_routing` runs only if no kernel is chosen
         poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
-        route = _route(chosen_backend(self.backend, poses, self.weight))
-        weight = own_vote_weight(self.weight, self.num_in)  # the fast paths know no other
+        route = _route(choose_backend(self.backend, poses, self.weight))
+        weight = own_vote_weight(self.weight, self.num_in)  # the fast paths take one row for each child
         parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
 
+    @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        """Of the last iteration; they sum to 1 over the parents (to less with ``leaky``)."""
+        """Return the couplings of the last iteration, which sum to 1 over the parents (to less than 1 if ``leaky``)."""
         votes = vote(capsules.poses, self.weight)
         return dynamic_routing(votes, self.iterations, self.bias, self.leaky, self.detach)[1]
 
 
 def _route(backend: str) -> Callable[[Tensor, Tensor, int, Tensor | None, bool, bool], Tensor]:
-    """From poses and weight to parents, as this backend does it."""
+    """Return the function by which a backend computes parents from poses and weight."""
     if backend == "triton":
         from capsule_lightning.kernels.gpu_dynamic import triton_dynamic_routing
 
@@ -133,5 +139,5 @@ def _plain(poses: Tensor, weight: Tensor, iterations: int, bias: Tensor | None, 
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    """One for all layers, made when the first of them needs it."""
+    """Return the compiled plain function, one for all layers, made when the first of them needs it."""
     return torch.compile(_plain)

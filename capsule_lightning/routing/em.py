@@ -1,4 +1,4 @@
-"""EM routing: parents are Gaussians that are fitted to the votes of their children.
+"""EM routing, in which parents are Gaussians that are fitted to the votes of their children.
 
 Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, Procedure 1.
 """
@@ -7,55 +7,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import e, log, pi
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.layers.variant import Variant, require_variant
 from capsule_lightning.routing.base import Competition, MatrixRouting, Pose
 
-Mode = Literal["paper", "official"]
-
 _BLOCK_OF_VOTES = 2**20  # numbers: 4 MiB in float32
-_LEAST_MASS = 1e-12  # that weights are divided by, where a parent has no children
-# what one of beta_u and one of beta_a stand for in the released code, whose optimizer moves both by the same steps
+_LEAST_MASS = 1e-12  # what weights are divided by if a parent has no children
+# the units of beta_u and beta_a in the released code, whose optimizer moves both by the same steps
 _OFFICIAL_UNITS = log(2 * pi * e), -5000.0
 
 
 def require_settings(iterations: int, min_variance: float, damping: float, mode: str) -> None:
-    """Refuse what Procedure 1 cannot run with."""
+    """Raise `InputError` if Procedure 1 cannot run with these settings."""
     require_passes(iterations)
-    if not min_variance > 0:
-        raise InputError(f"min_variance={min_variance}: expected a number above 0, such as 0.0005")
-    if not 0 <= damping < 1:
-        raise InputError(f"damping={damping}: expected 0 or more and less than 1 (the released code: 0.1)")
-    if mode not in get_args(Mode):
-        raise InputError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}")
+    require(min_variance > 0, f"min_variance={min_variance}: expected a number above 0, such as 0.0005")
+    require(0 <= damping < 1, f"damping={damping}: expected 0 or more and less than 1 (the released code uses 0.1)")
+    require_variant(mode)
 
 
 def weighted_means(votes: Tensor, weights: Tensor) -> Tensor:
-    """``sum_i weights[j, i] votes[j, i]`` of ``votes (..., J, I, E)``, ``weights (..., J, I)``: ``(..., J, E)``."""
+    """Return ``(..., J, E)``, the sum over i of ``weights (..., J, I)`` times ``votes (..., J, I, E)``."""
     return (weights.unsqueeze(-2) @ votes).squeeze(-2)
 
 
 def scatter_and_distances(votes: Tensor, means: Tensor, weights: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """How far the votes for each parent scatter around it, and how far each of them is from it by that measure.
+    """Return how far the votes for each parent scatter around it, and how far away each vote is by that measure.
 
-    Differences are squared as they are: the sum of squares less the square of the sum would cancel where votes agree.
-    Nothing as large as the votes is kept for the backward pass, which forms it again, nor formed whole on the CPU.
-    Differentiable once.
+    The differences themselves are squared, because the sum of squares minus the square of the sum would cancel if votes
+    agree. Nothing as large as the votes is kept for the backward pass, which forms it again, and on the CPU nothing of
+    that size is formed whole. The result can be differentiated once.
 
     Args:
         votes: ``(..., J, I, E)``, parents first.
         means: ``(..., J, E)``.
         weights: ``(..., J, I)``, at least 0.
-        least: ``(..., J, E)``, scatter before any vote is counted, above 0.
+        least: ``(..., J, E)``, the scatter before any vote is counted, above 0.
 
     Returns:
         ``scatter (..., J, E) = least + sum_i weights (votes - means)^2``, and
@@ -67,7 +64,10 @@ def scatter_and_distances(votes: Tensor, means: Tensor, weights: Tensor, least: 
 
 
 class _ScatterAndDistances(torch.autograd.Function):
-    """Of ``votes (N, I, E)``, ``means (N, 1, E)``, ``weights (N, 1, I)``, ``least (N, 1, E)``."""
+    """The autograd function of `scatter_and_distances`.
+
+    Shapes are ``votes (N, I, E)``, ``means (N, 1, E)``, ``weights (N, 1, I)``, ``least (N, 1, E)``.
+    """
 
     @staticmethod
     def forward(ctx: Any, votes: Tensor, means: Tensor, weights: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,7 @@ class _ScatterAndDistances(torch.autograd.Function):
             precision = s.reciprocal()
             torch.sub(ds, precision.square() * torch.bmm(dd, squares), out=low)
             torch.bmm(low, squares.transpose(1, 2), out=dw)
-            # a square has the gradient w[i] low[e] + dd[i] precision[e]
+            # the gradient of a square is w[i] low[e] + dd[i] precision[e]
             of_votes = torch.cat([w, dd], dim=1)  # (n, 2, I)
             of_parents = 2 * torch.cat([low, precision], dim=1)  # (n, 2, E)
             torch.sum(-of_parents * torch.bmm(of_votes, differences), dim=1, keepdim=True, out=dm)
@@ -98,7 +98,7 @@ class _ScatterAndDistances(torch.autograd.Function):
 
 
 def _blocks(votes: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """A few rows of ``(N, ...)`` at a time on the CPU, so that what is formed of their votes stays in the cache."""
+    """Split tensors ``(N, ...)`` into blocks of rows on the CPU, so that what each block needs stays in the cache."""
     rows = max(1, len(votes))
     if votes.device.type == "cpu" and not torch.compiler.is_compiling():
         rows = max(1, _BLOCK_OF_VOTES // votes.shape[1:].numel())
@@ -115,35 +115,36 @@ def em_routing(
     final_lambda: float = 0.01,
     min_variance: float = 5e-4,
     damping: float = 0.0,
-    mode: Mode = "paper",
+    mode: Variant = "paper",
     compete: Competition = coupling_coefficients,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Procedure 1: fit a Gaussian to the votes for each parent, divide the children among the Gaussians, repeat.
+    """Route by Procedure 1: fit a Gaussian to the votes for each parent, divide the children among them, and repeat.
 
-    With ``r[i, j] = R[i, j] a[i]``, mean and variance of parent j are those of its votes weighted by r, and
-    ``a[j] = sigmoid(lambda (beta_a - sum_h (beta_u + log sigma[h]) sum_i r[i, j]))``; then ``R[i, j]`` is in proportion
+    With ``r[i, j] = R[i, j] a[i]``, the mean and variance of parent j are those of its votes weighted by r, and
+    ``a[j] = sigmoid(lambda (beta_a - sum_h (beta_u + log sigma[h]) sum_i r[i, j]))``; then ``R[i, j]`` is proportional
     to ``a[j]`` times the density of the vote. The last iteration ends with the parents.
 
     Args:
         votes: ``(..., I, J, E)``.
         activations: ``(..., I)``, of the children, in [0, 1].
-        beta_u: ``(J)``, what describing one dimension of one vote costs besides ``log sigma``.
-        beta_a: ``(J)``, what being active gains.
-        iterations: at least 1; the first has the couplings ``compete`` gives to equal logits.
-        final_lambda: inverse temperature of iteration t, counted from 0, is ``final_lambda (1 - 0.95^(t + 1))``.
-        min_variance: added to each variance, above 0. The paper has none, and an infinite density where a parent has
-            one child; 0.0005 is the released code's.
-        damping: share of the mean of the iteration before, initially 0, in the mean; 0.1 in the released code.
-        mode: ``paper``, or ``official`` for the released code's cost, of the log variance in place of log sigma.
-        compete: logits ``(..., I, J)`` to couplings of that shape.
+        beta_u: ``(J)``, the cost of describing one dimension of one vote, besides ``log sigma``.
+        beta_a: ``(J)``, the gain from being active.
+        iterations: at least 1; the couplings of the first are what ``compete`` returns for equal logits.
+        final_lambda: the inverse temperature of iteration t, counted from 0, is ``final_lambda (1 - 0.95^(t + 1))``.
+        min_variance: added to each variance, above 0. The paper has no such term, and so an infinite density if a
+            parent has one child; the released code uses 0.0005.
+        damping: share of the previous iteration's mean, initially 0, in the new mean; 0.1 in the released code.
+        mode: ``paper``, or ``official`` for the cost of the released code, which has the log variance for log sigma.
+        compete: turns logits ``(..., I, J)`` into couplings of the same shape.
 
     Returns:
-        Poses ``(..., J, E)``, activations ``(..., J)`` in [0, 1], and the couplings ``(..., I, J)`` that made them.
+        Poses ``(..., J, E)``, activations ``(..., J)`` in [0, 1], and the couplings ``(..., I, J)`` that they were
+        computed with.
 
     Raises:
-        InputError: ``iterations`` below 1, a ``min_variance`` or ``damping`` out of range, an unknown ``mode``.
+        InputError: ``iterations`` is below 1, ``min_variance`` or ``damping`` is out of range, or ``mode`` is unknown.
 
-    Source: Hinton et al. 2018, Procedure 1; the schedule of lambda is theirs too, from the paper's public review
+    Source: Hinton et al. 2018, Procedure 1; the schedule of lambda is also the authors', from the paper's public review
     (openreview.net/forum?id=HJWLfGWRb).
     """
     require_settings(iterations, min_variance, damping, mode)
@@ -153,7 +154,7 @@ def em_routing(
     least = nothing + min_variance
 
     def fit(couplings: Tensor, means: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The M-step: means, logits of the activations, and log densities of the votes up to a constant."""
+        """Take the M-step: return means, logits of the activations, and log densities of the votes up to a constant."""
         weights = (couplings * activations.unsqueeze(-1)).transpose(-1, -2)  # (..., J, I)
         mass = weights.sum(dim=-1)
         weights = weights / mass.clamp_min(_LEAST_MASS).unsqueeze(-1)
@@ -173,22 +174,23 @@ def em_routing(
 
 
 class EMRouting(MatrixRouting):
-    """Routing by expectation maximization: parents are Gaussians over the votes of their children.
+    """Routing by expectation maximization, in which parents are Gaussians over the votes of their children.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights, pose: see `MatrixRouting`.
-        std: see `MatrixRouting`; 0.5 is about Xavier's for 4x4 matrices. With far less, the scatter of the votes drowns
-            in ``min_variance`` and all parents are alike; with far more, a parent may be left without children for
-            good.
-        iterations: 3 in the paper.
-        final_lambda: see `em_routing`; the released code has a quarter of it for class capsules.
+        std: see `MatrixRouting`; 0.5 is close to Xavier's for 4x4 matrices. If it is much smaller, the scatter of the
+            votes disappears in ``min_variance`` and all parents are alike; if it is much larger, a parent may stay
+            without children for good.
+        iterations: number of iterations, 3 in the paper.
+        final_lambda: see `em_routing`; the released code uses a quarter of it for class capsules.
         min_variance, damping: see `em_routing`.
-        mode: ``paper``, which does not say where ``beta_u`` and ``beta_a`` start, 0 here, and whose small lambda lets
-            an optimizer such as Adam move ``beta_a`` very slowly; or ``official``, the cost of the released code, with
-            its parameters, both 0.5 at the start: ``beta_u`` in units of ``log(2 pi e)``, ``beta_a`` in units of -5000.
+        mode: ``paper``, which does not state where ``beta_u`` and ``beta_a`` start, here at 0, and whose small lambda
+            makes an optimizer such as Adam move ``beta_a`` very slowly; or ``official`` for the cost of the released
+            code and its parameters, which both start at 0.5: ``beta_u`` in units of ``log(2 pi e)``, ``beta_a`` in
+            units of -5000.
 
     Raises:
-        InputError: ``iterations`` below 1, a ``min_variance`` or ``damping`` out of range, an unknown ``mode``.
+        InputError: ``iterations`` is below 1, ``min_variance`` or ``damping`` is out of range, or ``mode`` is unknown.
 
     Example:
         >>> routing = EMRouting(72, 16, 32, 16)
@@ -208,7 +210,7 @@ class EMRouting(MatrixRouting):
         final_lambda: float = 0.01,
         min_variance: float = 5e-4,
         damping: float = 0.0,
-        mode: Mode = "paper",
+        mode: Variant = "paper",
         pose: Pose = "auto",
         std: float = 0.5,
     ) -> None:
@@ -216,18 +218,18 @@ class EMRouting(MatrixRouting):
         require_settings(iterations, min_variance, damping, mode)
         self.iterations, self.final_lambda, self.min_variance = iterations, final_lambda, min_variance
         self.damping = damping
-        self.mode: Mode = mode
+        self.mode: Variant = mode
         start = 0.0 if mode == "paper" else 0.5
         self.beta_u = nn.Parameter(torch.full((num_out,), start))
         self.beta_a = nn.Parameter(torch.full((num_out,), start))
 
+    @override
     def forward(self, capsules: Capsules) -> Capsules:
-        """See `Routing.forward`."""
         poses, activations, _ = self._route(capsules)
         return Capsules(poses, activations)
 
+    @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        """Of the last iteration."""
         return self._route(capsules)[2]
 
     def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor, Tensor]:

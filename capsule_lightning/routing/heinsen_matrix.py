@@ -1,4 +1,4 @@
-"""Heinsen's routing of matrices: parents are Gaussians, and a child's data pay where used and cost where ignored.
+"""Heinsen's routing of matrices, whose parents are Gaussians that gain from the data they use and pay for the rest.
 
 Heinsen, An Algorithm for Routing Capsules in All Domains, 2019 (arXiv 1911.00792).
 """
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
@@ -19,20 +20,21 @@ from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.votes import matrix_vote, vote
 from capsule_lightning.routing.base import Routing
 
-_EPSILON = 1e-5  # the paper's, of the weights' sum and the variances
+_EPSILON = 1e-5  # the paper's, added to the sum of the weights and to the variances
 
 
 @full_precision
 def heinsen_matrix_routing(
     votes: Tensor, activations: Tensor, use: Tensor, ignore: Tensor, iterations: int = 3
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Expectation, data and maximization steps of Gaussian parents.
+    """Route by expectation, data and maximization steps, with Gaussian parents.
 
-    Expectation: couplings ``R[i, j]`` are a softmax over the parents of ``log a[j] + log p[i, j]``, p the density of
-    the vote under the parent's Gaussian; uniform in the first pass. Data: of child i the share ``U[i, j] = a[i] R[i,
-    j]`` is used by parent j, and ``a[i] - U[i, j]`` is ignored. Maximization: the parent's score is
-    ``sum_i use[i, j] U[i, j] - ignore[i, j] (a[i] - U[i, j])``, its activation the score's sigmoid; mean and variance
-    are those of the votes, weighted by ``U[i, j] / (sum_k U[k, j] + 1e-5)``, 1e-5 added to the variance.
+    Expectation: the couplings ``R[i, j]`` are a softmax over the parents of ``log a[j] + log p[i, j]``, where p is the
+    density of the vote under the parent's Gaussian; in the first pass they are uniform. Data: parent j uses the share
+    ``U[i, j] = a[i] R[i, j]`` of child i and ignores ``a[i] - U[i, j]``. Maximization: the parent's score is
+    ``sum_i use[i, j] U[i, j] - ignore[i, j] (a[i] - U[i, j])``, and its activation is the sigmoid of the score; its
+    mean and variance are those of the votes, weighted by ``U[i, j] / (sum_k U[k, j] + 1e-5)``, with 1e-5 added to the
+    variance.
 
     Args:
         votes: ``(..., I, J, E)``.
@@ -42,16 +44,16 @@ def heinsen_matrix_routing(
         iterations: number of passes, at least 1.
 
     Returns:
-        Poses ``(..., J, E)``, the means; activations ``(..., J)`` in [0, 1]; the couplings ``(..., I, J)`` that made
-        them.
+        Poses ``(..., J, E)``, which are the means; activations ``(..., J)`` in [0, 1]; and the couplings
+        ``(..., I, J)`` that they were computed with.
 
     Raises:
-        InputError: ``iterations`` below 1.
+        InputError: ``iterations`` is below 1.
 
     Source: Heinsen 2019, Algorithm 1.
     """
     require_passes(iterations)
-    votes = votes.transpose(-3, -2).contiguous()  # (..., J, I, E): sums over children are then products of matrices
+    votes = votes.transpose(-3, -2).contiguous()  # (..., J, I, E), so that sums over children are matrix products
     use, ignore, activations = use.T, ignore.T, activations.unsqueeze(-2)
 
     def parents(couplings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,44 +68,46 @@ def heinsen_matrix_routing(
         squares = _SquaredDistance.apply(votes, means)
         variances = weights @ squares + _EPSILON  # (..., J, 1, E)
         distances = (squares @ variances.reciprocal().mT).squeeze(-1)
-        log_densities = -(distances + variances.log().sum(dim=-1)) / 2  # less a constant, which the softmax forgets
+        log_densities = (
+            -(distances + variances.log().sum(dim=-1)) / 2
+        )  # without a constant, which cancels in the softmax
         couplings = coupling_coefficients(F.logsigmoid(scores).unsqueeze(-1) + log_densities, dim=-2)
         scores, weights, means = parents(couplings)
     return means.squeeze(-2), scores.sigmoid(), couplings.mT
 
 
 class _SquaredDistance(torch.autograd.Function):
-    """``(votes - means)^2``, whose backward pass needs nothing of the votes' size but the votes themselves."""
+    """``(votes - means)^2``; for its backward pass, it keeps nothing of the size of the votes but the votes."""
 
     @staticmethod
     def forward(ctx: Any, votes: Tensor, means: Tensor) -> Tensor:
-        """``votes (..., J, I, E)``, ``means (..., J, 1, E)``."""
+        """Return ``(..., J, I, E)`` from ``votes (..., J, I, E)`` and ``means (..., J, 1, E)``."""
         ctx.save_for_backward(votes, means)
         return (votes - means).square_()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of ``votes`` and ``means``."""
+        """Return the gradients of ``votes`` and ``means``."""
         votes, means = ctx.saved_tensors
         grad = (votes - means).mul_(grad).mul_(2)
         return grad, -grad.sum(dim=-2, keepdim=True)
 
 
 class HeinsenMatrixRouting(Routing):
-    """Routing by how well parents explain the votes, with a benefit of using and a cost of ignoring each child.
+    """Routing by how well parents explain the votes, with a benefit for using each child and a cost for ignoring it.
 
-    Poses are the paper's d_cov x d_inp matrices: n x n where ``dim_in = dim_out = n * n``, else one row. Activations
-    are sigmoids of the paper's scores, so that the softmax cross-entropy of their log-odds is the paper's loss, up to
-    scores of 16 in float32.
+    Poses are the paper's d_cov x d_inp matrices: n x n if ``dim_in = dim_out = n * n``, otherwise one row. Activations
+    are the sigmoids of the paper's scores, so that the softmax cross-entropy of their log-odds is the paper's loss, for
+    scores of up to 16 in float32.
 
     Args:
-        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`; children that share vote matrices share biases,
-            benefits and costs too.
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`; children that share vote matrices also share
+            biases, benefits and costs.
         iterations: passes of routing, 3 in the paper; 1 gives uniform couplings.
 
     Raises:
-        InputError: ``iterations`` below 1.
+        InputError: ``iterations`` is below 1.
 
     Example:
         >>> routing = HeinsenMatrixRouting(64, 16, 10, 16)
@@ -131,13 +135,14 @@ class HeinsenMatrixRouting(Routing):
         self.bias = nn.Parameter(torch.zeros(count, num_out, dim_out))
         self.use, self.ignore = (nn.Parameter(torch.zeros(count, num_out)) for _ in range(2))
 
+    @override
     def forward(self, capsules: Capsules) -> Capsules:
-        """See `Routing.forward`."""
         poses, activations, _ = self._route(capsules)
         return Capsules(poses, activations)
 
+    @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        """Of the last pass; they sum to 1 over the parents."""
+        """Return the couplings of the last pass, which sum to 1 over the parents."""
         return self._route(capsules)[2]
 
     def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,10 +153,13 @@ class HeinsenMatrixRouting(Routing):
 
 @full_precision
 def _votes(poses: Tensor, weight: Tensor, bias: Tensor, matrix: bool) -> Tensor:
-    """``V[i, j] = M[i] W[i, j] + B[i, j]``; eight bits of a vote are too few for the density of a narrow Gaussian."""
+    """Return ``V[i, j] = M[i] W[i, j] + B[i, j]``, in full precision.
+
+    The eight bits of a vote in bfloat16 are too few for the density of a narrow Gaussian.
+    """
     return (matrix_vote if matrix else vote)(poses, weight) + bias
 
 
 def for_each_child(shared: Tensor, num_in: int) -> Tensor:
-    """Rows of a parameter ``(K, *rest)`` as ``(I, *rest)``; child i has row i modulo K."""
+    """Repeat the rows of a parameter ``(K, *rest)`` as ``(I, *rest)``; child i has row i modulo K."""
     return shared.repeat(num_in // len(shared), *(1 for _ in shared.shape[1:]))

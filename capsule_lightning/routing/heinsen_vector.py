@@ -1,4 +1,4 @@
-"""Heinsen's routing of vectors: parents predict the children, and a child's votes count by how well it is predicted.
+"""Heinsen's routing of vectors, in which parents predict the children, and well predicted children count more.
 
 Heinsen, An Algorithm for Routing Vectors in Sequences, 2022 (arXiv 2211.11754).
 """
@@ -12,10 +12,10 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import InputError
-from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.readout import ActivationReadout
 from capsule_lightning.routing.base import Routing
@@ -35,14 +35,14 @@ def heinsen_vector_routing(
     iterations: int = 2,
     normalize: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Parents are sums of votes, each times what it is worth, ``x[j] = sum_i phi[i, j] V[i, j]``.
+    """Return parents that are sums of votes, each times what it is worth, ``x[j] = sum_i phi[i, j] V[i, j]``.
 
-    Couplings ``R[i, j]`` are 1 / J in the first pass, and then a softmax over the parents of the ``likeness``. Of child
-    i the share ``U[i, j] = f[i] R[i, j]`` is used by parent j and the rest of ``f[i]`` is ignored: ``phi[i, j] =
-    use[i, j] U[i, j] - ignore[i, j] (f[i] - U[i, j])``.
+    The couplings ``R[i, j]`` are 1 / J in the first pass, and then a softmax over the parents of the ``likeness``.
+    Parent j uses the share ``U[i, j] = f[i] R[i, j]`` of child i and ignores the rest of ``f[i]``:
+    ``phi[i, j] = use[i, j] U[i, j] - ignore[i, j] (f[i] - U[i, j])``.
 
     The vote of a child with pose u is ``V[i, j] = (u[i] / sqrt(I) * vote_in[j]) @ vote_out + vote_bias[j]``. It is
-    linear, so that the children are summed up before and no vote is ever formed.
+    linear, so that the children can be summed up first and no vote is ever formed.
 
     Args:
         poses: ``(..., I, D)``, u.
@@ -52,12 +52,12 @@ def heinsen_vector_routing(
         vote_bias: ``(J, E)``.
         use: ``(I, J)``, benefit of each unit of data that is used.
         ignore: ``(I, J)``, cost of each unit that is ignored.
-        likeness: from parents ``(..., J, E)``, normalized, to logits ``(..., I, J)``; None for a single pass.
+        likeness: turns parents ``(..., J, E)``, normalized, into logits ``(..., I, J)``; None for a single pass.
         iterations: number of passes, at least 1.
-        normalize: layer normalization of the parents that are returned; see `normalized`.
+        normalize: apply `normalize_parents` to the parents that are returned.
 
     Returns:
-        Poses ``(..., J, E)``, and the couplings ``(..., I, J)`` that made them.
+        Poses ``(..., J, E)``, and the couplings ``(..., I, J)`` that they were computed with.
 
     Source: Heinsen 2022, its efficient form.
     """
@@ -73,24 +73,24 @@ def heinsen_vector_routing(
     x = parents(couplings)
     if likeness is not None:
         for _ in range(iterations - 1):
-            couplings = coupling_coefficients(likeness(normalized(x)))
+            couplings = coupling_coefficients(likeness(normalize_parents(x)))
             x = parents(couplings)
-    return normalized(x) if normalize else x, couplings
+    return normalize_parents(x) if normalize else x, couplings
 
 
-def normalized(x: Tensor) -> Tensor:
-    """Layer normalization without parameters; one dimension, which it would make zero, is left as it is."""
+def normalize_parents(x: Tensor) -> Tensor:
+    """Apply layer normalization without parameters; poses of one dimension, which would become 0, stay as they are."""
     return F.layer_norm(x, x.shape[-1:]) if x.shape[-1] > 1 else x
 
 
 @full_precision
 def child_relevance(poses: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``f[i] = sigmoid(w[i] . u[i] / sqrt(I) + b[i])``.
+    """Return how relevant each child is, ``f[i] = sigmoid(w[i] . u[i] / sqrt(I) + b[i])``.
 
     Args:
         poses: ``(..., I, D)``, u.
-        weight: ``(I, D)``.
-        bias: ``(I)``.
+        weight: ``(I, D)``, w.
+        bias: ``(I)``, b.
 
     Returns:
         ``(..., I)`` in [0, 1].
@@ -110,9 +110,9 @@ def predicted_likeness(
     shift: Tensor,
     parents: Tensor,
 ) -> Tensor:
-    """How each child resembles what each parent predicts, ``log sigmoid((u[i] . p[j]) scale[i, j] + shift[i, j])``.
+    """Return how alike each child and its prediction are, ``log sigmoid((u[i] . p[j]) scale[i, j] + shift[i, j])``.
 
-    The prediction of a child is ``p[j] = (x[j] @ predict_in) * predict_out[j] + predict_bias[j]``.
+    What parent j predicts for a child is ``p[j] = (x[j] @ predict_in) * predict_out[j] + predict_bias[j]``.
 
     Args:
         poses: ``(..., I, D)``, of the children, u.
@@ -131,22 +131,23 @@ def predicted_likeness(
 
 
 class HeinsenVectorRouting(Routing):
-    """Routing by how well parents predict the children, with a benefit of using and a cost of ignoring each child.
+    """Routing by how well parents predict the children, with a benefit for using each and a cost for ignoring it.
 
-    No votes are formed: memory grows with ``I (D + J)`` where that of other algorithms grows with ``I J E``. The
-    activations of the children are not looked at; how relevant a child is, is read from its pose.
+    No votes are formed: memory grows with ``I (D + J)``, while that of other algorithms grows with ``I J E``. The
+    activations of the children are ignored; the relevance of a child is computed from its pose.
 
     Args:
-        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`. A parent's vote weights are the same for all
-            children in any case; what belongs to a child, its relevance, benefits, costs and the scale of its likeness,
-            is shared by children of the same number modulo ``vote_weights``.
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`. The vote weights of a parent are always the same
+            for all children; what belongs to a child (its relevance, benefits, costs and the scale of its likeness) is
+            shared by children of the same number modulo ``vote_weights``.
         iterations: passes of routing, 2 in the paper; 1 gives uniform couplings.
-        normalize: layer normalization of the parents, without parameters. Poses of one dimension, which it would make
-            zero, are left as they are, and so they are inside.
-        readout: activation = sigmoid of a linear score of the pose, one for all parents; else every activation is 1.
+        normalize: apply layer normalization without parameters to the parents. Poses of one dimension, which it would
+            make zero, stay as they are, here and between the passes.
+        readout: compute activations as the sigmoid of a linear score of the pose, the same for all parents; otherwise
+            every activation is 1.
 
     Raises:
-        InputError: ``iterations`` below 1.
+        InputError: ``iterations`` is below 1.
 
     Example:
         >>> routing = HeinsenVectorRouting(1152, 8, 10, 16)
@@ -167,8 +168,7 @@ class HeinsenVectorRouting(Routing):
         readout: bool = True,
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
-        if iterations < 1:
-            raise InputError(f"iterations={iterations}: expected at least 1 pass of routing (the paper uses 2)")
+        require_passes(iterations, paper=2)
         self.iterations, self.normalize = iterations, normalize
         count = self.vote_weights
         self.relevance_weight = _normal(count, dim_in, std=2 / sqrt(dim_in))
@@ -177,17 +177,18 @@ class HeinsenVectorRouting(Routing):
         self.vote_out = _normal(dim_in, dim_out, std=2 / sqrt(dim_in))
         self.vote_bias = nn.Parameter(torch.zeros(num_out, dim_out))
         self.use, self.ignore = _normal(count, num_out), _normal(count, num_out)
-        # of a single pass they would be parameters without a gradient
-        self.prediction = Prediction(count, dim_in, num_out, dim_out) if iterations > 1 else None
+        # with a single pass its parameters would have no gradient
+        self.prediction = ChildPredictor(count, dim_in, num_out, dim_out) if iterations > 1 else None
         self.readout = ActivationReadout(dim_out) if readout else None
 
+    @override
     def forward(self, capsules: Capsules) -> Capsules:
-        """See `Routing.forward`."""
         poses = self._route(capsules.poses)[0]
         return Capsules(poses, poses.new_ones(poses.shape[:-1]) if self.readout is None else self.readout(poses))
 
+    @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        """Of the last pass; they sum to 1 over the parents."""
+        """Return the couplings of the last pass, which sum to 1 over the parents."""
         return self._route(capsules.poses)[1]
 
     def _route(self, poses: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,11 +202,11 @@ class HeinsenVectorRouting(Routing):
         )  # fmt: skip
 
 
-class Prediction(nn.Module):
-    """Parameters of `predicted_likeness`.
+class ChildPredictor(nn.Module):
+    """The parameters by which parents predict children; see `predicted_likeness`.
 
     Args:
-        count: rows of what belongs to a child, K; child i has row i modulo K.
+        count: rows of the parameters that belong to a child, K; child i has row i modulo K.
         dim_in, num_out, dim_out: see `Routing`.
     """
 
@@ -217,8 +218,9 @@ class Prediction(nn.Module):
         self.scale = _normal(count, num_out, std=1 / sqrt(dim_in))
         self.shift = nn.Parameter(torch.zeros(count, num_out))
 
+    @override
     def forward(self, poses: Tensor, parents: Tensor) -> Tensor:
-        """Children ``(..., I, D)`` and parents ``(..., J, E)`` to logits ``(..., I, J)``."""
+        """Return logits ``(..., I, J)`` from children ``(..., I, D)`` and parents ``(..., J, E)``."""
         scale, shift = (for_each_child(p, poses.shape[-2]) for p in (self.scale, self.shift))
         return predicted_likeness(
             poses, self.predict_in, self.predict_out, self.predict_bias, scale, shift, parents

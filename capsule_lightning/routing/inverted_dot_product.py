@@ -1,4 +1,4 @@
-"""Inverted dot-product attention routing: votes that agree with a parent as it is now count more in its next pose.
+"""Inverted dot-product attention routing, in which votes count more the better they agree with a parent's last pose.
 
 Tsai, Srivastava, Goh & Salakhutdinov, Capsules with Inverted Dot-Product Attention Routing, ICLR 2020 (arXiv
 2002.04764).
@@ -12,12 +12,13 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import InputError
-from capsule_lightning.kernels.blocks_of_votes import chosen_backend
+from capsule_lightning.errors import require
+from capsule_lightning.kernels.blocks_of_votes import choose_backend
 from capsule_lightning.kernels.cpu_attention import AttentionBackend, blocked_attention
-from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.readout import ActivationReadout
 from capsule_lightning.layers.votes import matrix_vote, own_vote_weight, sum_of_votes, vote
@@ -26,13 +27,13 @@ from capsule_lightning.routing.base import Pose, Routing
 
 @full_precision
 def normalized_mean(total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Parents of the first round, whose couplings are all 1 / J: ``p[j] = LayerNorm(sum_i v[i, j] / J)``.
+    """Return the parents of the first round, whose couplings are all 1 / J: ``p[j] = LayerNorm(sum_i v[i, j] / J)``.
 
     Args:
         total: ``(..., J, E)``, the sum of the votes.
         weight, bias: ``(E)``, of the layer normalization.
 
-    Source: Tsai et al. 2020, Procedure 1, where the parents are zero before the first round.
+    Source: Tsai et al. 2020, Procedure 1, in which the parents are zero before the first round.
     """
     return F.layer_norm(total / total.shape[-2], weight.shape, weight, bias)
 
@@ -41,21 +42,23 @@ def normalized_mean(total: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def inverted_dot_product_routing(
     votes: Tensor, parents: Tensor, weight: Tensor, bias: Tensor, rounds: int = 1, scaled: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """``p[j] = LayerNorm(sum_i r[i, j] v[i, j])``, ``r`` the softmax over parents of ``p[j] . v[i, j] / sqrt(E)``.
+    """Update parents by ``p[j] = LayerNorm(sum_i r[i, j] v[i, j])``.
+
+    The couplings r are the softmax over the parents of ``p[j] . v[i, j] / sqrt(E)``.
 
     Args:
-        votes: ``(..., I, J, E)``.
-        parents: ``(..., J, E)``, poses of the parents before.
+        votes: ``(..., I, J, E)``, v.
+        parents: ``(..., J, E)``, poses of the parents before the update, p.
         weight, bias: ``(E)``, of the layer normalization.
-        rounds: at least 1.
+        rounds: number of updates, at least 1.
         scaled: divide by ``sqrt(E)``, as the released code does; the paper's formula does not.
 
     Returns:
-        Poses ``(..., J, E)``, and the couplings ``(..., I, J)`` that made them.
+        Poses ``(..., J, E)``, and the couplings ``(..., I, J)`` that they were computed with.
 
     Source: Tsai et al. 2020, Procedure 1, Eq. 2 and 3.
     """
-    # one matrix for each parent: a view of votes that a product has just made, at most one copy of others
+    # one matrix for each parent: a view if a product has just formed the votes, otherwise one copy
     of_parents = votes.transpose(-3, -2).reshape(-1, votes.shape[-3], votes.shape[-1])  # (N * J, I, E)
     scale = 1 / sqrt(votes.shape[-1]) if scaled else 1.0
     for _ in range(rounds):
@@ -70,7 +73,7 @@ def inverted_dot_product_routing(
 def blocked_inverted_dot_product_routing(
     poses: Tensor, maps: Tensor, parents: Tensor, weight: Tensor, bias: Tensor, rounds: int = 1, scaled: bool = True
 ) -> Tensor:
-    """Poses as by `inverted_dot_product_routing`, a block of the batch at a time; see `blocked_attention`.
+    """Return the poses of `inverted_dot_product_routing`, one block of the batch at a time; see `blocked_attention`.
 
     Args:
         poses: ``(..., I, D)``, of the children.
@@ -89,26 +92,26 @@ def blocked_inverted_dot_product_routing(
 
 
 class InvertedDotProductRouting(Routing):
-    """Routing by the agreement of votes with layer-normalized parents; no squash, and no activations inside.
+    """Routing by the agreement of votes with layer-normalized parents, without squash.
 
-    The activations of the children are not looked at.
+    The activations of the children are ignored.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         iterations: rounds of routing, 2 in the paper; 1 gives uniform couplings.
         pose: see `has_matrices`.
-        readout: an activation is the sigmoid of a linear score of the pose, the same for all parents, so that the
-            cross-entropy of the activations' log-odds is the loss of the paper, up to scores of 16 in float32;
+        readout: compute activations as the sigmoid of a linear score of the pose, the same for all parents, so that the
+            cross-entropy of the activations' log-odds is the loss of the paper, for scores of up to 16 in float32;
             ``false`` for activations of 1, as between the layers of the paper.
-        scaled: divide the agreements by ``sqrt(dim_out)``, as the released code does, with which the published results
-            were made; ``false`` for the formula of the paper.
-        backend: of vector poses: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time,
-            for CPUs; or ``auto``, ``blocked`` for float32 on a CPU where nothing is being compiled, else ``torch``,
-            which alone has higher derivatives.
+        scaled: divide the agreements by ``sqrt(dim_out)``, as the released code does, which produced the published
+            results; ``false`` for the formula of the paper.
+        backend: how the same function of vector poses is computed. ``torch``: the plain functions, which alone have
+            higher derivatives; ``blocked``: one block of the batch at a time, for CPUs; ``auto``: ``blocked`` in
+            float32 on a CPU unless torch is compiling, otherwise ``torch``.
 
     Raises:
-        InputError: ``iterations`` below 1; an unknown ``pose`` or ``backend``; ``matrix`` with dimensions that are not
-            the same square number, or with the backend ``blocked``.
+        InputError: ``iterations`` is below 1; ``pose`` or ``backend`` is unknown; ``pose`` is ``matrix`` and the
+            dimensions are not the same square number, or the backend is ``blocked``.
 
     Example:
         >>> routing = InvertedDotProductRouting(288, 16, 32, 16)
@@ -131,44 +134,44 @@ class InvertedDotProductRouting(Routing):
         backend: AttentionBackend = "auto",
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
-        if iterations < 1:
-            raise InputError(f"iterations={iterations}: expected at least 1 round of routing (the paper uses 2)")
+        require_passes(iterations, paper=2)
         self.require_one_of("backend", backend, get_args(AttentionBackend))
         self.matrix, self.iterations, self.scaled, self.backend = self.has_matrices(pose), iterations, scaled, backend
-        if self.matrix and backend == "blocked":
-            raise InputError(
-                "InvertedDotProductRouting: backend='blocked' with matrix poses: expected vector poses; choose "
-                "backend: auto or pose: vector"
-            )
+        require(
+            not self.matrix or backend != "blocked",
+            "InvertedDotProductRouting: backend=blocked with matrix poses: expected vector poses; use backend=auto or "
+            "pose=vector",
+        )
         rows, columns = (isqrt(dim_in),) * 2 if self.matrix else (dim_out, dim_in)
         std = sqrt(num_out / (columns * num_in))  # uniform couplings then give parents of variance 1 / J
         self.weight = nn.Parameter(std * torch.randn(self.vote_weights, num_out, rows, columns))
         self.norm = nn.LayerNorm(dim_out)
         self.readout = ActivationReadout(dim_out) if readout else None
 
+    @override
     def forward(self, capsules: Capsules) -> Capsules:
-        """See `Routing.forward`."""
         parents = self._first_round(capsules.poses)
         if self.iterations > 1:
-            parents = self._routed(capsules.poses, parents, self.iterations - 1)
+            parents = self._update(capsules.poses, parents, self.iterations - 1)
         return self._capsules(parents)
 
     def update(self, children: Capsules, parents: Capsules | None = None) -> Capsules:
-        """One round.
+        """Route for one round.
 
         Args:
             children: ``poses (..., I, D), activations (..., I)``.
-            parents: ``poses (..., J, E), activations (..., J)`` of the round before; None for uniform couplings.
+            parents: ``poses (..., J, E), activations (..., J)`` of the previous round; None for uniform couplings.
 
         Returns:
             ``poses (..., J, E), activations (..., J)``.
         """
         if parents is None:
             return self._capsules(self._first_round(children.poses))
-        return self._capsules(self._routed(children.poses, parents.poses, 1))
+        return self._capsules(self._update(children.poses, parents.poses, 1))
 
+    @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        """Of the last round; they sum to 1 over the parents."""
+        """Return the couplings of the last round, which sum to 1 over the parents."""
         parents = self._first_round(capsules.poses)
         if self.iterations == 1:
             return parents.new_full((*capsules.poses.shape[:-1], self.num_out), 1 / self.num_out)
@@ -177,8 +180,8 @@ class InvertedDotProductRouting(Routing):
     def _first_round(self, poses: Tensor) -> Tensor:
         return normalized_mean(sum_of_votes(poses, self.weight), self.norm.weight, self.norm.bias)
 
-    def _routed(self, poses: Tensor, parents: Tensor, rounds: int) -> Tensor:
-        if self.matrix or chosen_backend(self.backend, poses, self.weight) != "blocked":
+    def _update(self, poses: Tensor, parents: Tensor, rounds: int) -> Tensor:
+        if self.matrix or choose_backend(self.backend, poses, self.weight) != "blocked":
             return self._next_rounds(poses, parents, rounds)[0]
         norm = self.norm
         return blocked_inverted_dot_product_routing(

@@ -1,4 +1,4 @@
-"""Self-attention routing: one pass, couplings from how much the votes for a parent resemble each other.
+"""Self-attention routing: a single pass, with couplings from how much the votes for a parent resemble each other.
 
 Mazzia, Salvetti & Chiaberge, Efficient-CapsNet: Capsule Network with Self-Attention Routing, 2021 (arXiv 2101.12491).
 """
@@ -10,9 +10,10 @@ from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.kernels.blocks_of_votes import chosen_backend
+from capsule_lightning.kernels.blocks_of_votes import choose_backend
 from capsule_lightning.kernels.cpu_attention import AttentionBackend, blocked_attention
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
@@ -23,17 +24,17 @@ from capsule_lightning.routing.base import Routing
 
 @full_precision
 def self_attention_routing(votes: Tensor, prior: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Parents are attended sums of votes, ``v[j] = squash(sum_i (c[i, j] + prior[i, j]) u_hat[i, j])``.
+    """Return parents that are attended sums of votes, ``v[j] = squash(sum_i (c[i, j] + prior[i, j]) u_hat[i, j])``.
 
-    ``c`` is a softmax over the parents of ``a[i, j] = sum_m u_hat[i, j] . u_hat[m, j] / sqrt(E)``. The sum over m goes
-    inside the product, so that the cost is linear in the number of children and the matrix of pairs is never formed.
+    ``c`` is a softmax over the parents of ``a[i, j] = sum_m u_hat[i, j] . u_hat[m, j] / sqrt(E)``. The sum over m is
+    taken inside the product, so that the cost is linear in the number of children and no matrix of pairs is formed.
 
     Args:
-        votes: ``(..., I, J, E)``.
+        votes: ``(..., I, J, E)``, u_hat.
         prior: ``(I, J)``, added after the softmax, so that the couplings need not sum to 1.
 
     Returns:
-        Poses ``(..., J, E)`` of length in [0, 1], and ``c (..., I, J)``, without the prior.
+        Poses ``(..., J, E)`` of length in [0, 1], and the couplings ``c (..., I, J)``, without the prior.
 
     Source: Mazzia et al. 2021, Eq. 4 to 7; d = E, the size of a vote, as in the released code.
     """
@@ -46,7 +47,7 @@ def self_attention_routing(votes: Tensor, prior: Tensor | None = None) -> tuple[
 
 @full_precision
 def blocked_self_attention_routing(poses: Tensor, weight: Tensor, prior: Tensor | None = None) -> Tensor:
-    """Poses of the parents as by `self_attention_routing`, a block of the batch at a time; see `blocked_attention`.
+    """Return the poses of `self_attention_routing`, one block of the batch at a time; see `blocked_attention`.
 
     Args:
         poses: ``(..., I, D)``.
@@ -65,12 +66,12 @@ class SelfAttentionRouting(Routing):
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         prior: learn a prior ``(I, J)``, initially 0, that is added to the couplings.
-        backend: ``torch``, the plain functions; ``blocked``, the same a block of the batch at a time, for CPUs; or
-            ``auto``, ``blocked`` for float32 on a CPU where nothing is being compiled, else ``torch``, which alone has
-            higher derivatives.
+        backend: how the same function is computed. ``torch``: the plain functions, which alone have higher derivatives;
+            ``blocked``: one block of the batch at a time, for CPUs; ``auto``: ``blocked`` in float32 on a CPU unless
+            torch is compiling, otherwise ``torch``.
 
     Raises:
-        InputError: an unknown ``backend``.
+        InputError: ``backend`` is unknown.
 
     Example:
         >>> routing = SelfAttentionRouting(16, 8, 10, 16)
@@ -92,19 +93,20 @@ class SelfAttentionRouting(Routing):
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         self.require_one_of("backend", backend, get_args(AttentionBackend))
         self.backend = backend
-        # the released code draws He-normal numbers, counting every pair of capsules into the fan
+        # the released code draws He-normal numbers and counts every pair of capsules in the fan
         std = sqrt(2 / (self.vote_weights * num_out * dim_in)) / 0.88
         self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in, std=std)
         self.prior = nn.Parameter(torch.zeros(num_in, num_out)) if prior else None
 
+    @override
     def forward(self, capsules: Capsules) -> Capsules:
-        """See `Routing.forward`."""
-        if chosen_backend(self.backend, capsules.poses, self.weight) == "blocked":
+        if choose_backend(self.backend, capsules.poses, self.weight) == "blocked":
             return Capsules.from_vectors(blocked_self_attention_routing(capsules.poses, self.weight, self.prior))
         return Capsules.from_vectors(self._route(capsules)[0])
 
+    @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        """The softmax alone, which sums to 1 over the parents; the learnt ``prior`` comes on top of it."""
+        """Return the softmax alone, which sums to 1 over the parents; routing adds the learnt ``prior`` to it."""
         return self._route(capsules)[1]
 
     def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Self-routing: every child decides by itself, from its pose, how it divides itself among the parents.
+"""Self-routing, in which every child decides from its own pose how it divides itself among the parents.
 
 Hahn, Pyeon & Kim, Self-Routing Capsule Networks, NeurIPS 2019.
 """
@@ -11,24 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.routing.base import Routing
 
-_SILENT = 1e-8  # an activation below it counts as this one, so that a layer of silent children is a layer of equals
+_SILENT = 1e-8  # lower activations count as this one, so that in a layer of silent children all count the same
 
 
 @full_precision
 def routing_logits(poses: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What each child says of each parent, ``W[i, j] . u[i] + b[i, j]``.
+    """Return the logit with which each child chooses each parent, ``W[i, j] . u[i] + b[i, j]``.
 
     Args:
-        poses: ``(..., I, D)``, poses of the children.
-        weight: ``(K, J, D)``; child i uses vectors i modulo K, and K divides I.
-        bias: ``(K, J)``.
+        poses: ``(..., I, D)``, poses of the children, u.
+        weight: ``(K, J, D)``, W; child i uses the vectors of row i modulo K, and K divides I.
+        bias: ``(K, J)``, b.
 
     Returns:
         ``(..., I, J)``.
@@ -41,17 +42,18 @@ def routing_logits(poses: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @full_precision
 def self_routing(logits: Tensor, activations: Tensor) -> tuple[Tensor, Tensor]:
-    """``a[j] = sum_i c[i, j] a[i] / sum_i a[i]``, ``c`` the softmax of the logits over the parents.
+    """Route activations, ``a[j] = sum_i c[i, j] a[i] / sum_i a[i]``, c the softmax of the logits over the parents.
 
-    Computed with logarithms, which need no division and stay finite where no child is active or none chooses a parent.
+    It is computed with logarithms, which need no division and stay finite if no child is active or none chooses a
+    parent.
 
     Args:
         logits: ``(..., I, J)``.
-        activations: ``(..., I)``, of the children, not negative; 1e-8 at least is taken for each.
+        activations: ``(..., I)``, of the children, not negative; those below 1e-8 count as 1e-8.
 
     Returns:
         Shares ``(..., I, J)`` of the children in the pose of each parent, ``c[i, j] a[i] / sum_i c[i, j] a[i]``, which
-        sum to 1 over the children; activations ``(..., J)``, which sum to 1 over the parents.
+        sum to 1 over the children; and activations ``(..., J)``, which sum to 1 over the parents.
 
     Source: Hahn et al. 2019.
     """
@@ -62,14 +64,14 @@ def self_routing(logits: Tensor, activations: Tensor) -> tuple[Tensor, Tensor]:
 
 @full_precision
 def weighted_votes(shares: Tensor, poses: Tensor, weight: Tensor) -> Tensor:
-    """``u[j] = sum_i s[i, j] W[i, j] u[i]``, a matrix product for each parent of weighted poses in place of votes.
+    """Return ``u[j] = sum_i s[i, j] W[i, j] u[i]``, for each parent one matrix product of weighted poses.
 
-    Nothing of the size of the votes is formed, forwards or backwards. Differentiable once.
+    Nothing of the size of the votes is formed, forwards or backwards. The result can be differentiated once.
 
     Args:
         shares: ``(..., I, J)``, s.
         poses: ``(..., I, D)``.
-        weight: ``(K, J, E, D)``; child i uses matrices i modulo K.
+        weight: ``(K, J, E, D)``, W; child i uses the matrices of row i modulo K.
 
     Returns:
         ``(..., J, E)``.
@@ -81,7 +83,7 @@ def weighted_votes(shares: Tensor, poses: Tensor, weight: Tensor) -> Tensor:
     if count == num_in:
         maps = weight.permute(1, 0, 3, 2).flatten(1, 2)  # (J, I * D, E)
         parents: Tensor = _WeightedVotes.apply(shares.movedim(-1, 0).contiguous(), children, maps)
-    else:  # of children with the same matrices the weighted sum is enough, and small
+    else:  # children with the same matrices need only their weighted sum, which is small
         shares, children = (x.reshape(len(x), -1, count, x.shape[-1]) for x in (shares, children))
         weighted = torch.einsum("bnkj,bnkd->bjkd", shares, children)
         parents = torch.einsum("bjkd,kjed->bje", weighted, weight)
@@ -89,9 +91,10 @@ def weighted_votes(shares: Tensor, poses: Tensor, weight: Tensor) -> Tensor:
 
 
 class _WeightedVotes(torch.autograd.Function):
-    """From shares ``(J, B, I)``, children ``(B, I, D)`` and maps ``(J, I * D, E)`` to parents ``(B, J, E)``.
+    """The autograd function of `weighted_votes`.
 
-    The weighted poses of one parent at a time stay in the cache; the backward pass forms them again.
+    It turns shares ``(J, B, I)``, children ``(B, I, D)`` and maps ``(J, I * D, E)`` into parents ``(B, J, E)``. The
+    weighted poses of one parent at a time stay in the cache; the backward pass forms them again.
     """
 
     @staticmethod
@@ -116,28 +119,28 @@ class _WeightedVotes(torch.autograd.Function):
 
 @full_precision
 def weighted_poses(shares: Tensor, poses: Tensor) -> Tensor:
-    """``u[j] = sum_i s[i, j] u[i]``, of ``shares (..., I, J)`` and ``poses (..., I, D)``, to ``(..., J, D)``."""
+    """Return ``u[j] = sum_i s[i, j] u[i]``, ``(..., J, D)``, from shares ``(..., I, J)`` and poses ``(..., I, D)``."""
     return torch.einsum("...ij,...id->...jd", shares, poses)
 
 
 class SelfRouting(Routing):
-    """A mixture of experts: children choose their parents, without iteration, agreement or squash.
+    """A mixture of experts, in which children choose their parents without iteration, agreement or squash.
 
-    The activations of the parents sum to 1, so that the negative log-likelihood of the paper is
-    ``CrossEntropyLoss`` with ``of: activations``. They are a mean of what the children say, never surer than the
-    surest of them: children should each see enough of the image to know its class, as behind the paper's ResNet.
+    The activations of the parents sum to 1, so that the negative log-likelihood of the paper is ``CrossEntropyLoss``
+    with ``of: activations``. They are means over the children and never surer than the surest child, so each child
+    should see enough of the image to know its class, as it does after the paper's ResNet.
 
     Args:
-        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`; the weights that choose parents are shared as the
-            vote matrices are.
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`; the weights that choose parents are shared in the
+            same way as the vote matrices.
         poses: form votes. ``false`` leaves out the vote matrices, as the released code does in its last layer, whose
-            poses nobody reads; the pose of a parent is then the weighted mean of the children's, which needs
+            poses are not used; the pose of a parent is then the weighted mean of the children's poses, which needs
             ``dim_in = dim_out``.
-        normalize: batch normalization of the parents' poses, which the released code puts behind every layer but the
+        normalize: apply batch normalization to the parents' poses, as the released code does after every layer but the
             last.
 
     Raises:
-        InputError: ``poses: false`` with parents of other dimensions than the children.
+        InputError: ``poses`` is false, and parents have other dimensions than children.
 
     Example:
         >>> routing = SelfRouting(2048, 16, 10, 16)
@@ -157,22 +160,22 @@ class SelfRouting(Routing):
         normalize: bool = False,
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
-        if not poses and dim_in != dim_out:
-            raise InputError(
-                f"SelfRouting: poses: false with children of {dim_in} and parents of {dim_out} dimensions: expected as "
-                "many, the parents' poses are then means of the children's; choose poses: true"
-            )
+        require(
+            poses or dim_in == dim_out,
+            f"SelfRouting: poses=false with children of {dim_in} and parents of {dim_out} dimensions: expected the "
+            "same number, as the parents' poses are then means of the children's; use poses=true",
+        )
         self.poses = poses
         if poses:
-            bound = sqrt(6 / dim_in)  # Kaiming; the released code takes all J * E * D numbers of a child for the fan
+            bound = sqrt(6 / dim_in)  # Kaiming's; the released code takes all J * E * D numbers of a child as the fan
             shape = (self.vote_weights, num_out, dim_out, dim_in)
             self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.route_weight = nn.Parameter(torch.zeros(self.vote_weights, num_out, dim_in))
         self.route_bias = nn.Parameter(torch.zeros(self.vote_weights, num_out))
         self.norm = nn.BatchNorm1d(num_out * dim_out) if normalize else None
 
+    @override
     def forward(self, capsules: Capsules) -> Capsules:
-        """See `Routing.forward`."""
         shares, activations = self_routing(self._logits(capsules), capsules.activations)
         if self.poses:
             poses = weighted_votes(shares, capsules.poses, self.weight)
@@ -182,8 +185,9 @@ class SelfRouting(Routing):
             poses = self.norm(poses.reshape(-1, self.num_out * self.dim_out)).view(poses.shape)
         return Capsules(poses, activations)
 
+    @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        """Of each child by itself, whatever its activation; they sum to 1 over the parents."""
+        """Return the couplings of each child, whatever its activation; they sum to 1 over the parents."""
         return coupling_coefficients(self._logits(capsules))
 
     def _logits(self, capsules: Capsules) -> Tensor:

@@ -1,4 +1,4 @@
-"""Variational-Bayes routing: EM routing with priors, so that no Gaussian collapses onto a single vote.
+"""Variational-Bayes routing, which is EM routing with priors, so that no Gaussian collapses onto a single vote.
 
 De Sousa Ribeiro, Leontidis & Kollias, Capsule Routing via Variational Bayes, AAAI 2020 (arXiv 1905.11455).
 """
@@ -10,9 +10,10 @@ from math import e, log, pi
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.routing.base import Competition, MatrixRouting, Pose
@@ -31,7 +32,7 @@ def variational_bayes_routing(
     psi: float = 1.0,
     compete: Competition = coupling_coefficients,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fit the posterior of a Gaussian to the votes for each parent, divide the children among the parents, repeat.
+    """Fit the posterior of a Gaussian to the votes for each parent, divide the children among the parents, and repeat.
 
     With ``r[i, j] = R[i, j] a[i]`` and ``R[j]`` its sum over the children, the posteriors of parent j are
 
@@ -41,8 +42,9 @@ def variational_bayes_routing(
       ``1 / Psi[j] = 1 / psi + sum_i r[i, j] (V[i, j] - m[j])^2 + kappa m[j]^2``, which is the paper's sum around the
       mean of the votes, rearranged around m so that nothing divides by ``R[j]``.
 
-    ``R[i, j]`` is then in proportion to ``exp(E ln pi[j] + E ln p[i, j])``, E ln an expectation. A parent scores
-    ``beta_a - (exp(E ln pi[j]) H[j] + beta_u)`` with the entropy ``H[j] = (dim ln(2 pi e) - E ln |Lambda[j]|) / 2``.
+    ``R[i, j]`` is then proportional to ``exp(E ln pi[j] + E ln p[i, j])``, where E ln is an expected logarithm. The
+    score of a parent is ``beta_a - (exp(E ln pi[j]) H[j] + beta_u)`` with the entropy
+    ``H[j] = (dim ln(2 pi e) - E ln |Lambda[j]|) / 2``.
 
     Args:
         votes: ``(..., I, J, E)``.
@@ -50,16 +52,16 @@ def variational_bayes_routing(
         beta_u: ``(J)``.
         beta_a: ``(J)``.
         iterations: at least 1; the first has couplings of 1 / J.
-        alpha: of the Dirichlet prior, above 0.
-        kappa: of the Gaussian prior, above 0; its mean is 0.
-        psi: of the Wishart prior, diagonal of its scale, above 0; it has E + 1 degrees of freedom.
-        compete: logits ``(..., I, J)`` to couplings of that shape.
+        alpha: concentration of the Dirichlet prior, above 0.
+        kappa: scale of the precision of the Gaussian prior, above 0; the mean of the prior is 0.
+        psi: diagonal of the scale of the Wishart prior, above 0; the prior has E + 1 degrees of freedom.
+        compete: turns logits ``(..., I, J)`` into couplings of the same shape.
 
     Returns:
-        Means m ``(..., J, E)``, scores ``(..., J)``, and the couplings ``(..., I, J)`` that made them.
+        Means m ``(..., J, E)``, scores ``(..., J)``, and the couplings ``(..., I, J)`` that they were computed with.
 
     Raises:
-        InputError: ``iterations`` below 1.
+        InputError: ``iterations`` is below 1.
 
     Source: de Sousa Ribeiro et al. 2020, Algorithm 1.
     """
@@ -68,7 +70,7 @@ def variational_bayes_routing(
     votes_of_parents = votes.transpose(-3, -2).contiguous()  # (..., J, I, E), for matrix products
 
     def fit(couplings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The posteriors: means, masses R, E ln |Lambda|, E ln pi, and distances of the votes by the scatter."""
+        """Return the posteriors: means, masses R, E ln |Lambda|, E ln pi, and distances of the votes by the scatter."""
         weights = (couplings * activations.unsqueeze(-1)).transpose(-1, -2)  # (..., J, I)
         mass = weights.sum(dim=-1)  # (..., J)
         means = weighted_means(votes_of_parents, weights) / (kappa + mass).unsqueeze(-1)
@@ -92,12 +94,13 @@ def variational_bayes_routing(
 
 
 class VariationalBayesRouting(MatrixRouting):
-    """Routing by variational Bayes: parents are posteriors over Gaussians.
+    """Routing by variational Bayes, in which parents are posteriors over Gaussians.
 
-    Poses and scores of the parents go through batch normalization without gain and bias, the scores then through a
-    sigmoid. Each type of parent has one mean and one variance of all elements of its poses, over the batch and all
-    positions; where a batch has one position in all, the running ones stand in for them. Normalization takes away what
-    ``beta_u`` and ``beta_a`` add, so that they have no gradient in training; the paper and its released code have them.
+    Poses and scores of the parents go through batch normalization without gain and bias, and the scores then through a
+    sigmoid. Each type of parent has one mean and one variance for all elements of its poses, over the batch and all
+    positions; if a batch has only one position in total, the running ones are used instead. The normalization removes
+    what ``beta_u`` and ``beta_a`` add, so that they have no gradient in training; the paper and its released code have
+    them all the same.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights, pose: see `MatrixRouting`.
@@ -105,7 +108,7 @@ class VariationalBayesRouting(MatrixRouting):
         iterations, alpha, kappa, psi: see `variational_bayes_routing`.
 
     Raises:
-        InputError: ``iterations`` below 1, a prior that is not above 0.
+        InputError: ``iterations`` is below 1, or a prior is not above 0.
 
     Example:
         >>> routing = VariationalBayesRouting(72, 16, 32, 16)
@@ -131,22 +134,21 @@ class VariationalBayesRouting(MatrixRouting):
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights, pose=pose, std=std)
         require_passes(iterations)
         for name, value in {"alpha": alpha, "kappa": kappa, "psi": psi}.items():
-            if not value > 0:
-                raise InputError(f"VariationalBayesRouting: {name}={value}: expected a number above 0 (the paper: 1)")
+            require(value > 0, f"VariationalBayesRouting: {name}={value}: expected a number above 0 (the paper uses 1)")
         self.iterations, self.alpha, self.kappa, self.psi = iterations, alpha, kappa, psi
         self.beta_u = nn.Parameter(torch.zeros(num_out))
         self.beta_a = nn.Parameter(torch.zeros(num_out))
         self.pose_norm = nn.BatchNorm1d(num_out, affine=False)
         self.score_norm = nn.BatchNorm1d(num_out, affine=False)
 
+    @override
     def forward(self, capsules: Capsules) -> Capsules:
-        """See `Routing.forward`."""
         means, scores, _ = self._route(capsules)
         poses = normalize(means, self.pose_norm)
         return Capsules(poses, torch.sigmoid(normalize(scores.unsqueeze(-1), self.score_norm).squeeze(-1)))
 
+    @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        """Of the last iteration."""
         return self._route(capsules)[2]
 
     def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,7 +166,7 @@ class VariationalBayesRouting(MatrixRouting):
 
 
 def normalize(values: Tensor, norm: nn.BatchNorm1d) -> Tensor:
-    """Batch normalization of ``(..., J, E)``, each J by one mean and variance; of one item, by the running ones."""
+    """Normalize ``(..., J, E)`` over the batch, each J by one mean and variance; a single item by the running ones."""
     items = values.reshape(-1, *values.shape[-2:])
     if len(items) > 1:
         normalized: Tensor = norm(items)

@@ -10,11 +10,11 @@ from capsule_lightning.decoders.dense import DenseDecoder
 from capsule_lightning.figures.perturbations import (
     STEPS,
     class_pictures,
+    perturb,
     perturbation_figure,
-    perturbed,
     perturbed_pictures,
 )
-from capsule_lightning.figures.tiles import as_array, tiled
+from capsule_lightning.figures.tiles import as_array, tile
 
 
 def test_the_steps_are_the_papers():
@@ -24,7 +24,7 @@ def test_the_steps_are_the_papers():
 
 def test_each_pose_differs_in_one_dimension_by_one_step():
     pose = torch.tensor([0.3, -0.1, 0.7], dtype=torch.float64)
-    moved = perturbed(pose, (-0.5, 0.0, 0.2, 0.4))
+    moved = perturb(pose, (-0.5, 0.0, 0.2, 0.4))
     assert moved.shape == (3, 4, 3)
     for dim in range(3):
         for n, step in enumerate((-0.5, 0.0, 0.2, 0.4)):
@@ -56,7 +56,7 @@ def test_poses_of_a_class_are_decoded_in_the_shape_they_come_in():
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_tiles_lie_in_rows_and_columns(channels):
     pictures = torch.rand(3, 4, channels, 5, 6)
-    tiles = tiled(pictures)
+    tiles = tile(pictures)
     for row in range(3):
         for column in range(4):
             found = tiles[5 * row : 5 * row + 5, 6 * column : 6 * column + 6]
@@ -68,7 +68,7 @@ def test_figure_has_a_row_for_each_dimension_and_the_input_beside():
     pictures, image = torch.rand(3, 11, 1, 4, 4), torch.rand(1, 4, 4)
     figure = perturbation_figure(image, pictures, "Title", notes=["scale 0.5", "", "shear 0.2"])
     rows, beside = figure.axes
-    np.testing.assert_array_equal(rows.images[0].get_array(), tiled(pictures))
+    np.testing.assert_array_equal(rows.images[0].get_array(), tile(pictures))
     np.testing.assert_array_equal(beside.images[0].get_array(), image[0])
     assert [label.get_text() for label in rows.get_yticklabels()] == ["1", "2", "3"]
     columns = [label.get_text() for label in rows.get_xticklabels()]

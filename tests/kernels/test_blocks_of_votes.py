@@ -2,13 +2,13 @@
 
 import pytest
 
-from capsule_lightning.kernels.blocks_of_votes import block_size
+from capsule_lightning.kernels.blocks_of_votes import examples_per_block
 
 
 @pytest.mark.parametrize("batch", [1, 5, 128, 1000])
 @pytest.mark.parametrize("votes_of_one", [1, 184_320, 10**9])
 def test_blocks_are_few_equal_and_odd(batch, votes_of_one):
-    block = block_size(batch, votes_of_one)
+    block = examples_per_block(batch, votes_of_one)
     blocks = -(-batch // block)
     assert 1 <= block <= batch + 1
     assert block % 2

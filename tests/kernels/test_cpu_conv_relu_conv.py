@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.kernels import cpu_conv_relu_conv
-from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution, block_size, blocks_pay, conv_relu_conv
+from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution, blocks_pay, conv_relu_conv, images_per_block
 
 STRIDES = ((1, 1), (2, 1)), ((2, 1), (1, 2))
 
@@ -57,7 +57,7 @@ def test_images_get_a_gradient_only_if_asked():
 def test_blocks_of_the_papers_encoder_are_about_equally_large(batch, blocks):
     first = Convolution(torch.zeros(256, 1, 9, 9), torch.zeros(256), (1, 1))
     images = torch.zeros(batch, 1, 28, 28)
-    sizes = [len(part) for part in images.split(block_size(images, first))]
+    sizes = [len(part) for part in images.split(images_per_block(images, first))]
     assert len(sizes) == blocks
     assert max(sizes) * 256 * 20 * 20 <= 2**22
     assert blocks_pay(images, first) == (blocks > 1)

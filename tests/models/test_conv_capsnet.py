@@ -61,7 +61,7 @@ def test_concurrent_rounds_update_all_layers_from_the_round_before(iterations):
     layers = list(net.layers)
     below = [net.encoder.maps(images)]
     for layer in layers:  # the first pass, from uniform couplings
-        children = layer.windowed(below[-1])
+        children = layer.window_children(below[-1])
         uniform = torch.full(layer.routing.couplings(children).shape, 1 / layer.routing.num_out, dtype=torch.float64)
         below.append(layer.routing.update(children))
         votes = torch.einsum(
@@ -73,7 +73,7 @@ def test_concurrent_rounds_update_all_layers_from_the_round_before(iterations):
     for _ in range(iterations - 1):
         after = [below[0]]
         for n, layer in enumerate(layers):
-            after.append(layer.routing.update(layer.windowed(below[n]), below[n + 1]))
+            after.append(layer.routing.update(layer.window_children(below[n]), below[n + 1]))
         below = after
     assert_close(net(images).poses, below[-1].poses.flatten(1, 3))
     sequential = tiny(routing=routing, coordinates=False).double()

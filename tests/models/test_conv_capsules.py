@@ -104,8 +104,8 @@ def test_scrambled_windows_are_those_of_the_released_code():
     plain, scrambled = layer(UniformRouting), layer(UniformRouting, scrambled=True)
     capsules = maps()
     rows, columns = plain.out_size
-    windows = plain.windowed(capsules).poses.unflatten(3, (9, TYPES))  # (B, y, x, p, A, D)
-    found = scrambled.windowed(capsules).poses.unflatten(3, (9, TYPES))
+    windows = plain.window_children(capsules).poses.unflatten(3, (9, TYPES))  # (B, y, x, p, A, D)
+    found = scrambled.window_children(capsules).poses.unflatten(3, (9, TYPES))
     assert not torch.equal(windows, found)
     for p in range(9):
         for a in range(TYPES):
