@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from capsule_lightning.cli.faults import first_sentences
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError
-from capsule_lightning.tasks.base import StageMetrics, Task
+from capsule_lightning.tasks.base import Task
 
 #: The smallest value of each option, where the trainer itself takes any.
 AT_LEAST = {
@@ -101,11 +101,10 @@ def require_monitors(trainer: L.Trainer, task: Task, data: ImageDataModule) -> N
     Raises:
         InputError: a callback that monitors an unknown metric, or one of validation images that are not held out.
     """
-    metrics = getattr(task, "val_metrics", None)
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if not isinstance(metrics, StageMetrics) or not all(map(_known, (task, *callbacks))):
+    if not all(map(_known, (task, *callbacks))):
         return
-    names = [*metrics.accuracies, *metrics.losses]
+    names = [*task.metrics("val"), *task.loss_names]
     for callback in callbacks:
         monitor, name = getattr(callback, "monitor", None), type(callback).__name__
         if monitor is None:
