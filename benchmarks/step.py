@@ -85,7 +85,7 @@ class PackageStep(Workload):
 
     def loss(self) -> Tensor:
         """What the task minimizes, of the batch."""
-        return self.task.training_losses(self.batch)[1]["loss"]
+        return self.task.losses(self.task.output(self.batch), self.batch)["loss"]
 
     def facts(self) -> dict[str, Any]:
         """See `Workload.facts`."""

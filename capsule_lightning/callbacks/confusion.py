@@ -6,15 +6,20 @@ import csv
 from pathlib import Path
 
 import lightning as L
+from typing_extensions import override
 
 from capsule_lightning.callbacks.figures import publish
 
 
 class ConfusionFigure(L.Callback):
-    """Draws the task's confusion matrix after a test and writes it to ``confusion.csv``, rows the true classes."""
+    """Draws the task's confusion matrix after a test and writes it to ``confusion.csv``, whose rows are true classes.
 
+    Tasks without a ``confusion`` matrix are left out.
+    """
+
+    @override
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Every process takes part in summing the matrix; the first one draws it."""
+        """Sum the matrix over all processes; the first one draws it."""
         confusion = getattr(pl_module, "confusion", None)
         if confusion is None:
             return

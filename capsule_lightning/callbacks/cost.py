@@ -12,8 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 
-from capsule_lightning.data.base import ImageBatch
-
 
 class RunCost(L.Callback):
     """Logs what the table of ``compare`` says of the cost of a run.
@@ -50,10 +48,10 @@ class RunCost(L.Callback):
             self._since = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: ImageBatch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count its images."""
-        self._images += len(batch.images) * trainer.world_size
+        self._images += len(batch[0]) * trainer.world_size
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock until the next training batch."""

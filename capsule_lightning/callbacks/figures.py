@@ -1,4 +1,4 @@
-"""Where a figure of a run goes, and when pictures of its images are drawn."""
+"""Where the figures of a run go, and when pictures of its images are drawn."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
+from typing_extensions import override
 
 from capsule_lightning.data.base import ImageBatch
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 
 Row = TypeVar("Row")
 
@@ -25,9 +26,9 @@ def publish(trainer: L.Trainer, name: str, figure: Figure) -> None:
     A trial run of a single batch (``fast_dev_run``) leaves nothing behind.
 
     Args:
-        trainer: of the run.
-        name: such as ``val/reconstructions``.
-        figure: drawn, not shown.
+        trainer: the trainer of the run.
+        name: name of the figure, such as ``val/reconstructions``.
+        figure: the finished figure.
     """
     if getattr(trainer, "fast_dev_run", False):
         return
@@ -40,10 +41,10 @@ def publish(trainer: L.Trainer, name: str, figure: Figure) -> None:
             log_image(key=name, images=[str(path)], step=max(trainer.global_step - 1, 0))  # that of the metrics
 
 
-class DrawnNowAndThen(L.Callback, ABC):
-    """Keeps what it needs of the images of a validation or a test, and draws it at their end.
+class SparseFigures(L.Callback, ABC):
+    """Keeps a few images of a validation or a test, and draws them at its end.
 
-    In training that is after epochs 1, 2, 4, 8, ... and the last: often while much changes, and never at a cost.
+    In training this happens after epochs 1, 2, 4, 8, ... and the last: often while much changes, and at little cost.
     """
 
     @abstractmethod
@@ -55,10 +56,10 @@ class DrawnNowAndThen(L.Callback, ABC):
         """Publish figures of what was kept, if anything was.
 
         Args:
-            trainer: of the run.
-            task: of the run.
+            trainer: the trainer of the run.
+            task: the task of the run.
             stage: ``val``, ``test`` or ``predict``.
-            when: the same for a title, with the epoch of a validation.
+            when: the same for use in a title, with the epoch of a validation.
         """
 
     @abstractmethod
@@ -66,70 +67,69 @@ class DrawnNowAndThen(L.Callback, ABC):
         """Drop what was kept."""
 
     def end_stage(self, trainer: L.Trainer, task: L.LightningModule, stage: str) -> None:
-        """Draw what was kept, and drop it; the check before training is not worth a figure."""
+        """Draw what was kept, unless this is the check before training, and drop it."""
         if not trainer.sanity_checking and trainer.is_global_zero:
             when = f"{stage}, after {trainer.current_epoch + 1} epochs" if stage == "val" else stage
             self.draw_kept(trainer, task, stage, when)
         self.forget()
 
+    @override
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Keep a few images."""
         self.keep(trainer, outputs, batch)
 
+    @override
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Keep a few images."""
         self.keep(trainer, outputs, batch)
 
+    @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw them, in training only now and then."""
         epochs = trainer.current_epoch + 1
         if trainer.state.fn != TrainerFn.FITTING or epochs.bit_count() == 1 or epochs == trainer.max_epochs:
             self.end_stage(trainer, pl_module, "val")
         else:
             self.forget()
 
+    @override
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw them."""
         self.end_stage(trainer, pl_module, "test")
 
 
-class ImageFigures(DrawnNowAndThen, Generic[Row]):
-    """After validation, test and prediction: a figure of the first images, and one of those predicted wrongly.
+class ImageFigures(SparseFigures, Generic[Row]):
+    """Draws, after validation, test and prediction, the first images, and the first that are predicted wrongly.
 
-    When in training, see `DrawnNowAndThen`.
+    See `SparseFigures` for when this happens in training.
 
     Args:
-        count: images in each of the two figures.
+        count: number of images in each of the two figures.
 
     Raises:
         InputError: a ``count`` below 1.
     """
 
     def __init__(self, count: int) -> None:
-        if count < 1:
-            raise InputError(f"{type(self).__name__}: count={count}: expected at least 1")
+        require(count >= 1, f"{type(self).__name__}: count={count}: expected at least 1")
         self.count = count
         self._first: list[Row] = []
         self._wrong: list[Row] = []
 
     @abstractmethod
     def wrong(self, outputs: Any, batch: ImageBatch) -> Tensor | None:
-        """Which of a batch are predicted wrongly, ``(B)`` bool; None where this callback has nothing to draw."""
+        """Return which images are predicted wrongly, ``(B)`` bool; None if this callback cannot draw the prediction."""
 
     @abstractmethod
     def row(self, outputs: Any, batch: ImageBatch, n: int) -> Row:
-        """What is drawn of image ``n`` of a batch, its tensors on the CPU."""
+        """Return what is drawn for image ``n`` of a batch, with tensors on the CPU."""
 
     @abstractmethod
     def draw(self, rows: Sequence[Row], names: Sequence[str], title: str) -> Figure:
-        """A figure of at least one row; ``names`` are those of the classes."""
+        """Return a figure of at least one row; ``names`` are those of the classes."""
 
+    @override
     def keep(self, trainer: L.Trainer, outputs: Any, batch: ImageBatch) -> None:
-        """See `DrawnNowAndThen.keep`."""
         wrong = self.wrong(outputs, batch)
         if wrong is None:
             return
@@ -139,26 +139,26 @@ class ImageFigures(DrawnNowAndThen, Generic[Row]):
         ):
             rows += [self.row(outputs, batch, n) for n in candidates[: max(self.count - len(rows), 0)].tolist()]
 
+    @override
     def draw_kept(self, trainer: L.Trainer, task: L.LightningModule, stage: str, when: str) -> None:
-        """See `DrawnNowAndThen.draw_kept`."""
-        names = trainer.datamodule.class_names  # type: ignore[attr-defined]
         for rows, name, title in (
             (self._first, "reconstructions", "Inputs and reconstructions"),
             (self._wrong, "wrong", "Wrong predictions and their reconstructions"),
         ):
             if rows:
+                names = trainer.datamodule.class_names  # type: ignore[attr-defined]
                 publish(trainer, f"{stage}/{name}", self.draw(rows, names, f"{title} ({when})"))
 
+    @override
     def forget(self) -> None:
-        """See `DrawnNowAndThen.forget`."""
         self._first, self._wrong = [], []
 
+    @override
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Keep a few images."""
         self.keep(trainer, outputs, batch)
 
+    @override
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw them."""
         self.end_stage(trainer, pl_module, "predict")

@@ -57,6 +57,8 @@ class Forecast(L.Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, Task) or not isinstance(data, ImageDataModule):
             return
+        if pl_module.example_batch(1) is None:
+            return
         needs = forecast(pl_module, trainer.optimizers, trainer.precision_plugin.train_step_context())
         batch_size, left = data.batch_size // trainer.world_size, memory_left(pl_module.device)
         peak = needs.memory(batch_size)
@@ -90,7 +92,7 @@ def forecast(
         few, more = (_kept(task, n) for n in (_FEW, _MORE))
         task.eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            task.training_losses(task.example_batch(1))
+            _losses(task, 1)
         task.train()
     if len(few) != len(more):  # a step that keeps other tensors of other batches: known in all, not each by itself
         few, more = [sum(few)], [sum(more)]
@@ -136,6 +138,11 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
             buffer.copy_(value)
 
 
+def _losses(task: Task, size: int) -> dict[str, Tensor]:
+    batch = task.example_batch(size)
+    return task.losses(task.output(batch), batch)
+
+
 def _kept(task: Task, size: int) -> list[int]:
     """Bytes of each tensor that a step keeps for its backward pass, weights aside."""
     own = {p.untyped_storage().data_ptr() for p in task.parameters()}
@@ -148,7 +155,7 @@ def _kept(task: Task, size: int) -> list[int]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        task.training_losses(task.example_batch(size))
+        _losses(task, size)
     return [storage.nbytes() for storage in kept.values()]
 
 

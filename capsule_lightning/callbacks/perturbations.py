@@ -1,4 +1,4 @@
-"""Pictures of what each dimension of a class capsule does, while it is learnt and after."""
+"""Pictures of what each dimension of a class capsule does, during training and afterwards."""
 
 from __future__ import annotations
 
@@ -6,44 +6,46 @@ from typing import Any
 
 import lightning as L
 import torch
+from typing_extensions import override
 
-from capsule_lightning.callbacks.figures import DrawnNowAndThen, publish
+from capsule_lightning.callbacks.figures import SparseFigures, publish
+from capsule_lightning.callbacks.predictions import offers
 from capsule_lightning.data.base import ImageBatch
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.models.base import CapsuleNet
 
 
-class PerturbationFigures(DrawnNowAndThen):
-    """After validation and test: the dimensions of the true class's capsule moved one by one, for the first images.
+class PerturbationFigures(SparseFigures):
+    """Draws, after validation and test, the first images with each dimension of the true class's capsule moved.
 
-    When in training, see `DrawnNowAndThen`. Steps aside for networks without a decoder and for images of several
-    labels.
+    See `SparseFigures` for when this happens in training. Networks without a decoder and images of several labels are
+    left out.
 
     Args:
-        count: images, a figure for each.
+        count: number of images; each has a figure of its own.
 
     Raises:
         InputError: a ``count`` below 1.
     """
 
     def __init__(self, count: int = 2) -> None:
-        if count < 1:
-            raise InputError(f"PerturbationFigures: count={count}: expected at least 1")
+        require(count >= 1, f"PerturbationFigures: count={count}: expected at least 1")
         self.count = count
         self._first: ImageBatch | None = None
 
+    @override
     def keep(self, trainer: L.Trainer, outputs: Any, batch: ImageBatch) -> None:
-        """See `DrawnNowAndThen.keep`."""
         if (
             self._first is None
             and trainer.is_global_zero
+            and offers(batch, "labels", "pictures")
             and batch.labels.ndim == 1
             and bool((batch.labels >= 0).all())
         ):
             self._first = ImageBatch(*(part[: self.count] for part in batch))
 
+    @override
     def draw_kept(self, trainer: L.Trainer, task: L.LightningModule, stage: str, when: str) -> None:
-        """See `DrawnNowAndThen.draw_kept`."""
         first, net = self._first, getattr(task, "net", None)
         if first is None or not isinstance(net, CapsuleNet) or net.decoder is None:
             return
@@ -57,6 +59,6 @@ class PerturbationFigures(DrawnNowAndThen):
             title = f"Class {names[label]}, each dimension moved alone ({when})"
             publish(trainer, f"{stage}/perturbations_{n + 1}", perturbation_figure(first.pictures[n], moved, title))
 
+    @override
     def forget(self) -> None:
-        """See `DrawnNowAndThen.forget`."""
         self._first = None

@@ -1,4 +1,4 @@
-"""The table that ``predict`` writes."""
+"""What callbacks take from predictions, and the table that ``predict`` writes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ from typing import Any, TypeVar
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from torch import distributed
+from typing_extensions import override
 
-from capsule_lightning.data.base import ImageBatch, ImageDataModule
-from capsule_lightning.tasks.classification import Prediction
-from capsule_lightning.tasks.multilabel import MultiLabelPrediction
+from capsule_lightning.data.base import ImageDataModule
 
 Row = tuple[int, list[int], list[int], float, float | str, list[float]]
 Each = TypeVar("Each")
 
 
+def offers(values: object, *fields: str) -> bool:
+    """Return whether a prediction or a batch has all of some fields, none of them None.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> prediction = SimpleNamespace(classes=[3], reconstructions=None)
+        >>> offers(prediction, "classes"), offers(prediction, "classes", "reconstructions")
+        (True, False)
+    """
+    return all(getattr(values, field, None) is not None for field in fields)
+
+
 def of_all_processes(trainer: L.Trainer, rows: list[Each]) -> list[Each]:
-    """What each process of a run has collected, one after the other; called by all of them."""
+    """Return what all processes of a run have collected, one after the other; every process calls this."""
     if trainer.world_size == 1:
         return rows
     parts: list[list[Each]] = [[] for _ in range(trainer.world_size)]
@@ -30,35 +41,37 @@ def of_all_processes(trainer: L.Trainer, rows: list[Each]) -> list[Each]:
 class PredictionTable(L.Callback):
     """Writes ``predictions.csv``: image, label, prediction, confidence, reconstruction error, all capsules' lengths.
 
-    The confidence is the length of the predicted capsule. Where an image has several labels, they and their predictions
-    stand in one cell, and the confidence is that of the least sure.
+    The confidence is the length of the predicted capsule. If an image has several labels, they and their predictions
+    share a cell, and the confidence is that of the least certain one. Predictions without ``classes`` and
+    ``activations`` are left out.
     """
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
 
+    @override
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Keep the numbers of a batch."""
-        prediction: Prediction | MultiLabelPrediction = outputs
-        images: ImageBatch = batch
-        errors: list[Any] = [""] * len(images.labels) if prediction.errors is None else prediction.errors.tolist()
-        labels, classes = (each.reshape(len(each), -1) for each in (images.labels, prediction.classes))  # (B, L)
+        if not offers(outputs, "classes", "activations") or not offers(batch, "labels", "indices"):
+            return
+        errors = outputs.errors.tolist() if offers(outputs, "errors") else [""] * len(batch.labels)
+        labels, classes = (each.reshape(len(each), -1) for each in (batch.labels, outputs.classes))  # (B, L)
         self._rows += zip(
-            images.indices.tolist(),
+            batch.indices.tolist(),
             labels.tolist(),
             classes.tolist(),
-            prediction.activations.gather(1, classes).amin(dim=1).tolist(),
+            outputs.activations.gather(1, classes).amin(dim=1).tolist(),
             errors,
-            prediction.activations.tolist(),
+            outputs.activations.tolist(),
             strict=True,
         )
 
+    @override
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the rows of all processes and write them in the order of the images."""
         rows, self._rows = of_all_processes(trainer, self._rows), []
-        if not trainer.is_global_zero:
+        if not rows or not trainer.is_global_zero:
             return
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         names = data.class_names

@@ -1,4 +1,4 @@
-"""Pictures of what the network reconstructs, during training and after."""
+"""Pictures of what the network reconstructs, during training and afterwards."""
 
 from __future__ import annotations
 
@@ -8,34 +8,41 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from typing_extensions import override
 
 from capsule_lightning.callbacks.figures import ImageFigures
+from capsule_lightning.callbacks.predictions import offers
 from capsule_lightning.data.base import ImageBatch
-from capsule_lightning.tasks.classification import Prediction
 
 Row = tuple[Tensor, Tensor, int, int, float]
 
 
 class ReconstructionFigures(ImageFigures[Row]):
-    """Images of one class each and their reconstructions; see `ImageFigures`. Steps aside for other tasks."""
+    """Draws images of one class each and their reconstructions; see `ImageFigures`.
+
+    Predictions of several classes an image, and those without reconstructions, are left out.
+    """
 
     def __init__(self, count: int = 20) -> None:
         super().__init__(count)
 
+    @override
     def wrong(self, outputs: Any, batch: ImageBatch) -> Tensor | None:
-        """See `ImageFigures.wrong`."""
-        if not isinstance(outputs, Prediction) or outputs.reconstructions is None:
+        if not offers(outputs, "classes", "activations", "reconstructions") or not offers(batch, "labels", "pictures"):
             return None
-        return (outputs.classes != batch.labels) & (batch.labels >= 0)
+        if outputs.classes.ndim != 1:
+            return None
+        wrong: Tensor = outputs.classes != batch.labels
+        return wrong & (batch.labels >= 0)
 
+    @override
     def row(self, outputs: Any, batch: ImageBatch, n: int) -> Row:
-        """See `ImageFigures.row`."""
         picture, reconstruction = batch.pictures[n].cpu(), outputs.reconstructions[n].float().cpu()
         confidence = float(outputs.activations[n].amax())
         return picture, reconstruction, int(batch.labels[n]), int(outputs.classes[n]), confidence
 
+    @override
     def draw(self, rows: Sequence[Row], names: Sequence[str], title: str) -> Figure:
-        """See `ImageFigures.draw`."""
         from capsule_lightning.figures.reconstructions import reconstruction_figure
 
         pictures, reconstructions, labels, classes, confidences = zip(*rows, strict=True)

@@ -1,4 +1,4 @@
-"""A table of test images to look through: where the network is wrong, where it is unsure, and a few by chance."""
+"""A table of test images to look through: some that the network gets wrong, some it is unsure of, some at random."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any, Literal, NamedTuple
 import lightning as L
 import numpy as np
 from torch import Tensor
+from typing_extensions import override
 
-from capsule_lightning.callbacks.predictions import of_all_processes
+from capsule_lightning.callbacks.predictions import of_all_processes, offers
 from capsule_lightning.data.base import ImageBatch, ImageDataModule
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.figures.tiles import as_array
-from capsule_lightning.tasks.classification import Prediction
-from capsule_lightning.tasks.multilabel import MultiLabelPrediction
+from capsule_lightning.tasks.image_classification import Prediction
 
 Reason = Literal["wrong", "unsure", "chance"]
 
 TABLE = "test/samples"
 SIDE = 64
-"""Pixels that the longer side of a picture has at least, as far as whole multiples go."""
+"""Fewest pixels of a picture's longer side; a smaller picture is enlarged by a whole number, without exceeding it."""
 
 
 class Sample(NamedTuple):
-    """A test image and what the network says of it.
+    """A test image and what the network says about it.
 
     Attributes:
-        number: in the test set.
-        labels: of the image; several where it has several.
-        classes: predicted, each at the place of the label it is compared with.
+        number: its number in the test set.
+        labels: the labels of the image.
+        classes: the predicted classes, each at the place of the label it is compared with.
         confidence: length of the capsule of the class, in [0, 1]; of several, the shortest.
-        pictures: the image and, where there is a decoder, its reconstruction; each ``(H, W)`` or ``(H, W, 3)`` uint8.
+        pictures: the image and, if there is a decoder, its reconstruction; each ``(H, W)`` or ``(H, W, 3)`` uint8.
     """
 
     number: int
@@ -43,35 +43,37 @@ class Sample(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether all classes are."""
+        """Whether all classes are right."""
         return self.classes == self.labels
 
 
 class PredictionSamples(L.Callback):
     """Logs a table of test images, with predictions and reconstructions, to every logger that takes tables.
 
-    Up to half of it are wrong predictions, the surest first, and up to a quarter right ones, the least sure first. The
-    rest are chosen by chance, and are the same images in all runs on the same data. Under several processes the table
-    is that of all test images, and the first process logs it.
+    Up to half of its rows are wrong predictions, the most confident first, and up to a quarter right ones, the least
+    confident first. The rest are chosen at random, and are the same images in all runs on the same data. With several
+    processes the table covers all test images, and the first process logs it. Predictions without ``classes`` and
+    ``activations`` are left out.
 
     Args:
-        count: rows at most.
+        count: most rows of the table.
 
     Raises:
         InputError: a ``count`` below 1.
     """
 
     def __init__(self, count: int = 64) -> None:
-        if count < 1:
-            raise InputError(f"PredictionSamples: count={count}: expected at least 1")
+        require(count >= 1, f"PredictionSamples: count={count}: expected at least 1")
         self.count = count
         self._kept: list[Sample] = []
 
+    @override
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Keep the images that may get into the table."""
-        if not isinstance(outputs, Prediction | MultiLabelPrediction) or not table_loggers(trainer):
+        drawable = offers(outputs, "classes", "activations") and offers(batch, "labels", "indices", "pictures")
+        if not drawable or not table_loggers(trainer):
             return
         found = samples(outputs, batch)
         kept = {sample.number: sample for sample in shortlist([*self._kept, *found], self.count)}
@@ -80,6 +82,7 @@ class PredictionSamples(L.Callback):
             kept[found[n].number] = found[n]._replace(pictures=pictures)
         self._kept = list(kept.values())
 
+    @override
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather what all processes have kept, and log the table."""
         kept, self._kept = of_all_processes(trainer, self._kept), []
@@ -103,54 +106,52 @@ class PredictionSamples(L.Callback):
 
 
 def table_loggers(trainer: L.Trainer) -> list[Any]:
-    """The loggers that take tables; none in a trial run of a single batch (``fast_dev_run``)."""
+    """Return the loggers that take tables; none in a trial run of a single batch (``fast_dev_run``)."""
     trial = getattr(trainer, "fast_dev_run", False)
     return [] if trial else [logger for logger in trainer.loggers if hasattr(logger, "log_table")]
 
 
-def samples(prediction: Prediction | MultiLabelPrediction, batch: ImageBatch) -> list[Sample]:
-    """All images of a batch, without their pictures."""
+def samples(prediction: Prediction, batch: ImageBatch) -> list[Sample]:
+    """Return all images of a batch, without their pictures."""
     labels, classes = (each.reshape(len(each), -1) for each in (batch.labels, prediction.classes))  # (B, L)
     confidences = prediction.activations.float().gather(1, classes).amin(dim=1)  # (B)
     columns = (batch.indices.tolist(), labels.tolist(), classes.tolist(), confidences.tolist())
     return [Sample(number, true, said, sure, []) for number, true, said, sure in zip(*columns, strict=True)]
 
 
-def drawn(
-    prediction: Prediction | MultiLabelPrediction, batch: ImageBatch, chosen: list[int]
-) -> list[list[np.ndarray]]:
-    """Pictures of some images of a batch, and their reconstructions where there are any.
+def drawn(prediction: Prediction, batch: ImageBatch, chosen: list[int]) -> list[list[np.ndarray]]:
+    """Return pictures of some images of a batch, and their reconstructions if there are any.
 
-    Of several objects in an image, what is reconstructed of each is laid on top of the others.
+    If an image has several objects, their reconstructions are laid on top of each other.
     """
     several = batch.labels.ndim > 1
     columns = [(batch.images if several else batch.pictures)[chosen]]
-    if prediction.reconstructions is not None:
-        found = prediction.reconstructions[chosen]
+    if offers(prediction, "reconstructions"):
+        found = prediction.reconstructions[chosen]  # type: ignore[index]
         columns.append(found.amax(dim=1) if several else found)
     return [[as_bytes(image) for image in row] for row in zip(*(column.cpu() for column in columns), strict=True)]
 
 
 def as_bytes(image: Tensor) -> np.ndarray:
-    """An image ``(C, H, W)`` in [0, 1] as ``(H, W)`` or ``(H, W, 3)`` uint8, small ones enlarged without smoothing."""
+    """Return an image ``(C, H, W)`` in [0, 1] as ``(H, W)`` or ``(H, W, 3)`` uint8, enlarged if it is small."""
     array = (255 * as_array(image)).round().astype(np.uint8)
     times = max(1, SIDE // max(array.shape[:2]))
     return array.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def shortlist(found: Iterable[Sample], count: int) -> list[Sample]:
-    """Samples that `choose` may take when others are added; at most 7/4 of ``count``."""
+    """Return the samples that `choose` may still take when others are added; at most 7/4 of ``count``."""
     ranked = ranks(found)
     shares: dict[Reason, int] = {"wrong": count // 2, "unsure": count // 4, "chance": count}
     return list({each.number: each for reason, share in shares.items() for each in ranked[reason][:share]}.values())
 
 
 def choose(found: Iterable[Sample], count: int) -> list[tuple[Reason, Sample]]:
-    """The rows of the table, whatever the order of the samples.
+    """Return the rows of the table, which do not depend on the order of the samples.
 
     Args:
         found: every image once.
-        count: rows at most.
+        count: most rows.
     """
     ranked = ranks(found)
     chosen: list[tuple[Reason, Sample]] = [("wrong", each) for each in ranked["wrong"][: count // 2]]
@@ -161,7 +162,7 @@ def choose(found: Iterable[Sample], count: int) -> list[tuple[Reason, Sample]]:
 
 
 def ranks(found: Iterable[Sample]) -> dict[Reason, Sequence[Sample]]:
-    """Samples by each reason to take one, the first to be taken first."""
+    """Return the samples by each reason to choose one, the first to be chosen first."""
     every = list(found)
     return {
         "wrong": sorted((s for s in every if not s.right), key=lambda s: (-s.confidence, s.number)),

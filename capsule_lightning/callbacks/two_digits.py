@@ -1,4 +1,4 @@
-"""Pictures of the two digits that the network takes an image apart into."""
+"""Pictures of the two digits into which the network takes an image apart."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from typing_extensions import override
 
 from capsule_lightning.callbacks.figures import ImageFigures
+from capsule_lightning.callbacks.predictions import offers
 from capsule_lightning.data.base import ImageBatch
-from capsule_lightning.tasks.multilabel import MultiLabelPrediction
 
 
 class PairRow(NamedTuple):
-    """What is drawn of one image.
+    """What is drawn for one image.
 
     Attributes:
         image: ``(C, H, W)``.
         pictures: ``(2, C, H, W)``, each digit alone.
         reconstructions: ``(2, C, H, W)``.
-        labels: of the two.
-        classes: predicted for the two.
+        labels: the classes of the two digits.
+        classes: the predicted classes.
         confidences: lengths of the capsules of ``classes``.
     """
 
@@ -35,22 +36,26 @@ class PairRow(NamedTuple):
 
 
 class TwoDigitFigures(ImageFigures[PairRow]):
-    """Images of two digits and the two reconstructions in two colors; see `ImageFigures`.
+    """Draws images of two digits and the two reconstructions in two colors; see `ImageFigures`.
 
-    Steps aside for tasks of one label, or of more than two.
+    Predictions of one class an image or of more than two, and those without reconstructions, are left out.
     """
 
     def __init__(self, count: int = 10) -> None:
         super().__init__(count)
 
+    @override
     def wrong(self, outputs: Any, batch: ImageBatch) -> Tensor | None:
-        """See `ImageFigures.wrong`; right where both digits are."""
-        if not isinstance(outputs, MultiLabelPrediction) or outputs.reconstructions is None:
+        """Return which images are predicted wrongly; one is right if both digits are."""
+        if not offers(outputs, "classes", "activations", "reconstructions") or not offers(batch, "labels", "pictures"):
             return None
-        return (outputs.classes != batch.labels).any(dim=1) if batch.labels.shape[1] == 2 else None
+        if outputs.classes.ndim != 2 or outputs.classes.shape[1] != 2:
+            return None
+        wrong: Tensor = outputs.classes != batch.labels
+        return wrong.any(dim=1)
 
+    @override
     def row(self, outputs: Any, batch: ImageBatch, n: int) -> PairRow:
-        """See `ImageFigures.row`."""
         classes = outputs.classes[n]
         return PairRow(
             batch.images[n].cpu(),
@@ -61,8 +66,8 @@ class TwoDigitFigures(ImageFigures[PairRow]):
             outputs.activations[n, classes].tolist(),
         )
 
+    @override
     def draw(self, rows: Sequence[PairRow], names: Sequence[str], title: str) -> Figure:
-        """See `ImageFigures.draw`."""
         from capsule_lightning.figures.two_digits import two_digit_figure
 
         images, pictures, reconstructions, labels, classes, confidences = zip(*rows, strict=True)

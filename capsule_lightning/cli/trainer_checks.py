@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from capsule_lightning.cli.faults import first_sentences
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, nearest, require
-from capsule_lightning.tasks.base import StageMetrics, Task
+from capsule_lightning.tasks.base import Task
 
 AT_LEAST = {
     "accumulate_grad_batches": 1,
@@ -143,11 +143,10 @@ def require_monitors(trainer: L.Trainer, task: Task, data: ImageDataModule) -> N
     Raises:
         InputError: a callback monitors an unknown metric, or one of validation images that are not held out.
     """
-    metrics = getattr(task, "val_metrics", None)
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if not isinstance(metrics, StageMetrics) or not all(map(_is_known, (task, *callbacks))):
+    if not all(map(_is_known, (task, *callbacks))):
         return
-    names = [*metrics.accuracies, *metrics.losses]
+    names = [*task.metrics("val"), *task.loss_names]
     for callback in callbacks:
         monitor, name = getattr(callback, "monitor", None), type(callback).__name__
         if monitor is None:

@@ -1,4 +1,4 @@
-"""The contract of every task, and what they share: optimizer, schedule, metrics and their logging."""
+"""The contract of every task: four verbs, around which Lightning's steps, optimizer and schedule are written once."""
 
 from __future__ import annotations
 
@@ -7,152 +7,148 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from math import ceil, isfinite
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
+from typing_extensions import override
 
-from capsule_lightning.capsules import Capsules
-from capsule_lightning.data.base import ImageBatch
-from capsule_lightning.errors import InputError, StoppedError
-from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.checkpoint_files import require_weights
 from capsule_lightning.schedules import ExponentialDecay, Schedule
-from capsule_lightning.tasks.nonfinite import (
-    OTHER_PRECISION,
-    SKIPPING,
-    SeenBatch,
-    account,
-    all_finite,
-    finding,
-    last_checkpoint,
-    loss_is_finite,
-    not_finite,
-    poisoning,
-    remedies,
-)
+from capsule_lightning.tasks.nonfinite import NonFiniteGuard, nan_gradients_unless_finite
 
 ScheduleCallable = Callable[[Optimizer, int], Schedule]
-
-_SCALER_SEARCH = 20  # steps that a gradient scaler may take to find its scale: from 2^16 on, far beyond any need
-
-
-class StageMetrics(nn.Module):
-    """Accuracies and mean losses of a stage; each image counts once, on any number of processes.
-
-    Args:
-        accuracies: by name, each of predicted and true classes.
-        parts: names of the losses.
-    """
-
-    def __init__(self, accuracies: Mapping[str, Metric], parts: Sequence[str]) -> None:
-        super().__init__()
-        self.accuracies = nn.ModuleDict(accuracies)
-        self.losses = nn.ModuleDict({part: MeanMetric() for part in parts})
-
-    def update(self, classes: Tensor, labels: Tensor, parts: Mapping[str, Tensor]) -> None:
-        """Count predicted ``classes`` against ``labels``, both ``(B)`` or ``(B, L)``, and batch means of the losses."""
-        for accuracy in self.accuracies.values():
-            accuracy.update(classes, labels)  # type: ignore[operator]
-        for part, value in parts.items():
-            mean: MeanMetric = self.losses[part]  # type: ignore[assignment]
-            mean.update(value, weight=len(labels))
+Stage = Literal["val", "test"]
 
 
 class Task(L.LightningModule, ABC):
-    """A network with a loss, metrics, an optimizer and a schedule.
+    """A network with losses, predictions and metrics, an optimizer and a schedule.
 
-    ``in_shape`` and ``num_classes`` are stated by the data; everything else is a slot that a config fills.
+    A subclass says what its network makes of a batch (`output`), what is minimized (`losses`), what callbacks and files
+    get to see (`prediction`) and how good that is (`metrics`, of what it has `compared`). The steps of training and
+    evaluation follow from these, whatever a batch is: a tuple whose first tensor ``(B, ...)`` is the network's input.
 
     Args:
-        in_shape: ``(C, H, W)`` of one image.
-        num_classes: number of classes.
         optimizer: called with the parameters.
         lr_scheduler: called with the optimizer and the number of training steps; null for a constant rate.
         skip_not_finite: steps in a row that are left out, without any update, when their loss or gradients are NaN or
             infinite; one more ends the run with a `StoppedError`. 0 ends it at the first.
 
     Attributes:
-        num_labels: labels of an image, L.
-        loss: of the class capsules; made by the subclass.
+        loss_names: the keys of `losses`, known before any batch is seen.
+        step_losses: the losses of the last training batch, without their gradients.
 
     Raises:
         InputError: a negative ``skip_not_finite``; values that the optimizer or the schedule refuses.
     """
 
-    num_labels: int = 1
-    loss: ClassificationLoss
+    loss_names: Sequence[str] = ("loss",)
 
     def __init__(
         self,
-        in_shape: tuple[int, ...],
-        num_classes: int,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: ScheduleCallable | None = ExponentialDecay,
         skip_not_finite: int = 0,
     ) -> None:
         super().__init__()
-        if skip_not_finite < 0:
-            raise InputError(f"skip_not_finite={skip_not_finite}: expected 0 or a number of steps")
-        self.in_shape, self.num_classes = tuple(in_shape), num_classes
+        self.guard = NonFiniteGuard(skip_not_finite)
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
-        self.skip_not_finite = skip_not_finite
         require_optimizer(optimizer, lr_scheduler)
-        self._not_finite_in_a_row = 0
-        self._seen: list[SeenBatch] = []  # since the last step of the optimizer
-        self._buffers_before: dict[str, Tensor] = {}
+        self.step_losses: Mapping[str, Tensor] = {}
+        self._stage_metrics: nn.ModuleDict | None = None
 
     @abstractmethod
-    def training_losses(self, batch: ImageBatch) -> tuple[Capsules, dict[str, Tensor]]:
-        """Class capsules of a training batch, and ``loss`` with its parts, each a mean over the batch."""
+    def output(self, batch: Any) -> Any:
+        """Return what the network says about a batch: all that the other verbs need, so that it runs once."""
 
-    def example_batch(self, size: int) -> ImageBatch:
-        """Random images of the right shape on the task's device, to try a step with."""
-        images = torch.rand(size, *self.in_shape, device=self.device)
-        labels = torch.zeros(size, dtype=torch.int64, device=self.device)
-        return ImageBatch(images, images, labels, labels)
+    @abstractmethod
+    def losses(self, output: Any, batch: Any) -> dict[str, Tensor]:
+        """Return ``loss``, which is minimized, and its parts by name, each a scalar and a mean over the batch."""
 
-    def setup(self, stage: str) -> None:
-        """Refuse data whose images have another number of labels.
+    @abstractmethod
+    def prediction(self, output: Any, batch: Any) -> Any:
+        """Return a NamedTuple for callbacks and files; a callback leaves out what it finds no field for."""
 
-        Raises:
-            InputError: as said.
+    def metrics(self, stage: Stage) -> Mapping[str, Metric]:
+        """Return new metrics of a stage by name, each of which is given what is `compared`; none unless overridden."""
+        return {}
+
+    def compared(self, output: Any, batch: Any) -> tuple[Tensor, ...]:
+        """Return the arguments of every metric's ``update``, usually predictions and the truth."""
+        raise NotImplementedError(f"{type(self).__name__} has metrics: implement `compared`, which they are given")
+
+    def training_metrics(self, output: Any, batch: Any) -> Mapping[str, Tensor]:
+        """Return numbers of one training batch, logged beside its losses; none unless overridden.
+
+        They are plain tensors because a metric's bookkeeping takes longer than a small network's loss.
         """
-        given = getattr(getattr(self.trainer, "datamodule", None), "num_labels", self.num_labels)
-        if given != self.num_labels:
-            remedy = "ClassificationTask" if given == 1 else f"MultiLabelTask --model.num_labels {given}"
-            raise InputError(
-                f"num_labels={given} of each image, and {type(self).__name__} expects {self.num_labels}: choose other "
-                f"data or --model {remedy}"
-            )
+        return {}
 
-    def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
-        """Tell the loss how far the run is, which without an end has infinitely many steps; remember the batch.
+    def example_batch(self, size: int) -> Any:
+        """Return a random batch of the right shapes on the task's device, to try a step with; None if it has none."""
+        return None
 
-        Chance within the network, such as dropout, is a function of seed, epoch and batch alone, so that a run that is
-        resumed draws what it would have drawn.
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        output = self.output(batch)
+        losses = self.losses(output, batch)
+        self.step_losses = {name: value.detach() for name, value in losses.items()}
+        for name, value in {**losses, **self.training_metrics(output, batch)}.items():
+            self.log(f"train/{name}", value, prog_bar=name in ("loss", "accuracy"), sync_dist=True)
+        return nan_gradients_unless_finite(losses["loss"])
+
+    @override
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return self._evaluate(batch, "val")
+
+    @override
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        return self._evaluate(batch, "test")
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.prediction(self.output(batch), batch)
+
+    def _evaluate(self, batch: Any, stage: Stage) -> Any:
+        """Return the prediction of a batch, counted in metrics and mean losses; each example counts once."""
+        output, metrics = self.output(batch), self.stage_metrics(stage)
+        compared = self.compared(output, batch) if metrics else ()
+        for name, metric in metrics.items():
+            metric.update(*compared)  # type: ignore[operator]
+            self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy", on_step=False, on_epoch=True)  # type: ignore[arg-type]
+        for name, value in self.losses(output, batch).items():
+            self.log(f"{stage}/{name}", value, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch[0]))
+        return self.prediction(output, batch)
+
+    def stage_metrics(self, stage: Stage) -> nn.ModuleDict:
+        """Return the metrics of a stage, those of all stages made when the first is asked for."""
+        if self._stage_metrics is None:
+            made = {each: nn.ModuleDict(self.metrics(each)) for each in get_args(Stage)}
+            self._stage_metrics = nn.ModuleDict(made).to(self.device)
+        found: nn.ModuleDict = self._stage_metrics[stage]  # type: ignore[assignment]
+        return found
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make chance within the network, such as dropout, a function of seed, epoch and batch alone.
+
+        A run that is resumed then draws what it would have drawn.
         """
         torch.manual_seed(step_seed(self.trainer.current_epoch, batch_idx, self.trainer.global_rank))
-        self.loss.at(self.global_step, self.trainer.estimated_stepping_batches)
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            self._seen = []
-            if self.skip_not_finite:  # the running statistics of a batch that is left out must not stay
-                self._buffers_before = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        sizes = torch.linalg.vector_norm(batch.images, dim=(1, 2, 3))
-        self._seen.append(SeenBatch(batch.indices, sizes, {}))
 
+    @override
     def on_after_backward(self) -> None:
         """Refuse, at the first step, what DistributedDataParallel would end the second one for.
 
         Raises:
-            InputError: parameters that the loss does not reach, under a strategy that waits for their gradients.
+            InputError: the loss does not reach some parameters, and the strategy waits for their gradients.
         """
         model = self.trainer.strategy.model
         if self.global_step or not isinstance(model, DistributedDataParallel) or model.find_unused_parameters:
@@ -164,96 +160,33 @@ class Task(L.LightningModule, ABC):
                 "for their gradients: use --trainer.strategy ddp_find_unused_parameters_true"
             )
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Leave a step out, or stop the run, where gradients are not finite.
+    @override
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Bring the guard along, unless the trainer has it from an earlier stage."""
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if self.guard in callbacks else [self.guard]
 
-        Those of all batches since the last step are looked at, before they are clipped. Processes have the same
-        gradients and decide alike. A gradient scaler leaves such steps out by itself, and makes some on its search for
-        a scale: as long as the losses are finite it is given 20 in a row.
-
-        Raises:
-            StoppedError: more of them in a row than ``skip_not_finite``, or weights that are not finite themselves.
-        """
-        if all_finite(p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
-            self._not_finite_in_a_row = 0
-            return
-        self._not_finite_in_a_row += 1
-        in_a_row, allowed = self._not_finite_in_a_row, self.skip_not_finite
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        scaled_too_far = scaler is not None and self._all_processes(loss_is_finite(self._seen))
-        if scaled_too_far:
-            allowed = max(_SCALER_SEARCH, self.skip_not_finite) - 1
-        weights_are_good = all_finite(self.parameters())
-        if scaled_too_far and weights_are_good and in_a_row <= allowed:
-            return
-        gradients = not_finite({name: p.grad for name, p in self.named_parameters() if p.grad is not None})
-        found = finding(self.global_step, self.current_epoch, self._accounts(), gradients)
-        if in_a_row > allowed or not weights_are_good:
-            self._not_finite_in_a_row = 0
-            other = OTHER_PRECISION if scaled_too_far else SKIPPING if not self.skip_not_finite else ""
-            advice = remedies(in_a_row, other, weights_are_good, last_checkpoint(self.trainer))
-            raise StoppedError(f"{found}. {advice}")
-        rank_zero_warn(f"left out {found} ({in_a_row} in a row; more than {allowed} end the run)")
-        share = 1 / self.trainer.world_size  # summed over processes it is one step
-        self.log("train/skipped_steps", share, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
-        self._leave_out(has_scaler=scaler is not None)
-
+    @override
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the trainer says, unless the step is left out: clipping by value takes no empty list."""
+        """Clip as the trainer says, unless the step is left out: clipping by value does not accept an empty list."""
         if any(parameter.grad is not None for parameter in self.parameters()):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def _leave_out(self, has_scaler: bool) -> None:
-        buffers = dict(self.named_buffers())
-        for name, before in self._buffers_before.items():
-            buffers[name].copy_(before)
-        if not has_scaler:  # which has seen the gradients, and wants them there
-            for parameter in self.parameters():
-                parameter.grad = None
-
-    def _all_processes(self, decision: bool) -> bool:
-        return bool(self.trainer.strategy.reduce_boolean_decision(decision))
-
-    def _accounts(self) -> list[str]:
-        accounts = [account(self._seen)]
-        if self.trainer.world_size > 1:
-            accounts *= self.trainer.world_size
-            torch.distributed.all_gather_object(accounts, accounts[0])
-        return accounts
-
-    def log_training(self, accuracies: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
-        """Log the accuracies and losses of a training batch, and give back its ``loss``.
-
-        Its gradients are NaN where it is not finite, see `poisoning`.
-        """
-        if self._seen:  # not in a loop of one's own
-            self._seen[-1].parts.update({name: value.detach() for name, value in parts.items()})
-        for name, value in (*parts.items(), *accuracies.items()):
-            self.log(f"train/{name}", value, prog_bar=name in ("loss", "accuracy"), sync_dist=True)
-        return poisoning(parts["loss"])
-
-    def log_metrics(self, stage: Literal["val", "test"], metrics: StageMetrics) -> None:
-        """Log accuracies and losses of a stage at its end."""
-        for name, metric in (*metrics.accuracies.items(), *metrics.losses.items()):
-            self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy", on_step=False, on_epoch=True)  # type: ignore[arg-type]
-
+    @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and its schedule stepped at every training step."""
+        """Return the optimizer, and its schedule, which advances at every training step."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_lr_scheduler is None:
             return optimizer
         schedule = self.make_lr_scheduler(optimizer, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep how many steps in a row were not finite."""
-        checkpoint["not_finite_in_a_row"] = self._not_finite_in_a_row
-
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another network, naming the first difference.
 
@@ -261,16 +194,15 @@ class Task(L.LightningModule, ABC):
             InputError: names or shapes differ.
         """
         require_weights("the checkpoint", checkpoint, self)
-        self._not_finite_in_a_row = checkpoint.get("not_finite_in_a_row", 0)
 
     def total_steps(self) -> int:
-        """Training steps of the whole run.
+        """Return the number of training steps of the whole run.
 
-        Not the trainer's own estimate where the data module knows better: that one loads the data early, which loses
-        the position in the epoch when a run is resumed.
+        This is not the trainer's own estimate if the data module knows better: that one loads the data early, which
+        loses the position in the epoch when a run is resumed.
 
         Raises:
-            InputError: a run without an end.
+            InputError: the run has no end.
         """
         trainer = self.trainer
         if trainer.max_steps > 0:
@@ -286,7 +218,7 @@ class Task(L.LightningModule, ABC):
 
 
 def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: ScheduleCallable | None) -> None:
-    """Try optimizer and schedule on a parameter of no meaning: what they refuse is known before any data are read.
+    """Try optimizer and schedule on a dummy parameter, so that what they refuse is known before any data are read.
 
     Raises:
         InputError: they refuse a value, or a learning rate is not finite.
@@ -296,14 +228,14 @@ def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: Sche
     except (ValueError, TypeError) as error:
         raise InputError(f"model.optimizer: {error}; give another value, such as --model.optimizer.lr 0.001") from error
     for group in optimizer.param_groups:
-        if not isfinite(group["lr"]):
-            raise InputError(f"model.optimizer: lr={group['lr']}: expected a finite number, such as 0.001")
+        lr = group["lr"]
+        require(isfinite(lr), f"model.optimizer: lr={lr}: expected a finite number, such as 0.001")
     if make_lr_scheduler is not None:
         make_lr_scheduler(optimizer, 1)
 
 
 def step_seed(epoch: int, batch: int, rank: int) -> int:
-    """A seed for each batch of each process, from that of the run; neighbors are far apart.
+    """Return a seed for each batch of each process, derived from that of the run; neighbors are far apart.
 
     Example:
         >>> step_seed(0, 1, 0) != step_seed(1, 0, 0) != step_seed(0, 0, 1)
@@ -311,22 +243,3 @@ def step_seed(epoch: int, batch: int, rank: int) -> int:
     """
     words = (int(os.environ.get("PL_GLOBAL_SEED", 0)), epoch, batch, rank)  # set by seed_everything
     return int.from_bytes(blake2b(repr(words).encode(), digest_size=8).digest(), "little")
-
-
-def loss_names(reconstructs: bool) -> tuple[str, ...]:
-    """What `with_reconstruction` returns, by name."""
-    return ("loss", "class_loss", "reconstruction_loss") if reconstructs else ("loss",)
-
-
-def with_reconstruction(loss: Tensor, errors: Tensor | None, weight: float) -> dict[str, Tensor]:
-    """The loss to minimize, and its parts.
-
-    Args:
-        loss: scalar, of the class capsules.
-        errors: ``(B)``, the squared reconstruction error of each image; None without a decoder.
-        weight: of their mean.
-    """
-    if errors is None:
-        return {"loss": loss}
-    error = errors.mean()
-    return {"loss": loss + weight * error, "class_loss": loss, "reconstruction_loss": error}

@@ -1,51 +1,163 @@
-"""Losses and gradients that are not finite: how one is noticed, and what is said of it."""
+"""Losses and gradients that are not finite: how one is noticed, what is left out, and what is reported."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from capsule_lightning.errors import StoppedError, require
 
 SKIPPING = "--model.skip_not_finite 10, which leaves such steps out"
 OTHER_PRECISION = "--trainer.precision bf16-mixed, whose range is that of float32"
 
-_FEW_NAMES, _FEW_IMAGES = 3, 8
+_FEW_NAMES, _FEW_EXAMPLES = 3, 8
+_SCALER_SEARCH = 20  # steps that a gradient scaler may take to find its scale: from 2^16 on, far beyond any need
+_IN_CHECKPOINT = "not_finite_in_a_row"
 
 
 class SeenBatch(NamedTuple):
     """What is kept of a batch until its gradients are used.
 
     Attributes:
-        indices: ``(B)`` int64, positions in the stored set.
-        sizes: ``(B)``, the Euclidean norm of each image.
-        parts: the loss and its parts, by name.
+        indices: ``(B)`` int64, positions in the stored set; None if the batch does not have them.
+        sizes: ``(B)``, the Euclidean norm of each example's input; None if inputs are not floating-point tensors.
+        losses: the loss and its parts, by name.
     """
 
-    indices: Tensor
-    sizes: Tensor
-    parts: dict[str, Tensor]
+    indices: Tensor | None
+    sizes: Tensor | None
+    losses: Mapping[str, Tensor]
 
 
-def poisoning(loss: Tensor) -> Tensor:
-    """The same scalar, whose gradients are NaN where it is not finite; not a bit changes of a finite one.
+def seen(batch: Any) -> SeenBatch:
+    """Return what to keep of a batch before its losses are known.
 
-    A process sees its own loss alone, but the gradients of all: what is NaN in one is so in their mean. Of a loss that
-    is infinite, or of which a part is NaN, some gradients may well be finite.
+    Args:
+        batch: a tuple whose first tensor ``(B, ...)`` is the input of the network; its ``indices (B)``, if it has that
+            field, are the positions of the examples in the stored set.
+    """
+    inputs, indices = batch[0] if isinstance(batch, tuple | list) else batch, getattr(batch, "indices", None)
+    sizes = None
+    if isinstance(inputs, Tensor) and inputs.is_floating_point():
+        sizes = torch.linalg.vector_norm(inputs.reshape(len(inputs), -1), dim=1)
+    return SeenBatch(indices, sizes, {})
+
+
+class NonFiniteGuard(L.Callback):
+    """Leaves a step out, or stops the run, when losses or gradients are NaN or infinite.
+
+    A task brings its guard along, see `Task.configure_callbacks`; every trainer that trains the task has it.
+
+    Args:
+        skip: steps in a row that are left out without any update; one more ends the run. 0 ends it at the first.
+
+    Raises:
+        InputError: a negative ``skip``.
+    """
+
+    def __init__(self, skip: int = 0) -> None:
+        require(skip >= 0, f"skip_not_finite={skip}: expected 0 or a number of steps")
+        self.skip = skip
+        self._in_a_row = 0
+        self._seen: list[SeenBatch] = []  # since the last step of the optimizer
+        self._buffers_before: dict[str, Tensor] = {}
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._seen = []
+            if self.skip:  # the running statistics of a batch that is left out must not stay
+                self._buffers_before = {name: buffer.clone() for name, buffer in pl_module.named_buffers()}
+        self._seen.append(seen(batch))
+
+    @override
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        losses: Mapping[str, Tensor] = pl_module.step_losses  # type: ignore[assignment]
+        self._seen[-1] = self._seen[-1]._replace(losses=losses)
+
+    @override
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Leave the step out, or stop the run, if gradients are not finite.
+
+        The gradients of all batches since the last step are examined, before they are clipped. All processes have the
+        same gradients and decide alike. A gradient scaler leaves such steps out by itself, and causes some while it
+        searches for a scale: as long as the losses are finite, it is given 20 in a row.
+
+        Raises:
+            StoppedError: there are more of them in a row than ``skip``, or the weights themselves are not finite.
+        """
+        if all_finite(p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        in_a_row, allowed = self._in_a_row, self.skip
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scaled_too_far = scaler is not None and bool(
+            trainer.strategy.reduce_boolean_decision(losses_are_finite(self._seen))
+        )
+        if scaled_too_far:
+            allowed = max(_SCALER_SEARCH, self.skip) - 1
+        weights_are_good = all_finite(pl_module.parameters())
+        if scaled_too_far and weights_are_good and in_a_row <= allowed:
+            return
+        gradients = not_finite({name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None})
+        found = finding(trainer.global_step, trainer.current_epoch, self._accounts(trainer), gradients)
+        if in_a_row > allowed or not weights_are_good:
+            self._in_a_row = 0
+            other = OTHER_PRECISION if scaled_too_far else SKIPPING if not self.skip else ""
+            raise StoppedError(f"{found}. {remedies(in_a_row, other, weights_are_good, last_checkpoint(trainer))}")
+        rank_zero_warn(f"left out {found} ({in_a_row} in a row; more than {allowed} end the run)")
+        share = 1 / trainer.world_size  # summed over processes it is one step
+        pl_module.log("train/skipped_steps", share, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True)
+        buffers = dict(pl_module.named_buffers())
+        for name, before in self._buffers_before.items():
+            buffers[name].copy_(before)
+        if scaler is None:  # a scaler has seen the gradients, and expects to find them
+            for parameter in pl_module.parameters():
+                parameter.grad = None
+
+    def _accounts(self, trainer: L.Trainer) -> list[str]:
+        accounts = [account(self._seen)]
+        if trainer.world_size > 1:
+            accounts *= trainer.world_size
+            torch.distributed.all_gather_object(accounts, accounts[0])
+        return accounts
+
+    @override
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_IN_CHECKPOINT] = self._in_a_row
+
+    @override
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._in_a_row = checkpoint.get(_IN_CHECKPOINT, 0)
+
+
+def nan_gradients_unless_finite(loss: Tensor) -> Tensor:
+    """Return the same scalar, with gradients that are NaN if it is not finite; of a finite one, not a bit changes.
+
+    A process sees only its own loss, but the gradients of all: what is NaN in one of them is NaN in their mean. If a
+    loss is infinite, or a part of it is NaN, some of its gradients may well be finite.
     """
     return loss * (1 + (loss - loss).detach())
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether the Euclidean norm of all floating-point tensors together is finite.
+    """Return whether the Euclidean norm of all floating-point tensors together is finite.
 
-    It is not where a number is NaN or infinite, nor where their squares exceed the range of float32: Adam's second
-    moments would then be infinite. One reduction, and one wait for the device.
+    It is not if a number is NaN or infinite, nor if their squares exceed the range of float32: Adam's second moments
+    would then be infinite. This takes one reduction, and one wait for the device.
 
     Example:
         >>> all_finite([torch.ones(2), torch.zeros(3)]), all_finite([torch.tensor([1.0, float("nan")])])
@@ -55,12 +167,12 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that are not `all_finite` each by itself."""
+    """Return the names of the tensors that, each by itself, are not `all_finite`."""
     return [name for name, tensor in tensors.items() if not all_finite([tensor])]
 
 
 def first_few(names: Sequence[object], most: int) -> str:
-    """The first names of a list, and how many more.
+    """Return the first names of a list, and how many more there are.
 
     Example:
         >>> first_few([3, 1, 4, 1, 5], 3), first_few("ab", 3)
@@ -70,41 +182,45 @@ def first_few(names: Sequence[object], most: int) -> str:
     return ", ".join(map(str, names[:most])) + more
 
 
-def loss_is_finite(batches: Iterable[SeenBatch]) -> bool:
-    """Whether the losses of all batches are."""
-    return all(bool(value.isfinite().all()) for batch in batches for value in batch.parts.values())
+def losses_are_finite(batches: Iterable[SeenBatch]) -> bool:
+    """Return whether the losses of all batches are finite."""
+    return all(bool(value.isfinite().all()) for batch in batches for value in batch.losses.values())
 
 
 def account(batches: Sequence[SeenBatch]) -> str:
-    """What one process saw in a step: its losses that are not finite, and its images.
+    """Return what one process saw in a step: its losses that are not finite, and its examples.
 
-    Of several batches whose gradients are summed, those with such a loss are told of, or else all.
+    If the gradients of several batches are summed, those with such a loss are named, or all if there are none.
 
     Example:
         >>> one = SeenBatch(torch.tensor([7, 2]), torch.tensor([1.0, float("nan")]), {"loss": torch.tensor(1.0)})
         >>> account([one])
-        'a finite loss of images 7, 2 of the training set, of which 2 has pixels that are not finite'
+        'a finite loss of examples 7, 2 of the training set, of which 2 has inputs that are not finite'
     """
-    bad = [batch for batch in batches if not loss_is_finite([batch])]
+    bad = [batch for batch in batches if not losses_are_finite([batch])]
     told = bad or batches
-    parts = [f"{name}={value.item():g}" for batch in bad for name, value in batch.parts.items() if not value.isfinite()]
-    images = [index for batch in told for index in batch.indices.tolist()]
-    broken = [index for batch in told for index in batch.indices[~batch.sizes.isfinite()].tolist()]
-    text = f"{', '.join(dict.fromkeys(parts)) or 'a finite loss'} of images {first_few(images, _FEW_IMAGES)}"
-    text += " of the training set"
+    losses = [f"{name}={x.item():g}" for batch in bad for name, x in batch.losses.items() if not x.isfinite()]
+    examples, broken = [], []
+    for batch in told:
+        if batch.indices is not None:
+            examples += batch.indices.tolist()
+            broken += [] if batch.sizes is None else batch.indices[~batch.sizes.isfinite()].tolist()
+    text = ", ".join(dict.fromkeys(losses)) or "a finite loss"
+    if examples:
+        text += f" of examples {first_few(examples, _FEW_EXAMPLES)} of the training set"
     if broken:
         verb = "has" if len(broken) == 1 else "have"
-        text += f", of which {first_few(broken, _FEW_IMAGES)} {verb} pixels that are not finite"
+        text += f", of which {first_few(broken, _FEW_EXAMPLES)} {verb} inputs that are not finite"
     return text
 
 
 def finding(step: int, epoch: int, accounts: Sequence[str], gradients: Sequence[str]) -> str:
-    """What is wrong with a step, in one sentence without its full stop.
+    """Return what is wrong with a step, as one sentence without its full stop.
 
     Args:
         step, epoch: counted from 0, as the metrics are.
-        accounts: of each process, see `account`.
-        gradients: names of the parameters whose gradients are not finite; none where only their sum is not.
+        accounts: what each process saw, see `account`.
+        gradients: names of the parameters whose gradients are not finite; empty if only their sum is not.
     """
     if len(accounts) > 1:
         accounts = [f"process {rank}: {account}" for rank, account in enumerate(accounts)]
@@ -114,13 +230,13 @@ def finding(step: int, epoch: int, accounts: Sequence[str], gradients: Sequence[
 
 
 def remedies(in_a_row: int, other: str, weights_are_good: bool, checkpoint: str) -> str:
-    """What to do after a stop, in sentences.
+    """Return what to do after a stop, in sentences.
 
     Args:
-        in_a_row: steps that were not finite, the last one included.
-        other: a remedy besides the usual two, where the weights are finite; empty for none.
+        in_a_row: steps in a row that were not finite, the last one included.
+        other: a remedy besides the usual two, if the weights are finite; empty for none.
         weights_are_good: whether the weights are finite.
-        checkpoint: the last one; empty where there is none.
+        checkpoint: path of the last one; empty if there is none.
     """
     tries = ["a lower --model.optimizer.lr", "--trainer.gradient_clip_val 1"]
     if weights_are_good:
@@ -131,16 +247,16 @@ def remedies(in_a_row: int, other: str, weights_are_good: bool, checkpoint: str)
         state = "The weights were not finite before it: an earlier update was too large"
     if in_a_row > 1:
         state = f"It is number {in_a_row} of such steps in a row. {state}"
-    go_on = "No checkpoint is there yet: begin anew"
+    resume = "There is no checkpoint yet: start again"
     if checkpoint:
-        go_on = f"Go on with: fit --ckpt_path {shlex.quote(checkpoint)}"
+        resume = f"Resume with: fit --ckpt_path {shlex.quote(checkpoint)}"
         if not weights_are_good:
-            go_on += ", or from an earlier one if its weights are not finite either"
-    return f"{state}. Try {', '.join(tries[:-1])} or {tries[-1]}. {go_on}"
+            resume += ", or from an earlier one if its weights are not finite either"
+    return f"{state}. Try {', '.join(tries[:-1])} or {tries[-1]}. {resume}"
 
 
 def last_checkpoint(trainer: L.Trainer) -> str:
-    """Path of the newest checkpoint that a run has written, or of the one it began with; empty where there is none."""
+    """Return the path of the newest checkpoint that a run wrote, or of the one it began with; empty if none exists."""
     written = trainer.checkpoint_callback
     paths = [trainer.ckpt_path]
     if isinstance(written, ModelCheckpoint):

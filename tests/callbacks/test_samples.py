@@ -117,7 +117,7 @@ def test_the_table_says_what_the_network_says(make):
     for stored in data.test_dataloader():
         batch = data.on_after_batch_transfer(stored, 0)
         with torch.no_grad():
-            prediction, _ = task.predict(batch)
+            prediction = task.predict_step(batch, 0)
         for n, number in enumerate(batch.indices.tolist()):
             expected[str(number)] = (batch, prediction, n)
     for name, why, label, said, sure, picture, drawn in rows:

@@ -131,7 +131,7 @@ def test_draws_the_first_and_the_first_wrong_images(tmp_path, monkeypatch, callb
     task.eval()
     for stored in data.test_dataloader():
         batch = data.on_after_batch_transfer(stored, 0)
-        prediction = task.predict(batch)[0]
+        prediction = task.predict_step(batch, 0)
         pictures += batch.pictures
         wrong += (prediction.classes != batch.labels).reshape(len(batch.labels), -1).any(dim=1).tolist()
     expected = {

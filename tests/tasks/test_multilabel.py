@@ -85,18 +85,21 @@ def loop_losses(task, batch, training):
     return {"loss": margin + task.reconstruction_weight * error, "class_loss": margin, "reconstruction_loss": error}
 
 
+def losses(task, batch):
+    """The losses of a batch as numbers, of training or evaluation as the task's mode is."""
+    return {name: value.item() for name, value in task.losses(task.output(batch), batch).items()}
+
+
 @pytest.mark.parametrize("num_labels", [2, 3])
 @pytest.mark.parametrize("weight", [0.0005, 0.7])
 def test_losses_equal_a_plain_loop(num_labels, weight):
-    net, batch = task(num_labels, reconstruction_weight=weight), random_batch(20, num_labels)
-    prediction, capsules = net.predict(batch)
+    net, batch = task(num_labels, reconstruction_weight=weight).eval(), random_batch(20, num_labels)
     expected = loop_losses(net, batch, training=False)
-    assert {k: v.item() for k, v in net.losses(capsules, batch, prediction.reconstructions).items()} == pytest.approx(
-        expected, rel=1e-9
-    )
-    assert_close(prediction.errors.mean().item(), expected["reconstruction_loss"], rtol=1e-9, atol=0)
+    assert losses(net, batch) == pytest.approx(expected, rel=1e-9)
+    errors = net.predict_step(batch, 0).errors
+    assert_close(errors.mean().item(), expected["reconstruction_loss"], rtol=1e-9, atol=0)
     in_training = loop_losses(net, batch, training=True)
-    assert {k: v.item() for k, v in net.training_losses(batch)[1].items()} == pytest.approx(in_training, rel=1e-9)
+    assert losses(net.train(), batch) == pytest.approx(in_training, rel=1e-9)
     assert in_training["reconstruction_loss"] != pytest.approx(expected["reconstruction_loss"], rel=1e-6)
 
 
@@ -124,8 +127,8 @@ def test_unknown_labels_leave_the_longest_first():
 def test_the_order_of_the_labels_does_not_matter():
     net, batch = task(3), random_batch(200, 3)
     turned = batch._replace(pictures=batch.pictures[:, [2, 0, 1]], labels=batch.labels[:, [2, 0, 1]])
-    for name, value in net.training_losses(batch)[1].items():
-        assert_close(net.training_losses(turned)[1][name], value, rtol=1e-12, atol=0)
+    assert losses(net, turned) == pytest.approx(losses(net, batch), rel=1e-12)
+    net.eval()
     one, other = (net.predict_step(each, 0) for each in (batch, turned))
     wrong, wrong_turned = ((p.classes != b.labels).sum(dim=1) for p, b in ((one, batch), (other, turned)))
     assert_close(wrong, wrong_turned)
@@ -148,7 +151,8 @@ def test_the_gradient_is_the_numerical_one(mode):
     net, batch = task(loss=partial(MarginLoss, mode=mode), reconstruction_weight=0.1), random_batch(3)
 
     def loss(images):
-        return net.training_losses(batch._replace(images=images))[1]["loss"]
+        moved = batch._replace(images=images)
+        return net.losses(net.output(moved), moved)["loss"]
 
     assert torch.autograd.gradcheck(loss, batch.images.requires_grad_())
 
@@ -179,12 +183,11 @@ def test_metrics_count_each_image_once(tmp_path, stage):
     with torch.no_grad():
         for stored in data.val_dataloader() if stage == "val" else data.test_dataloader():
             batch = data.on_after_batch_transfer(stored, 0)
-            capsules = net(batch.images)
-            for lengths, labels in zip(capsules.activations.tolist(), batch.labels.tolist(), strict=True):
+            for lengths, labels in zip(net(batch.images).activations.tolist(), batch.labels.tolist(), strict=True):
                 right = len(set(longest(lengths, 2)) & set(labels))
                 both, half, count = both + (right == 2), half + right / 2, count + 1
-            for name, value in net.losses(capsules, batch, net.predict(batch)[0].reconstructions).items():
-                sums[name] += value.item() * len(batch.labels)
+            for name, value in losses(net, batch).items():
+                sums[name] += value * len(batch.labels)
     assert count == (70 if stage == "val" else 200)
     assert half > both
     expected = {"accuracy": both / count, "digit_accuracy": half / count}
@@ -218,11 +221,12 @@ def test_accuracies_of_a_training_batch_equal_a_plain_loop(monkeypatch):
 def test_without_a_decoder_nothing_is_reconstructed():
     net = MultiLabelTask((1, 36, 36), 10, net=partial(SMALL, decoder=None))
     batch = net.example_batch(3)
-    prediction, capsules = net.predict(batch)
+    output = net.output(batch)
+    prediction, found = net.prediction(output, batch), net.losses(output, batch)
     assert prediction.reconstructions is None
     assert prediction.errors is None
-    assert set(net.training_losses(batch)[1]) == {"loss"}
-    assert_close(net.training_losses(batch)[1]["loss"], MarginLoss()(capsules, present_classes(batch.labels, 10)))
+    assert tuple(found) == net.loss_names == ("loss",)
+    assert_close(found["loss"], MarginLoss()(output.capsules, present_classes(batch.labels, 10)))
 
 
 def test_sizes_of_the_papers_networks():
@@ -277,4 +281,4 @@ def test_bad_values_are_refused(options, named):
 def test_a_loss_for_one_label_refuses_several():
     net = task(loss=CrossEntropyLoss)
     with pytest.raises(InputError, match=r"targets of shape \(3, 7\): CrossEntropyLoss expects one class index"):
-        net.training_losses(random_batch(3))
+        losses(net, random_batch(3))

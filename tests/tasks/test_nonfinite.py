@@ -29,7 +29,15 @@ from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.routing.self_attention import SelfAttentionRouting
 from capsule_lightning.tasks.classification import ClassificationTask
 from capsule_lightning.tasks.multilabel import MultiLabelTask
-from capsule_lightning.tasks.nonfinite import SeenBatch, account, all_finite, finding, first_few, not_finite, poisoning
+from capsule_lightning.tasks.nonfinite import (
+    SeenBatch,
+    account,
+    all_finite,
+    finding,
+    first_few,
+    nan_gradients_unless_finite,
+    not_finite,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(num_workers|hparams|lr_scheduler.step|srun|Total length|left out step)"
@@ -147,7 +155,7 @@ def test_a_finite_loss_and_its_gradients_stay_to_the_bit(dtype):
     numbers = np.random.default_rng(0).standard_normal(200) * 10.0 ** np.arange(-30, 30).repeat(4)[:200]
     for number in (*numbers.tolist(), 0.0, -0.0, torch.finfo(dtype).max, torch.finfo(dtype).tiny):
         gradients = []
-        for function in (poisoning, lambda loss: loss):
+        for function in (nan_gradients_unless_finite, lambda loss: loss):
             leaf = torch.tensor(number, dtype=dtype, requires_grad=True)
             value = function(leaf * 1)
             (3 * value).backward()
@@ -158,7 +166,7 @@ def test_a_finite_loss_and_its_gradients_stay_to_the_bit(dtype):
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_the_gradients_of_any_other_loss_are_nan(number):
     leaf = torch.ones(2, requires_grad=True)
-    poisoning(leaf.sum() + number).backward()
+    nan_gradients_unless_finite(leaf.sum() + number).backward()
     assert leaf.grad.isnan().all()
 
 
@@ -188,10 +196,10 @@ def test_the_account_names_the_batch_that_went_wrong():
     one, nan = torch.ones(3), torch.tensor(math.nan)
     good = SeenBatch(torch.tensor([1, 2, 3]), one, {"loss": torch.tensor(0.5)})
     bad = SeenBatch(torch.arange(10, 22), torch.tensor([1.0] * 11 + [math.inf]), {"loss": nan, "class_loss": nan})
-    assert account([good]) == "a finite loss of images 1, 2, 3 of the training set"
+    assert account([good]) == "a finite loss of examples 1, 2, 3 of the training set"
     told = account([good, bad])
-    assert told.startswith("loss=nan, class_loss=nan of images 10, 11, 12, 13, 14, 15, 16, 17 and 4 more of the")
-    assert told.endswith("of which 21 has pixels that are not finite")
+    assert told.startswith("loss=nan, class_loss=nan of examples 10, 11, 12, 13, 14, 15, 16, 17 and 4 more of the")
+    assert told.endswith("of which 21 has inputs that are not finite")
     assert finding(3, 1, ["x", "y"], []) == (
         "step 3 in epoch 1: process 0: x; process 1: y; the norm of all gradients is not finite"
     )
@@ -216,12 +224,12 @@ def test_the_run_stops_at_the_step_before_its_update(tmp_path, fault, optimizer,
     message = stopped(run, task(partial(FaultyLoss, at=[3], fault=fault), optimizer))
     few = ", ".join(map(str, watch.indices[3][:8]))
     assert message.startswith("step 3 in epoch 0: ")
-    assert f"of images {few} and 24 more of the training set; the gradients of net." in message
+    assert f"of examples {few} and 24 more of the training set; the gradients of net." in message
     loss = {"nan": "loss=nan, class_loss=nan", "inf": "loss=inf, class_loss=inf", "gradient": "a finite loss"}[fault]
-    assert f"step 3 in epoch 0: {loss} of images" in message
+    assert f"step 3 in epoch 0: {loss} of examples" in message
     assert "This step changed no weight, and they are finite. Try a lower --model.optimizer.lr, " in message
     assert "--trainer.gradient_clip_val 1 or --model.skip_not_finite 10" in message
-    assert "No checkpoint is there yet" in message
+    assert "There is no checkpoint yet: start again" in message
     clean = trainer(tmp_path, steps=3, **options)
     clean.fit(task(optimizer=optimizer), datamodule=digits())
     after_three = state(clean)
@@ -238,8 +246,8 @@ def test_the_message_names_the_gradients_and_images_that_are_not_finite(tmp_path
     data.broken = [100, 200]
     message = stopped(trainer(tmp_path, watch, steps=60), task(), data)
     seen = [index for index in watch.indices[-1] if index in data.broken]
-    assert "loss=nan, class_loss=nan, reconstruction_loss=nan of images" in message
-    assert f"of which {seen[0]} has pixels that are not finite; the gradients of " in message
+    assert "loss=nan, class_loss=nan, reconstruction_loss=nan of examples" in message
+    assert f"of which {seen[0]} has inputs that are not finite; the gradients of " in message
     assert f"step {len(watch.after)} in epoch 0" in message
     count = len(list(task().parameters()))
     assert f" and {count - 3} more are not finite" in message
@@ -250,7 +258,7 @@ def test_the_last_checkpoint_is_named(tmp_path):
     run = trainer(tmp_path, every, enable_checkpointing=True)
     message = stopped(run, task(partial(FaultyLoss, at=[5])))
     path = tmp_path / "kept here" / "last.ckpt"
-    assert message.endswith(f"Go on with: fit --ckpt_path '{path}'")
+    assert message.endswith(f"Resume with: fit --ckpt_path '{path}'")
     assert torch.load(path, weights_only=False)["global_step"] == 4
     again = trainer(tmp_path)
     resumed = task(partial(FaultyLoss, at=[0]))  # it has not saved anything itself
@@ -277,7 +285,7 @@ def test_a_step_left_out_changes_nothing_and_training_goes_on(tmp_path, fault, o
     assert len(told) == 3
     for step, row, text in zip(wrong, (1, 2, 1), told, strict=True):
         assert text.startswith(f"left out step {step} in epoch 0: ")
-        assert f"of images {', '.join(map(str, watch.indices[step][:8]))} and 24 more" in text
+        assert f"of examples {', '.join(map(str, watch.indices[step][:8]))} and 24 more" in text
         assert text.endswith(f"({row} in a row; more than 2 end the run)")
     for step, (before, after) in enumerate(zip(watch.before, watch.after, strict=True)):
         assert same(before, after) == (step in wrong), step
@@ -308,7 +316,7 @@ def test_a_broken_image_leaves_no_trace_in_running_statistics(tmp_path, compiled
     data.broken = [5, 100, 200]
     callbacks = [CompileNetwork(backend="eager")] if compiled else []
     run = trainer(tmp_path, watch, *callbacks, steps=44)
-    with pytest.warns(UserWarning, match="pixels that are not finite"):
+    with pytest.warns(UserWarning, match="inputs that are not finite"):
         run.fit(task(skip_not_finite=3), datamodule=data)
     unchanged = [same(*pair) for pair in zip(watch.before, watch.after, strict=True)]
     assert unchanged == [any(index in data.broken for index in indices) for indices in watch.indices]
@@ -352,7 +360,7 @@ def test_one_of_the_batches_whose_gradients_are_summed(tmp_path, fault, number):
         run.fit(net, datamodule=digits())
     (text,) = (str(w.message) for w in warned if "left out" in str(w.message))
     named = watch.indices[number] if fault == "nan" else watch.indices[2] + watch.indices[3]
-    assert f"images {', '.join(map(str, named[:8]))} and {len(named) - 8} more" in text
+    assert f"examples {', '.join(map(str, named[:8]))} and {len(named) - 8} more" in text
     assert same(watch.before[2], watch.after[3])
     assert [same(watch.before[2 * n], watch.after[2 * n + 1]) for n in range(4)] == [False, True, False, False]
     message = stopped(trainer(tmp_path, accumulate_grad_batches=2), task(partial(FaultyLoss, at=[number], fault=fault)))
@@ -383,7 +391,7 @@ def test_a_scaler_on_its_search_is_left_alone(tmp_path, optimizer, recwarn):
 def test_a_scaler_that_finds_no_scale_is_stopped(tmp_path, skip, steps):
     net = task(partial(FaultyLoss, at=range(1, 60), fault="gradient"), skip_not_finite=skip)
     message = stopped(trainer(tmp_path, steps=60, plugins=[scaled(1024.0)]), net)
-    assert message.startswith(f"step {1 + steps} in epoch 0: a finite loss of images")
+    assert message.startswith(f"step {1 + steps} in epoch 0: a finite loss of examples")
     assert f"number {steps + 1} of such steps in a row" in message
     assert "--trainer.precision bf16-mixed" in message
     assert "skip_not_finite" not in message
@@ -392,7 +400,7 @@ def test_a_scaler_that_finds_no_scale_is_stopped(tmp_path, skip, steps):
 def test_a_scaler_does_not_hide_a_loss_that_is_nan(tmp_path):
     precision = {"plugins": [scaled(1024.0)]}
     message = stopped(trainer(tmp_path, **precision), task(partial(FaultyLoss, at=[2])))
-    assert message.startswith("step 2 in epoch 0: loss=nan, class_loss=nan of images")
+    assert message.startswith("step 2 in epoch 0: loss=nan, class_loss=nan of examples")
     watch = Watch()
     run = trainer(tmp_path, watch, steps=8, plugins=[scaled(1024.0)])
     with pytest.warns(UserWarning, match="left out step 2 in epoch 0: loss=nan"):
@@ -415,7 +423,7 @@ def test_gradients_too_large_for_the_moments_of_adam(tmp_path):
             finite.append(all(p.grad.isfinite().all() for p in pl_module.parameters()))
 
     message = stopped(trainer(tmp_path, Look()), task(partial(Scaled, 1e25)))
-    assert "step 0 in epoch 0: a finite loss of images" in message
+    assert "step 0 in epoch 0: a finite loss of examples" in message
     assert finite == [True]
 
 
@@ -459,7 +467,7 @@ from functools import partial
 sys.path[:0] = json.loads(os.environ["TEST_PATH"])
 import lightning as L
 import torch
-import test_finite as t
+import test_nonfinite as t
 
 rank, told = int(os.environ["RANK"]), {}
 here = lambda at: at if rank == 1 else ()
@@ -496,7 +504,7 @@ with open(f"{rank}.json", "w") as file:
 def test_processes_of_which_one_sees_the_fault_stop_and_skip_together(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
         cwd=tmp_path,
@@ -514,8 +522,8 @@ def test_processes_of_which_one_sees_the_fault_stop_and_skip_together(tmp_path):
         assert not one[name]["sync"]
         few, others = (", ".join(map(str, each[name]["indices"][:8])) for each in (one, other))
         text = one[name]["message"] or one[name]["warned"][0]
-        assert f"process 0: a finite loss of images {few} and 8 more of the training set; process 1: loss=nan" in text
-        assert f"class_loss=nan of images {others} and 8 more" in text
+        assert f"process 0: a finite loss of examples {few} and 8 more of the training set; process 1: loss=nan" in text
+        assert f"class_loss=nan of examples {others} and 8 more" in text
     assert one["stop"]["message"].startswith("step 2 in epoch 0")
     assert one["scaler"]["message"].startswith("step 2 in epoch 0")
     assert not one["skip"]["message"]

@@ -1,0 +1,174 @@
+"""What the tasks that name and reconstruct the objects of an image share.
+
+Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), section 4.1.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from typing_extensions import override
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.data.base import ImageBatch
+from capsule_lightning.errors import InputError, require
+from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.losses.reconstruction import reconstruction_error
+from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.tasks.base import ScheduleCallable, Task
+
+
+class Output(NamedTuple):
+    """What a network says about a batch of images.
+
+    Attributes:
+        capsules: the class capsules, ``poses (B, J, E), activations (B, J)``.
+        classes: ``(B)`` or, of L labels an image, ``(B, L)`` int64: the predicted classes.
+        reconstructions: ``(B, C, H, W)`` or ``(B, L, C, H, W)`` in [0, 1], each from one capsule: in training mode from
+            that of the label, otherwise from that of the predicted class; None without a decoder.
+        errors: ``(B)``, squared reconstruction errors summed over pixels and objects; None without a decoder.
+    """
+
+    capsules: Capsules
+    classes: Tensor
+    reconstructions: Tensor | None
+    errors: Tensor | None
+
+
+class Prediction(NamedTuple):
+    """What evaluation and prediction report about a batch.
+
+    Attributes:
+        classes: ``(B)`` int64, the class of the longest capsule. Of L labels an image ``(B, L)``, the classes of the L
+            longest, each right one at the place of its label.
+        activations: ``(B, J)`` in [0, 1].
+        reconstructions: ``(B, C, H, W)`` or ``(B, L, C, H, W)`` in [0, 1], from the capsules of ``classes``; None
+            without a decoder.
+        errors: ``(B)``, squared reconstruction errors summed over pixels and objects; None without a decoder.
+    """
+
+    classes: Tensor
+    activations: Tensor
+    reconstructions: Tensor | None
+    errors: Tensor | None
+
+
+class ImageClassificationTask(Task):
+    """Class capsules, a loss on them, and a reconstruction from the capsule of each object.
+
+    In training mode the decoder sees the capsules of the labels, otherwise those of the predicted classes.
+
+    Args:
+        in_shape: ``(C, H, W)`` of one image; stated by the data.
+        num_classes: number of classes, J; stated by the data.
+        net: called with ``(in_shape, num_classes)``.
+        loss: of the class capsules.
+        reconstruction_weight: weight of the squared error summed over pixels and objects.
+        optimizer, lr_scheduler, skip_not_finite: see `Task`.
+
+    Attributes:
+        num_labels: labels of an image, L.
+
+    Raises:
+        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``.
+    """
+
+    num_labels: int = 1
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_classes: int,
+        net: Callable[[tuple[int, ...], int], CapsuleNet],
+        loss: Callable[[], ClassificationLoss],
+        reconstruction_weight: float,
+        optimizer: OptimizerCallable,
+        lr_scheduler: ScheduleCallable | None,
+        skip_not_finite: int,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, skip_not_finite)
+        require(reconstruction_weight >= 0, f"reconstruction_weight={reconstruction_weight}: expected 0 or more")
+        self.in_shape, self.num_classes = tuple(in_shape), num_classes
+        self.net = net(self.in_shape, num_classes)
+        self.loss = loss()
+        self.reconstruction_weight = reconstruction_weight
+        if self.net.decoder is not None:
+            self.loss_names = ("loss", "class_loss", "reconstruction_loss")
+
+    @abstractmethod
+    def classify(self, capsules: Capsules, labels: Tensor) -> Tensor:
+        """Return the predicted classes, of the shape of ``labels``, ``(B)`` or ``(B, L)``."""
+
+    @abstractmethod
+    def reconstruct(self, capsules: Capsules, classes: Tensor) -> Tensor | None:
+        """Return a picture from the capsule of each of ``classes``, ``(B)`` or ``(B, L)``; None without a decoder."""
+
+    @abstractmethod
+    def targets(self, labels: Tensor) -> Tensor:
+        """Return labels, ``(B)`` or ``(B, L)``, in a form that the loss takes."""
+
+    @override
+    def forward(self, images: Tensor) -> Capsules:
+        """Return the class capsules of images ``(B, C, H, W)``."""
+        capsules: Capsules = self.net(images)
+        return capsules
+
+    @override
+    def output(self, batch: ImageBatch) -> Output:
+        capsules = self(batch.images)
+        classes = self.classify(capsules, batch.labels)
+        reconstructions = self.reconstruct(capsules, batch.labels if self.training else classes)
+        errors = None if reconstructions is None else reconstruction_error(reconstructions, batch.pictures)
+        return Output(capsules, classes, reconstructions, errors)
+
+    @override
+    def losses(self, output: Output, batch: ImageBatch) -> dict[str, Tensor]:
+        loss = self.loss(output.capsules, self.targets(batch.labels))
+        if output.errors is None:
+            return {"loss": loss}
+        error = output.errors.mean()
+        return {
+            "loss": loss + self.reconstruction_weight * error,
+            "class_loss": loss,
+            "reconstruction_loss": error,
+        }
+
+    @override
+    def prediction(self, output: Output, batch: ImageBatch) -> Prediction:
+        return Prediction(output.classes, output.capsules.activations, output.reconstructions, output.errors)
+
+    @override
+    def compared(self, output: Output, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        return output.classes, batch.labels
+
+    @override
+    def example_batch(self, size: int) -> ImageBatch:
+        images = torch.rand(size, *self.in_shape, device=self.device)
+        labels = torch.zeros(size, dtype=torch.int64, device=self.device)
+        return ImageBatch(images, images, labels, labels)
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Refuse data whose images have another number of labels.
+
+        Raises:
+            InputError: the numbers differ.
+        """
+        given = getattr(getattr(self.trainer, "datamodule", None), "num_labels", self.num_labels)
+        if given != self.num_labels:
+            remedy = "ClassificationTask" if given == 1 else f"MultiLabelTask --model.num_labels {given}"
+            raise InputError(
+                f"num_labels={given} of each image, and {type(self).__name__} expects {self.num_labels}: choose other "
+                f"data or --model {remedy}"
+            )
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Tell the loss how far the run is; a run without an end has infinitely many steps."""
+        super().on_train_batch_start(batch, batch_idx)
+        self.loss.at(self.global_step, self.trainer.estimated_stepping_batches)
