@@ -15,10 +15,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from typing_extensions import override
 
 from capsule_lightning.errors import InputError, StoppedError
 from capsule_lightning.runs.checkpoint_files import FOLDER, LAST, PENDING, PREVIOUS, remove_partial, require_checkpoint
 from capsule_lightning.runs.signals import SIGNALS, Interrupted
+from capsule_lightning.shipped import PROGRAM
 from capsule_lightning.tasks.nonfinite import all_finite
 
 
@@ -154,6 +156,16 @@ class RunCheckpoint(ModelCheckpoint):
         in_step = batches.current.ready % trainer.accumulate_grad_batches != 0
         checkpoint[PENDING] = bool(in_step and not batches.is_last_batch)
 
+    @override
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        if isinstance(exception, Interrupted) and self._leaving:  # here, because the progress bar has ended before
+            run = shlex.quote(os.path.relpath(trainer.default_root_dir))
+            rank_zero_info(
+                f"\n{exception.number.name}: stopped after {trainer.global_step} steps; the state is saved. Resume "
+                f"with:\n  python -m {PROGRAM} fit --resume {run}\n"
+            )
+
     def save_last_state(self, trainer: L.Trainer) -> None:
         """Write the last state, and keep the one before it; all processes together."""
         path = self.last_path
@@ -203,13 +215,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def _leave_if_agreed(self, trainer: L.Trainer) -> None:
         if self._leaving and not self._due:
-            left = Interrupted(self._leaving, trainer.is_global_zero)
-            run = shlex.quote(os.path.relpath(trainer.default_root_dir))
-            rank_zero_info(
-                f"\n{left.number.name}: left after {trainer.global_step} steps, the state is saved; go on with: "
-                f"fit --resume {run}"
-            )
-            raise left
+            raise Interrupted(self._leaving, trainer.is_global_zero)
 
 
 def largest(trainer: L.Trainer, *values: int) -> list[int]:

@@ -67,8 +67,7 @@ class Signals:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         if number == signal.SIGINT and rank() == 0:
-            message = b"\nstopping after this step, with a checkpoint; Ctrl-C again stops at once\n"
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message)
+            announce("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once")
         self.received = self.received or number  # SIGTERM often follows what asks for another turn
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
@@ -78,6 +77,15 @@ class Signals:
 
 SIGNALS = Signals()
 """Of this process: it has one set of handlers."""
+
+
+def announce(message: str) -> None:
+    """Print a message from within a signal handler.
+
+    A thread prints it, because the handler may have interrupted the very code that prints, or that draws a progress bar
+    and holds its locks. While a bar of rich is shown, ``sys.stderr`` is its, and lets the message pass above the bar.
+    """
+    threading.Thread(target=print, args=(message,), kwargs={"file": sys.stderr, "flush": True}, daemon=True).start()
 
 
 def rank() -> int:

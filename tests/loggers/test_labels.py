@@ -39,7 +39,7 @@ def begun(run: Path, wandb_run: str) -> None:
 def given(logger: GuardedWandbLogger, placement: Placement) -> tuple[str, ...]:
     """What `wandb.init` is told: id, name, group, tags and job type."""
     logger.place(placement)
-    init = logger._wandb_init
+    init = logger.init
     return init["id"], init["name"], init["group"], init["tags"], init["job_type"]
 
 

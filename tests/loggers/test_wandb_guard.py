@@ -17,6 +17,7 @@ from wandb_log import WANDB, config, history, parts, records, steps, table
 from wandb_server import WandbServer
 
 import capsule_lightning.loggers.wandb as guard
+from capsule_lightning.loggers import wandb_service
 from capsule_lightning.loggers.base import Placement
 from capsule_lightning.loggers.wandb import GuardedWandbLogger, finish
 
@@ -183,7 +184,7 @@ def test_a_core_that_always_dies_is_left_alone(
     logger.log_table("table", columns=["a"], data=[[1]])
     logger.finalize("success")
     finish(0)
-    assert "training goes on without it" in said[-1]
+    assert "training continues without it" in said[-1]
     assert said[-1].endswith(f"wandb sync {parts(tmp_path / 'run')[-1]}")
     assert len(said) == guard.BEGINNINGS + 1
 
@@ -199,7 +200,7 @@ def test_a_w_and_b_that_cannot_be_imported_is_left_alone(
     logger.finalize("success")
     finish(0)
     (line,) = said
-    assert "training goes on without it" in line
+    assert "training continues without it" in line
 
 
 def test_pictures_in_a_table_cost_nothing_where_wandb_is_disabled(
@@ -240,7 +241,7 @@ def test_the_end_is_reached_without_a_core(
     logger = begin()
     log(logger, *range(3))
     signal_core(number)
-    monkeypatch.setattr(guard, "PATIENCE", 0.5)
+    monkeypatch.setattr(wandb_service, "PATIENCE", 0.5)
     finish(0)
     (part,) = parts(tmp_path / "run")
     assert said[-1].endswith(f"wandb sync {part}")
@@ -253,7 +254,7 @@ def test_a_core_that_hangs_does_not_hold_up_training(
     logger = begin()
     log(logger, 0, 1)
     signal_core(signal.SIGSTOP)
-    monkeypatch.setattr(guard, "PATIENCE", 1.0)
+    monkeypatch.setattr(wandb_service, "PATIENCE", 1.0)
     for step in range(2, 60):  # until nothing more fits into the socket
         logger.log_metrics({"loss": 1.0, "text": "x" * 50_000}, step=step)
     finish(0)
