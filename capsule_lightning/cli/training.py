@@ -54,9 +54,9 @@ from capsule_lightning.runs.folders import (
     ID_VARIABLE,
     NEWEST,
     flat,
-    hold,
-    let_go,
+    lock_run,
     require_writable,
+    unlock_run,
 )
 from capsule_lightning.runs.signals import SIGNALS, Interrupted, end_with_parent, rank
 from capsule_lightning.sharing.network_file import (
@@ -114,7 +114,7 @@ def run(words: Sequence[str]) -> None:
         raise known from error
     finally:
         finish(exit_code)
-        let_go()
+        unlock_run()
         if not inherited:
             os.environ.pop(ID_VARIABLE, None)
 
@@ -237,7 +237,7 @@ def perform(start: Start) -> None:
 def remove_made(folder: Path, made: Sequence[Path]) -> None:
     """Remove the folders of a run that wrong input has kept from starting."""
     finish(1)  # W&B writes into the folder
-    let_go()
+    unlock_run()
     shutil.rmtree(folder, ignore_errors=True)
     for parent in made[1:]:
         with suppress(OSError):
@@ -410,7 +410,7 @@ def fit(cli: CapsuleCLI, choice: Choice, config: Mapping[str, Any], folder: Path
     if not config["trainer"]["fast_dev_run"]:
         checkpoints = Path(getattr(trainer.checkpoint_callback, "dirpath", None) or folder / FOLDER)
         if rank() == 0:
-            hold(folder)
+            lock_run(folder)
             held.append(folder)
             require_new(choice, checkpoints, os.environ)
             require_writable(checkpoints, "--trainer.callbacks.dirpath")

@@ -1,4 +1,4 @@
-"""Which group of runs is better, and how sure that is: finished runs, their table and a test between the two best."""
+"""Compare finished runs: which group is better, how certain that is, and studies that make the runs."""
 
 from capsule_lightning.comparison.groups import Comparison, Group, compare
 from capsule_lightning.comparison.runs import METRIC, Run, find_runs, read_run, read_wandb

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone, as groups: what tells them apart, and the best first."""
+"""Group runs that differ only in their seed, find what tells the groups apart, and sort the best first."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from capsule_lightning.comparison.runs import METRIC, Run, falls
-from capsule_lightning.errors import InputError, nearest
+from capsule_lightning.comparison.runs import METRIC, Run, lower_is_better
+from capsule_lightning.errors import InputError, nearest, require
 
-#: What tells where a run lies and how it was begun, and not what it is.
 PLACES = ("experiment", "runs", "run_id", "ckpt_path", "resume", "weights_only", "data.root", "trainer.logger")
+"""Keys that say where a run is stored and how it was started, not what was trained."""
 MISSING = "-"
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
-        values: of the keys that tell the groups apart, in words.
-        runs: at least one.
-        scores: of each run, the metric that is compared.
+        values: value of each key that tells the groups apart, as text.
+        runs: at least one run.
+        scores: the compared metric of each run.
     """
 
     values: tuple[str, ...]
@@ -31,26 +31,26 @@ class Group(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Of the scores."""
+        """Mean score."""
         return statistics.fmean(self.scores)
 
     @property
     def deviation(self) -> float | None:
-        """Of the scores, that of a sample; None of a single one."""
+        """Sample standard deviation of the scores; None for a single run."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups, the best first.
+    """Groups of runs, the best first.
 
     Attributes:
-        metric: that is compared.
-        keys: full names of what tells the groups apart.
-        names: the same, as short as is unambiguous.
-        groups: at least one.
+        metric: the metric that is compared.
+        keys: full names of the keys that tell the groups apart.
+        names: the same keys, as short as is unambiguous.
+        groups: at least one group.
         left_out: runs without the metric, and why.
-        pooled: full names of what else differs within a group.
+        pooled: full names of the other keys that differ within a group.
     """
 
     metric: str
@@ -62,11 +62,11 @@ class Comparison:
 
     @property
     def validation(self) -> str:
-        """The metric's name in validation."""
+        """Name of the metric in validation."""
         return f"val/{self.metric.split('/', 1)[-1]}"
 
     def label(self, group: Group) -> str:
-        """One name for a group.
+        """Return one name for a group.
 
         Example:
             >>> Comparison("test/accuracy", ["a.lr", "b"], ["lr", "b"], [], []).label(Group(("0.1", "x"), [], []))
@@ -81,21 +81,18 @@ def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = ()) -
     """Group the finished runs, and sort the groups by the mean of a metric.
 
     Args:
-        runs: finished or not.
-        metric: whose last value counts.
-        by: keys that tell the groups apart, full or shortened; without any, those whose values differ.
+        runs: finished and unfinished runs.
+        metric: the metric whose last value is compared.
+        by: keys that tell the groups apart, full or shortened; if empty, the keys whose values differ.
 
     Raises:
-        InputError: no finished run, no such metric or key.
+        InputError: there is no finished run, no such metric or no such key.
     """
     ended = [run for run in runs if run.ended]
     scores = {run.name: score for run in ended if (score := run.last(metric)) is not None}
     left_out = [f"{run.name} (not tested)" for run in runs if not run.ended]
     left_out += [f"{run.name} (no {metric})" for run in ended if run.name not in scores]
-    if not ended:
-        raise InputError(
-            f"no finished run among {len(runs)}: none has been tested; go on with them by fit --resume RUN"
-        )
+    require(ended, f"no finished run among {len(runs)}: none has been tested; resume them with fit --resume RUN")
     if not scores:
         known = sorted({name for run in ended for name in run.history})
         raise InputError(
@@ -107,31 +104,31 @@ def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = ()) -
     keys = [full_key(key, known, differing) for key in by] or differing
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in counted:
-        groups.setdefault(tuple(frozen(run, key) for key in keys), []).append(run)
-    found = [
-        Group(tuple(in_words(runs[0].config.get(key, MISSING)) for key in keys), runs, [scores[r.name] for r in runs])
-        for runs in groups.values()
-    ]
-    found.sort(key=lambda group: group.mean, reverse=not falls(metric))
+        groups.setdefault(tuple(comparable_value(run, key) for key in keys), []).append(run)
+    found = []
+    for members in groups.values():
+        values = tuple(format_value(members[0].config.get(key, MISSING)) for key in keys)
+        found.append(Group(values, members, [scores[run.name] for run in members]))
+    found.sort(key=lambda group: group.mean, reverse=not lower_is_better(metric))
     pooled = dict.fromkeys(key for runs in groups.values() for key in differences(runs) if key not in keys)
     return Comparison(metric, keys, [short_key(key, known) for key in keys], found, left_out, list(pooled))
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """Keys in whose values runs differ, seeds, places and backends aside.
+    """Return the keys whose values differ between runs, except seeds, places and backends.
 
-    The arguments of a class differ because the class does; they are named only where they differ within one class.
+    When the class of a slot differs, its arguments differ too; they are returned only if they differ within one class.
     """
-    keys = dict.fromkeys(key for run in runs for key in run.config if not is_aside(key))
-    differing = [key for key in keys if len({frozen(run, key) for run in runs}) > 1]
-    return [key for key in differing if not follows(key, [k for k in differing if key.startswith(f"{k}.")], runs)]
+    keys = dict.fromkeys(key for run in runs for key in run.config if not is_ignored(key))
+    differing = [key for key in keys if len({comparable_value(run, key) for run in runs}) > 1]
+    return [key for key in differing if not is_determined(key, [k for k in differing if key.startswith(f"{k}.")], runs)]
 
 
-def is_aside(key: str) -> bool:
-    """Whether a key is a seed, a place, or another way to the same numbers.
+def is_ignored(key: str) -> bool:
+    """Return whether a key is a seed, a place, or another way to compute the same numbers.
 
     Example:
-        >>> [is_aside(key) for key in ("data.seed", "trainer.logger", "model.net.routing.backend", "model.net.routing")]
+        >>> [is_ignored(key) for key in ("data.seed", "trainer.logger", "net.routing.backend", "net.routing")]
         [True, True, True, False]
     """
     return key.rsplit(".", 1)[-1] in ("seed", "seed_everything", "backend") or any(
@@ -139,22 +136,22 @@ def is_aside(key: str) -> bool:
     )
 
 
-def follows(key: str, owners: Sequence[str], runs: Sequence[Run]) -> bool:
-    """Whether the value of a key is known where those of its owners are."""
-    values = {(*(frozen(run, owner) for owner in owners), frozen(run, key)) for run in runs}
+def is_determined(key: str, owners: Sequence[str], runs: Sequence[Run]) -> bool:
+    """Return whether the values of a key's owners determine its value."""
+    values = {(*(comparable_value(run, owner) for owner in owners), comparable_value(run, key)) for run in runs}
     return bool(owners) and len(values) == len({value[:-1] for value in values})
 
 
-def frozen(run: Run, key: str) -> str:
-    """A value to compare; a key that a run has not is a value of its own."""
+def comparable_value(run: Run, key: str) -> str:
+    """Return a value as text that can be compared; a missing key counts as its own value."""
     return json.dumps(run.config[key], sort_keys=True, default=str) if key in run.config else MISSING
 
 
 def full_key(key: str, known: Sequence[str], differing: Sequence[str]) -> str:
-    """The key that is meant by its end.
+    """Return the key that ends in a shortened one; of several, the one whose values differ.
 
     Raises:
-        InputError: none, or several that could be meant.
+        InputError: no key or several keys fit.
     """
     if key in known:
         return key
@@ -163,14 +160,14 @@ def full_key(key: str, known: Sequence[str], differing: Sequence[str]) -> str:
     if len(meant) == 1:
         return meant[0]
     if meant:
-        raise InputError(f"--by {key}: may be {' or '.join(meant)}; say which")
+        raise InputError(f"--by {key}: may be {' or '.join(meant)}; give one of them")
     ends = {name.rsplit(".", 1)[-1] for name in known}
     close = nearest(key, [*known, *sorted(ends)])
     raise InputError(f"--by {key}: no run has that key{close}; expected one of its config, such as model.net.routing")
 
 
 def short_key(key: str, known: Sequence[str]) -> str:
-    """The shortest end of a key that no other has.
+    """Return the shortest end of a key that no other key has.
 
     Example:
         >>> short_key("model.net.dim", ["model.net.dim", "model.net.encoder.dim"])
@@ -181,15 +178,15 @@ def short_key(key: str, known: Sequence[str]) -> str:
     return next(end for end in ends if end == key or sum(f".{k}".endswith(f".{end}") for k in known) == 1)
 
 
-def in_words(value: object) -> str:
-    """A value as it stands in a table.
+def format_value(value: object) -> str:
+    """Return a value as text for a table.
 
     Example:
-        >>> in_words([{"class_path": "a.Stop"}, 2]), in_words(None), in_words(0.001)
+        >>> format_value([{"class_path": "a.Stop"}, 2]), format_value(None), format_value(0.001)
         ('[Stop, 2]', 'null', '0.001')
     """
     if isinstance(value, dict) and "class_path" in value:
         return str(value["class_path"]).rpartition(".")[2]
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(in_words, value))}]"
+        return f"[{', '.join(map(format_value, value))}]"
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,4 +1,4 @@
-"""Whether two groups of scores have one mean."""
+"""Test whether two groups of scores have the same mean."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import NamedTuple
 import numpy as np
 
 LEVEL = 0.05
-PERMUTATIONS = 20_000  # all divisions of two groups are tried up to here: 7 seeds each have 3,432, 8 each 12,870
+PERMUTATIONS = 20_000  # up to this many, all divisions into two groups are tried: 3,432 for 7 seeds each, 12,870 for 8
 
 
 class Difference(NamedTuple):
-    """What two samples say of the difference of their means.
+    """Difference between the means of two samples, and how certain it is.
 
     Attributes:
-        value: mean of the first less that of the second.
-        low: of the 95 % confidence interval, Welch's.
-        high: of the same.
-        welch: two-sided p of Welch's t-test (1947), which does not assume equal variances.
-        permutation: two-sided p of the permutation test of the difference of the means, which does not assume normal
-            values either.
-        exact: every division of the values was tried.
+        value: mean of the first sample minus mean of the second.
+        low: lower end of Welch's 95 % confidence interval.
+        high: upper end of the same interval.
+        welch: two-sided p-value of Welch's t-test (1947), which does not assume equal variances.
+        permutation: two-sided p-value of the permutation test of the difference of the means, which does not assume
+            normal values either.
+        exact: whether the permutation test tried every division of the values.
     """
 
     value: float
@@ -36,10 +36,10 @@ class Difference(NamedTuple):
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Difference | None:
-    """Test whether two independent samples have one mean; None where either is a single value, or none varies.
+    """Test whether two independent samples have the same mean; None if one is a single value, or neither varies.
 
-    Runs of one seed share their split of the data and little else, so they are not taken in pairs: the signs of five
-    pairs cannot make p less than 1/16, while five values against five can make 1/126.
+    Runs with the same seed share their split of the data and little else, so they are not compared in pairs: the signs
+    of five pairs cannot make p smaller than 1/16, while five values against five can reach 1/126.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -51,17 +51,18 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference | 
     squares = sum(v**2 / (len(sample) - 1) for v, sample in zip(variances, (first, second), strict=True))
     freedom = sum(variances) ** 2 / squares  # Welch (1947), Satterthwaite (1946)
     reach = float(stdtrit(freedom, 1 - LEVEL / 2)) * error
-    permutation, exact = permuted(first, second)
+    permutation, exact = permutation_test(first, second)
     return Difference(gap, gap - reach, gap + reach, 2 * float(stdtr(freedom, -abs(gap) / error)), permutation, exact)
 
 
-def permuted(first: Sequence[float], second: Sequence[float]) -> tuple[float, bool]:
-    """Two-sided p of the permutation test of two means: the share of divisions at least as far apart as this one.
+def permutation_test(first: Sequence[float], second: Sequence[float]) -> tuple[float, bool]:
+    """Return the two-sided p-value of the permutation test of two means.
 
-    Every division of the values is tried, or as many are drawn as may be tried, with this one among them.
+    It is the share of divisions of the values into two groups whose means are at least as far apart as those given.
+    All divisions are tried; if there are more than `PERMUTATIONS`, that many are drawn, and the given one is added.
 
     Returns:
-        p, and whether every division was tried.
+        The p-value, and whether every division was tried.
     """
     values, count = np.array([*first, *second]), len(first)
     exact = math.comb(len(values), count) <= PERMUTATIONS

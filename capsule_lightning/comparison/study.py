@@ -1,4 +1,4 @@
-"""A study: every choice with every seed, each a training run."""
+"""A study: one training run for every choice and every seed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from capsule_lightning.comparison.groups import in_words
-from capsule_lightning.errors import InputError, nearest
+from capsule_lightning.comparison.groups import format_value
+from capsule_lightning.errors import InputError, nearest, require
+from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.runs.folders import require_name
 from capsule_lightning.shipped import PROGRAM, find_config
 
 FIELDS = ("experiment", "fit", "each", "seeds", "jobs", "devices")
 OWN_OPTIONS = ("--experiment", "--runs", "--run_id", "--resume", "--ckpt_path", "--seed_everything")
-"""Of ``fit``, which the study gives itself."""
+"""Options of ``fit`` that the study sets itself."""
 CHOOSES_DATA = ("--config", "-c", "--data", "--data.class_path")
 
 
@@ -26,8 +25,8 @@ class Trial(NamedTuple):
     """One run of a study.
 
     Attributes:
-        run_id: its choices and its seed.
-        words: of the command line, all but where runs are kept and that it goes on.
+        run_id: name of the run, made of its choices and its seed.
+        words: the command line, without the folder of all runs and ``--resume``.
     """
 
     run_id: str
@@ -35,21 +34,21 @@ class Trial(NamedTuple):
 
     @property
     def command(self) -> str:
-        """As one types it."""
+        """The command line as one would type it."""
         return f"python -m {PROGRAM} {shlex.join(self.words)}"
 
 
 class Study(NamedTuple):
-    """What a study's file says.
+    """Content of a study's file.
 
     Attributes:
-        path: of the file.
+        path: the file.
         experiment: folder of its runs.
         fit: words of the command line that all runs share.
-        each: values of each option that is chosen; ``config`` stands for overlays.
-        seeds: of every choice.
-        jobs: runs at once.
-        devices: values of ``CUDA_VISIBLE_DEVICES``, given to the jobs in turn; empty to leave it alone.
+        each: the values to try for each option; ``config`` stands for overlays.
+        seeds: seeds that every choice is trained with.
+        jobs: number of runs at the same time.
+        devices: values of ``CUDA_VISIBLE_DEVICES``, given to the jobs in turn; empty to leave the variable alone.
     """
 
     path: str
@@ -62,13 +61,13 @@ class Study(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """What tells its groups apart; empty where overlays do, whose keys are not known before they are read."""
+        """Keys that tell the groups apart; empty if overlays do, whose keys are not known before they are read."""
         if "config" in self.each:
             return []
         return [key.replace(".init_args", "").removesuffix(".class_path") for key in self.each]
 
     def trials(self) -> list[Trial]:
-        """Its runs, seed after seed, so that a study that is cut short has all choices."""
+        """Return the runs, seed after seed, so that a study that is cut short has every choice."""
         found = []
         for seed, values in itertools.product(self.seeds, itertools.product(*self.each.values())):
             chosen = list(zip(self.each, values, strict=True))
@@ -82,18 +81,16 @@ class Study(NamedTuple):
 
 
 def read_study(name: str) -> Study:
-    """A study from its file, or from a shipped one.
+    """Read a study.
+
+    Args:
+        name: path of its file, or name of a shipped study.
 
     Raises:
-        InputError: no such file, no YAML, a field that is unknown, missing or of another kind.
+        InputError: there is no such file, it is not YAML, or a field is unknown, missing or of the wrong type.
     """
     path = find_config(name)
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: is no YAML ({' '.join(str(error).split())}); mend it") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: is no study; expected {', '.join(FIELDS)}")
+    found = read_yaml(path, f"the fields of a study: {', '.join(FIELDS)}")
     for field in found:
         if field not in FIELDS:
             close = nearest(str(field), FIELDS)
@@ -102,8 +99,7 @@ def read_study(name: str) -> Study:
             )
 
     def check(field: str, good: bool, expected: str) -> None:
-        if not good:
-            raise InputError(f"{path}: {field}: {found.get(field)!r}: expected {expected}")
+        require(good, f"{path}: {field}: {found.get(field)!r}: expected {expected}")
 
     experiment, fit = found.get("experiment", Path(path).stem), found.get("fit", "")
     check("experiment", isinstance(experiment, str), "the name of a folder")
@@ -115,6 +111,7 @@ def read_study(name: str) -> Study:
         "options and lists of their values, such as {model.net.routing: [EMRouting]}",
     )
     for key, values in each.items():
+        require(isinstance(key, str), f"{path}: each: {key!r}: expected an option, such as model.net.routing")
         if not isinstance(values, list) or not values or any(isinstance(value, dict) for value in values):
             raise InputError(f"{path}: each: {key}: {values!r}: expected a list of values, such as [1, 2]")
     good = isinstance(seeds, list) and bool(seeds) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
@@ -133,27 +130,26 @@ def read_study(name: str) -> Study:
 
 
 def require_runnable(study: Study) -> None:
-    """Refuse before the first run what would end a later one.
+    """Refuse, before the first run, what would make a later one fail.
 
     Raises:
-        InputError: an option of the study's own, an overlay that is not there, two runs of one name.
+        InputError: an option that the study sets itself, an overlay that does not exist, two runs of the same name.
     """
     for word in [*study.fit, *(f"--{key}" for key in study.each)]:
         if word.split("=")[0] in OWN_OPTIONS:
             raise InputError(
-                f"{study.path}: {word}: the study gives this option itself; say experiment and seeds, leave it out"
+                f"{study.path}: {word}: the study sets this option itself; use experiment and seeds, and leave it out"
             )
     for value in study.each.get("config", []):
         for overlay in value if isinstance(value, list) else [value]:
             find_config(str(overlay))
     names = [trial.run_id for trial in study.trials()]
     twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{study.path}: two runs would be called {twice}; leave one of the values or seeds out")
+    require(twice is None, f"{study.path}: two runs would be called {twice}; leave one of the values or seeds out")
 
 
 def as_words(key: str, value: Any) -> list[str]:
-    """A choice on the command line.
+    """Return a choice as words of the command line.
 
     Example:
         >>> as_words("model.net.decoder", None), as_words("config", ["routing/em.yaml", "loss/spread.yaml"])
@@ -166,7 +162,7 @@ def as_words(key: str, value: Any) -> list[str]:
 
 
 def as_name(key: str, value: Any) -> str:
-    """A choice in the name of a run.
+    """Return a choice as a part of a run's name.
 
     Example:
         >>> as_name("model.net.routing", "EMRouting"), as_name("config", "routing/em.yaml"), as_name("a.lr", 0.01)
@@ -177,5 +173,5 @@ def as_name(key: str, value: Any) -> str:
     elif isinstance(value, str):
         text = value.rsplit(".", 1)[-1] if value.replace(".", "").isidentifier() else value
     else:
-        text = key.rsplit(".", 1)[-1] + in_words(value)
+        text = key.rsplit(".", 1)[-1] + format_value(value)
     return re.sub(r"[^\w.+]+", "_", text).strip("_.") or "_"

@@ -1,8 +1,8 @@
-"""Run a study: each of its runs in a process of its own, which can be cut and resumes.
+"""Run a study, each of its runs in a process of its own that can be interrupted and resumed.
 
-Importing torch takes longer than a small run. So the processes are forked, one a run, from a server that has imported
-the package and done nothing else; Python's own, `multiprocessing` with ``forkserver``. A process ends at once where the
-study is killed, so that none goes on unseen.
+Importing torch takes longer than a small run. So each run's process is forked from a server that has imported the
+package and done nothing else: `multiprocessing` with ``forkserver``. If the study is killed, its processes end at once,
+so that none keeps running unseen.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from capsule_lightning.comparison.runs import METRIC, read_metrics
+from capsule_lightning.comparison.runs import METRIC
 from capsule_lightning.comparison.study import Study, Trial
-from capsule_lightning.comparison.tables import shown
+from capsule_lightning.comparison.tables import format_metric
 from capsule_lightning.errors import InputError
-from capsule_lightning.runs.folders import CONFIG_NAME, hold, let_go
+from capsule_lightning.runs.files import read_metrics, write_whole
+from capsule_lightning.runs.folders import CONFIG_NAME, lock_run, unlock_run
 from capsule_lightning.shipped import PROGRAM
 
 COMMAND, OUTPUT = "command.txt", "output.txt"
@@ -41,99 +42,99 @@ PRELOADED = (
     "sklearn.model_selection",
 )
 PASSED_ON = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
-"""What ends a study, and what its runs are told: they know what to do at SIGINT and SIGTERM."""
-NOT_FOR_THE_SERVER = (signal.SIGTERM, signal.SIGHUP)  # of Ctrl-C it takes no notice by itself
+"""Signals that stop a study, and the signal each one is forwarded as: runs handle SIGINT and SIGTERM."""
+NOT_FOR_THE_SERVER = (signal.SIGTERM, signal.SIGHUP)  # it ignores Ctrl-C by itself
 
 
 def run_study(
     study: Study, root: Path, console: Console, fit: Callable[[Sequence[str]], None]
 ) -> tuple[list[Path], int]:
-    """Make every run that is not finished, and go on with those that were cut.
+    """Train every run that is not finished, and resume those that were interrupted.
 
     Args:
-        study: as read.
-        root: of all experiments.
-        console: says what happens: a bar on a terminal, a line a run elsewhere.
+        study: the study.
+        root: folder of all experiments.
+        console: where progress is reported: a bar on a terminal, otherwise one line for each run.
         fit: the program, called with the words of one run in a process of its own; a function of a module.
 
     Returns:
-        Folders of the runs that have begun at all, and the status: 1 where a run failed.
+        Folders of the runs that have started, and the exit status: 1 if a run failed.
 
     Raises:
-        InputError: runs of these names were made by other commands, another study is at work in the folder, or it
-            cannot be written.
-        SystemExit: on a signal, with 128 + its number, when all runs have saved and left; with 1 where all failed.
+        InputError: runs of these names were made by other commands, another study is running in the folder, or the
+            folder cannot be written.
+        SystemExit: after a signal, with 128 + its number, once all runs have saved and left; with 1 if all runs failed.
     """
     trials = {root / study.experiment / trial.run_id: trial for trial in study.trials()}
     require_same_commands(study, trials)
     try:
-        hold(root / study.experiment)
+        lock_run(root / study.experiment)
     except InputError as error:
-        raise InputError(f"another study is at work: {str(error).split(';')[0]}; wait for its end") from error
+        raise InputError(f"another study is running: {str(error).split(';')[0]}; wait until it ends") from error
     except OSError as error:
         raise InputError(f"{root / study.experiment}: cannot be written ({error.strerror}); choose another") from error
     try:
-        due = [folder for folder in trials if not finished(folder)]
+        due = [folder for folder in trials if not is_finished(folder)]
         console.print(
             f"{len(trials)} runs in {root / study.experiment}, {len(trials) - len(due)} of them done", markup=False
         )
         runner = StudyRunner(study, trials, root, console, fit, done=len(trials) - len(due))
-        with runner.passing_signals_on():
+        with runner.forward_signals():
             if due:
                 start_server()
             runner.run(due)
     finally:
-        let_go()
+        unlock_run()
     for line in runner.failed:
         console.print(f"failed: {line}", markup=False, soft_wrap=True)
     if runner.received is not None:
-        left = sum(not finished(folder) for folder in trials)
+        left = sum(not is_finished(folder) for folder in trials)
         again = f"python -m {PROGRAM} compare {shlex.quote(str(root))} --config {shlex.quote(study.path)}"
         console.print(
-            f"stopped with {left} of {len(trials)} runs to do; go on with: {again}", markup=False, soft_wrap=True
+            f"stopped with {left} of {len(trials)} runs to do; resume with: {again}", markup=False, soft_wrap=True
         )
         raise SystemExit(128 + runner.received)
-    if not any(map(finished, trials)):
+    if not any(map(is_finished, trials)):
         raise SystemExit(1)
     return [folder for folder in trials if (folder / CONFIG_NAME).is_file()], int(bool(runner.failed))
 
 
 def require_same_commands(study: Study, trials: dict[Path, Trial]) -> None:
-    """Refuse to take for runs of a study what has its names and was trained otherwise.
+    """Refuse runs that have the names of the study's runs but were trained by another command.
 
     Raises:
-        InputError: as said.
+        InputError: such a run exists; with both commands.
     """
     for folder, trial in trials.items():
         record = folder / COMMAND
         before = record.read_text().strip() if record.is_file() else "something else"
         if (folder / CONFIG_NAME).is_file() and before != trial.command:
             raise InputError(
-                f"{folder}: was made by {before}, and {study.path} now says {trial.command}; give the study another "
-                "experiment, or move the folder away"
+                f"{folder}: was made by {before}, but {study.path} now asks for {trial.command}; give the study "
+                "another experiment, or move the folder away"
             )
 
 
-def finished(folder: Path) -> bool:
-    """Whether a run was trained and tested."""
+def is_finished(folder: Path) -> bool:
+    """Return whether a run was trained and tested."""
     history, _ = read_metrics(folder / "metrics.csv")
     return (folder / CONFIG_NAME).is_file() and any(metric.startswith("test/") for metric in history)
 
 
 class StudyRunner:
-    """The processes of a study.
+    """Processes of a study.
 
     Args:
-        study: as read.
-        trials: by the folder of the run.
-        root: of all experiments.
-        console: says what happens.
+        study: the study.
+        trials: each trial by the folder of its run.
+        root: folder of all experiments.
+        console: where progress is reported.
         fit: the program.
-        done: runs that need nothing more.
+        done: number of runs that are finished already.
 
     Attributes:
-        failed: name of each run that failed, with the last line of what it said.
-        received: the signal that asked the study to end; None before there is one.
+        failed: name of each run that failed, with the last line of its output.
+        received: the signal that asked the study to stop; None before there is one.
     """
 
     def __init__(
@@ -149,18 +150,22 @@ class StudyRunner:
         self.received: signal.Signals | None = None
         self._study, self._trials, self._root, self._console = study, trials, root, console
         self._fit, self._done = fit, done
-        self._untold = 0  # signals that the runs have not been given yet
-        self._running: dict[int, tuple[ForkServerProcess, Path, float]] = {}  # by slot, with the time of the start
+        self._untold = 0  # signals that have not been forwarded to the runs yet
+        self._running: dict[int, tuple[ForkServerProcess, Path, float]] = {}  # by slot, with its start time
 
     @contextmanager
-    def passing_signals_on(self) -> Iterator[None]:
-        """Signals that end the study go to its runs, which are in process groups of their own, and so get them once."""
+    def forward_signals(self) -> Iterator[None]:
+        """Forward signals that stop the study to its runs: each has a process group of its own, and so gets them once.
+
+        Yields:
+            Nothing; at the end the former handlers are back.
+        """
 
         def pass_on(number: int, frame: FrameType | None) -> None:
             self.received = signal.Signals(number)
             self._untold += 1
 
-        heeded = [number for number in PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one
+        heeded = [number for number in PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
         before = {number: signal.signal(number, pass_on) for number in heeded}
         try:
             yield
@@ -169,7 +174,7 @@ class StudyRunner:
                 signal.signal(number, handler)
 
     def run(self, due: Sequence[Path]) -> None:
-        """Make runs until all are made, or a signal has come and those at work have left."""
+        """Train runs until all are done, or until a signal has come and the running ones have left."""
         waiting = list(reversed(due))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
@@ -190,7 +195,7 @@ class StudyRunner:
     def _start(self, slot: int, folder: Path) -> None:
         trial, devices = self._trials[folder], self._study.devices
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / COMMAND).write_text(f"{trial.command}\n")
+        write_whole(folder / COMMAND, f"{trial.command}\n")
         server = multiprocessing.get_context("forkserver")
         words = [*trial.words, "--runs", str(self._root), "--resume"]
         device = devices[slot % len(devices)] if devices else None
@@ -202,7 +207,7 @@ class StudyRunner:
         self._running[slot] = (process, folder, time.monotonic())
 
     def _tell(self) -> None:
-        """Give each signal to each run once; not where it comes, which may be in the middle of starting one."""
+        """Forward each signal to each run once; not in the handler, which may run while a process is being started."""
         while self._untold and self.received is not None:
             self._untold -= 1
             for process, _, _ in self._running.values():
@@ -210,11 +215,11 @@ class StudyRunner:
                     os.kill(process.pid, PASSED_ON[self.received])
 
     def _end(self, status: int, folder: Path, seconds: float) -> None:
-        if finished(folder):
+        if is_finished(folder):
             self._done += 1
             history, _ = read_metrics(folder / "metrics.csv")
             score = history.get(METRIC, {})
-            said = f"{METRIC} {shown(METRIC, score[max(score)])}, " if score else ""
+            said = f"{METRIC} {format_metric(METRIC, score[max(score)])}, " if score else ""
             line = f"[{self._done}/{len(self._trials)}] {folder.name}: {said}{seconds:.0f} s"
         elif self.received is not None:
             line = f"{folder.name}: left"
@@ -228,9 +233,9 @@ class StudyRunner:
 
 
 def start_server() -> None:
-    """Start the process that runs are forked from, where it is not there yet.
+    """Start the process that runs are forked from, unless it exists.
 
-    It tells how they ended, so it has to outlast a signal that goes to all processes of a job.
+    It reports how runs ended, so it has to outlive a signal that goes to all processes of a job.
     """
     set_forkserver_preload(list(PRELOADED))
     before = {number: signal.signal(number, signal.SIG_IGN) for number in NOT_FOR_THE_SERVER}
@@ -242,7 +247,7 @@ def start_server() -> None:
 
 
 def last_line(path: Path) -> str:
-    """The last line with anything in it, or that there is none."""
+    """Return the last line of a file that is not empty; "it said nothing" if there is none."""
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
@@ -250,18 +255,20 @@ def last_line(path: Path) -> str:
 def run_trial(
     fit: Callable[[Sequence[str]], None], words: list[str], output: str, threads: int, device: str | None
 ) -> None:
-    """A run in a process that the server has forked.
+    """Train one run in a process that the server has forked.
 
     Args:
         fit: the program.
-        words: of the command line.
-        output: file to which all that it says is added.
-        threads: for torch, where ``OMP_NUM_THREADS`` says nothing.
+        words: words of the command line.
+        output: file to which the output is appended.
+        threads: threads for torch, unless ``OMP_NUM_THREADS`` is set.
         device: value of ``CUDA_VISIBLE_DEVICES``; None to leave it alone.
     """
     for number in NOT_FOR_THE_SERVER:
         signal.signal(number, signal.SIG_DFL)
-    os.setpgid(0, 0)  # a terminal sends Ctrl-C to the study alone, which passes it on: twice would mean at once
+    os.setpgid(
+        0, 0
+    )  # a terminal sends Ctrl-C to the study alone, which forwards it: a run that got it twice would stop at once
     end_with_study()
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
@@ -273,12 +280,14 @@ def run_trial(
 
         torch.set_num_threads(threads)
     sys.argv = [PROGRAM, *words]
-    sys.modules["__main__"].__spec__ = find_spec(f"{PROGRAM}.__main__")  # how ddp starts the other processes of the run
+    sys.modules["__main__"].__spec__ = find_spec(
+        f"{PROGRAM}.__main__"
+    )  # ddp starts the other processes of the run by it
     fit(words)
 
 
 def end_with_study() -> None:
-    """End this process at once where the study does, however that comes: it would go on unseen."""
+    """End this process as soon as the study ends, in whatever way: it would keep running unseen."""
     study = multiprocessing.parent_process()
     if study is None:
         return

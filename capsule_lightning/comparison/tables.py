@@ -1,8 +1,9 @@
-"""A comparison as a table in the terminal, as CSV and as learning curves."""
+"""Show a comparison as a table in the terminal, as CSV and as learning curves."""
 
 from __future__ import annotations
 
 import csv
+import io
 import statistics
 import sys
 from collections.abc import Iterable
@@ -16,16 +17,16 @@ from rich.table import Table
 from capsule_lightning.comparison.groups import MISSING, Comparison, Group
 from capsule_lightning.comparison.runs import Run
 from capsule_lightning.comparison.verdict import verdict
-from capsule_lightning.errors import InputError
+from capsule_lightning.runs.files import open_whole, write_whole
 
-WIDE = 200  # columns of a table that goes into a file
+WIDE = 200  # characters in a line of a table that is written to a file
 
 
-def shown(metric: str, value: float | None, deviation: float | None = None) -> str:
-    """A metric in a table, with its deviation where there is one.
+def format_metric(metric: str, value: float | None, deviation: float | None = None) -> str:
+    """Return a metric as text for a table, with its deviation if there is one.
 
     Example:
-        >>> shown("test/accuracy", 0.987, 0.004), shown("test/loss", 0.5)
+        >>> format_metric("test/accuracy", 0.987, 0.004), format_metric("test/loss", 0.5)
         ('98.70 ± 0.40 %', '0.5')
     """
     if value is None:
@@ -36,15 +37,15 @@ def shown(metric: str, value: float | None, deviation: float | None = None) -> s
 
 
 class Costs(NamedTuple):
-    """What the runs of a group cost; None where no run says.
+    """Best validation and cost of a group's runs; None for what no run recorded.
 
     Attributes:
-        validation: mean of the best validations.
-        parameters: of the first run.
-        without_decoder: of the first run.
-        images_per_second: mean over runs of the median epoch: the first one warms up.
-        memory: bytes, the most of any run.
-        seconds: mean.
+        validation: mean over runs of the best value in validation.
+        parameters: number of parameters of the first run.
+        without_decoder: the same without the decoder.
+        images_per_second: mean over runs of the median over epochs; the first epoch warms up.
+        memory: peak memory in bytes, the most of any run.
+        seconds: mean time.
     """
 
     validation: float | None
@@ -56,7 +57,12 @@ class Costs(NamedTuple):
 
 
 def costs(group: Group, validation: str) -> Costs:
-    """Best validation and cost of a group."""
+    """Return the best validation and the cost of a group's runs.
+
+    Args:
+        group: the runs.
+        validation: name of the metric in validation.
+    """
     speeds = [list(run.history.get("images_per_second", {}).values()) for run in group.runs]
     return Costs(
         mean(run.best(validation) for run in group.runs),
@@ -69,18 +75,18 @@ def costs(group: Group, validation: str) -> Costs:
 
 
 def highest(run: Run, metric: str) -> float | None:
-    """The largest value of a metric."""
+    """Return the largest value of a metric; None without any."""
     return max(run.history.get(metric, {}).values(), default=None)
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known."""
+    """Return the mean of the values that are known; None if none is."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
 
 
 def table(comparison: Comparison) -> Table:
-    """The comparison for a terminal, the best group first."""
+    """Return the comparison as a table for a terminal, the best group first."""
     made = Table(box=None, padding=(0, 2, 0, 0))
     for name in comparison.names:
         made.add_column(name, overflow="fold")
@@ -100,8 +106,8 @@ def table(comparison: Comparison) -> Table:
         made.add_row(
             *group.values,
             str(len(group.runs)),
-            shown(comparison.metric, group.mean, group.deviation),
-            shown(comparison.validation, cost.validation),
+            format_metric(comparison.metric, group.mean, group.deviation),
+            format_metric(comparison.validation, cost.validation),
             MISSING if cost.parameters is None else f"{cost.parameters:,.0f}",
             MISSING if cost.images_per_second is None else f"{cost.images_per_second:,.0f}",
             MISSING if cost.memory is None else f"{cost.memory / 2**20:,.0f} MiB",
@@ -111,38 +117,38 @@ def table(comparison: Comparison) -> Table:
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
-    """The table as numbers, with the value of every run.
+    """Write the table as numbers, with the value of every run.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written; what was there before is left as it was.
     """
     heads = (*comparison.keys, "runs", comparison.metric, "deviation", f"best {comparison.validation}")
     more = ("parameters", "parameters_without_decoder", "images_per_second", "peak_memory_bytes", "seconds", "values")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow((*heads, *more))
-            for group in comparison.groups:
-                numbers = (group.mean, group.deviation, *costs(group, comparison.validation))
-                values = " ".join(map(str, group.scores))
-                writer.writerow((*group.values, len(group.runs), *numbers, values))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another file") from error
+    content = io.StringIO()
+    writer = csv.writer(content)
+    writer.writerow((*heads, *more))
+    for group in comparison.groups:
+        numbers = (group.mean, group.deviation, *costs(group, comparison.validation))
+        values = " ".join(map(str, group.scores))
+        writer.writerow((*group.values, len(group.runs), *numbers, values))
+    write_whole(path, content.getvalue(), make_folder=True, remedy="choose another file")
 
 
 def show(comparison: Comparison, console: Console, output: Path | None, csv_file: Path | None) -> None:
-    """Print the table and what it says, and write the files.
+    """Print the table and the verdict, and write the files.
 
     Args:
-        comparison: of runs.
-        console: to print on.
-        output: folder of ``comparison.csv`` and ``learning_curves.png``; None to write neither.
-        csv_file: where else the table goes; None for nowhere.
+        comparison: groups of runs.
+        console: where to print.
+        output: folder for ``comparison.csv`` and ``learning_curves.png``; None to write neither.
+        csv_file: another file for the table; None for no other.
+
+    Raises:
+        InputError: a file cannot be written.
     """
     made = table(comparison)
     needed = Measurement.get(console, console.options.update(max_width=10_000), made).maximum
-    console.width = max(console.width, needed)  # a narrow terminal breaks rows; shortened numbers would be lost
+    console.width = max(console.width, needed)  # a narrow terminal wraps rows, which is better than cutting numbers
     console.print(made)
     text = verdict(comparison)
     if comparison.left_out:
@@ -159,7 +165,14 @@ def show(comparison: Comparison, console: Console, output: Path | None, csv_file
 
 
 def draw(comparison: Comparison, path: Path) -> Path | None:
-    """The learning curves in validation, or in training where there was none; None where there are no curves either."""
+    """Draw the learning curves in validation, or those in training if there was no validation.
+
+    Returns:
+        Path of the picture; None if there are no curves at all.
+
+    Raises:
+        InputError: the picture cannot be written.
+    """
     from capsule_lightning.figures.learning_curves import learning_curves_figure
 
     name = comparison.metric.split("/", 1)[-1]
@@ -170,11 +183,13 @@ def draw(comparison: Comparison, path: Path) -> Path | None:
         }
         curves = {label: found for label, found in curves.items() if found}
         if curves:
-            learning_curves_figure(curves, metric).savefig(path, dpi=110)
+            figure = learning_curves_figure(curves, metric)
+            with open_whole(path, remedy="choose another --output") as file:
+                figure.savefig(file, format="png", dpi=110)
             return path
     return None
 
 
 def new_console() -> Console:
-    """Of the terminal's width; a file or a pipe takes whole rows."""
+    """Return a console as wide as the terminal; in a file or a pipe, rows are not wrapped."""
     return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)

@@ -1,4 +1,4 @@
-"""What can be said of a comparison in words, and what cannot."""
+"""Put the result of a comparison into words, with its limits."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from capsule_lightning.comparison.significance import LEVEL, PERMUTATIONS, diffe
 
 
 def verdict(comparison: Comparison) -> str:
-    """What can be said of the two best groups, and what cannot."""
+    """Return what the runs say about the two best groups, and what they do not say."""
     if len(comparison.groups) < 2:
         return "One group: there is nothing to compare it with."
     best, second, *others = comparison.groups
     names = f"{comparison.label(best)} and {comparison.label(second)}"
     scores = f"{len(best.scores)} and {len(second.scores)} runs"
-    found, gap = difference(best.scores, second.scores), in_points(comparison.metric, best.mean - second.mean)
+    found, gap = difference(best.scores, second.scores), format_difference(comparison.metric, best.mean - second.mean)
     if found is None:
         few = min(len(best.scores), len(second.scores)) < 2
         why = "a single run has no spread to compare the difference with" if few else "no run differs from its group's"
         said = f"{names} differ by {gap} in the mean of {scores}, which is no evidence for either: {why}."
     else:
-        low, high = (in_points(comparison.metric, value, unit=False) for value in (found.low, found.high))
+        low, high = (format_difference(comparison.metric, value, unit=False) for value in (found.low, found.high))
         sure = {True: "more than seeds explain", False: "no more than seeds explain"}
         decisions = [sure[p < LEVEL] for p in (found.welch, found.permutation)]
         judged = decisions[0] if decisions[0] == decisions[1] else "on the border of what seeds explain"
@@ -38,13 +38,13 @@ def verdict(comparison: Comparison) -> str:
             f"\nRuns of one group also differ in {', '.join(comparison.pooled)}, which is taken for chance here: "
             "compare like with like, or tell them apart by --by."
         )
-    return f"{said}\n{'; '.join(limits)}.{of_test_images(comparison)}"
+    return f"{said}\n{'; '.join(limits)}.{sampling_error(comparison)}"
 
 
-def of_test_images(comparison: Comparison) -> str:
-    """How far chance in the choice of the test images alone reaches; empty where their number is not known.
+def sampling_error(comparison: Comparison) -> str:
+    """Return a sentence on the uncertainty due to the choice of test images; empty if their number is not known.
 
-    The standard error of a share p of N independent images, sqrt(p (1 - p) / N).
+    It is the standard error of a share p of N independent images, sqrt(p (1 - p) / N).
     """
     counts = {run.test_images for group in comparison.groups[:2] for run in group.runs}
     count = counts.pop()
@@ -58,11 +58,11 @@ def of_test_images(comparison: Comparison) -> str:
     )
 
 
-def in_points(metric: str, value: float, unit: bool = True) -> str:
-    """A difference in a metric.
+def format_difference(metric: str, value: float, unit: bool = True) -> str:
+    """Return a difference in a metric as text, in percentage points if it is an accuracy.
 
     Example:
-        >>> in_points("test/accuracy", 0.0123), in_points("test/loss", -0.5)
+        >>> format_difference("test/accuracy", 0.0123), format_difference("test/loss", -0.5)
         ('1.23 points', '-0.5')
     """
     if metric.endswith("accuracy"):

@@ -1,7 +1,7 @@
-"""A comparison as a report and a saved workspace in W&B: its table, what it says, and panels by group.
+"""Publish a comparison as a W&B report and saved workspace: its table, its verdict and panels by group.
 
-What a panel shows is stated by the ids of the runs, group by group, and not by keys of their configurations: those
-have dots, in which a filter of W&B may see steps into a mapping.
+Panels select runs by their ids, group by group, and not by keys of their configurations: those keys have dots, which a
+filter of W&B may take for steps into a mapping.
 """
 
 from __future__ import annotations
@@ -15,35 +15,34 @@ from rich.table import Table
 from capsule_lightning.comparison.groups import Comparison, Group
 from capsule_lightning.comparison.tables import table
 from capsule_lightning.comparison.verdict import verdict
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 
 STEP = "trainer/global_step"
 WIDTH = 24
-"""Columns of W&B's grid of panels."""
+"""Width of W&B's grid of panels, in columns."""
 HEIGHT = 8
 PICTURES = ("test/reconstructions", "test/wrong", "test/confusion")
 
 
 class Published(NamedTuple):
-    """Addresses of what was made."""
+    """Addresses of the report and the workspace."""
 
     report: str
     workspace: str
 
 
 def publish(comparison: Comparison, project: str) -> Published:
-    """Make a report and a saved view of the workspace; each call makes new ones.
+    """Create a report and a saved view of the workspace; each call creates new ones.
 
     Args:
-        comparison: of runs of the project, whose names are their ids.
+        comparison: runs of the project; their names are their ids.
         project: ``entity/project``.
 
     Raises:
-        InputError: a project without its entity, wandb-workspaces is not installed, no key, no network.
+        InputError: the project lacks its entity, wandb-workspaces is not installed, there is no API key or no network.
     """
     entity, _, name = project.rpartition("/")
-    if not entity or not name:
-        raise InputError(f"--wandb {project}: expected ENTITY/PROJECT, in which the report is published")
+    require(entity and name, f"--wandb {project}: expected ENTITY/PROJECT, where the report is to be published")
     try:
         reports, workspaces = (import_module(f"wandb_workspaces.{part}") for part in ("reports.v2", "workspaces"))
     except ImportError as error:
@@ -79,14 +78,14 @@ def publish(comparison: Comparison, project: str) -> Published:
             runset_settings=workspaces.RunsetSettings(groupby=[workspaces.Metric("Group")]),
             auto_generate_panels=True,
         ).save()
-    except Exception as error:  # which is also what it raises where nobody has logged in
+    except Exception as error:  # wandb raises it, too, if nobody has logged in
         reason = " ".join(str(error).split())
         raise InputError(f"--wandb {project}: {reason}; nothing can be published, see `wandb login`") from error
     return Published(str(report.url), str(view.url))
 
 
 def text(comparison: Comparison) -> str:
-    """The table and what it says, in Markdown."""
+    """Return the table and the verdict in Markdown."""
     parts = [markdown(table(comparison)), verdict(comparison)]
     if comparison.left_out:
         parts.append(f"Left out: {', '.join(comparison.left_out)}.")
@@ -94,7 +93,7 @@ def text(comparison: Comparison) -> str:
 
 
 def markdown(made: Table) -> str:
-    r"""A table in Markdown.
+    r"""Return a table in Markdown.
 
     Example:
         >>> made = Table("a", "b")
@@ -108,7 +107,7 @@ def markdown(made: Table) -> str:
 
 
 def runset(reports: ModuleType, comparison: Comparison, group: Group, entity: str, project: str) -> Any:
-    """The runs of a group, drawn as their mean and its spread."""
+    """Return the runs of a group, to be drawn as their mean and its spread."""
     ids = [run.name for run in group.runs]
     return reports.Runset(
         entity=entity,
@@ -120,7 +119,7 @@ def runset(reports: ModuleType, comparison: Comparison, group: Group, entity: st
 
 
 def panels(reports: ModuleType, comparison: Comparison) -> list[Any]:
-    """Learning curves, the metric of each group and beside the number of parameters, and pictures of the test."""
+    """Return the panels: learning curves, the metric by group and by number of parameters, pictures of the test."""
     known = {metric for group in comparison.groups for run in group.runs for metric in run.history}
     name = comparison.metric.split("/", 1)[-1]
     curves = [metric for metric in (f"val/{name}", f"train/{name}", "val/loss", "train/loss") if metric in known]
@@ -140,6 +139,6 @@ def panels(reports: ModuleType, comparison: Comparison) -> list[Any]:
 
 
 def at(reports: ModuleType, number: int) -> Any:
-    """The place of a panel, two in a row."""
+    """Return the place of a panel in the grid, two in a row."""
     row, column = divmod(number, 2)
     return reports.Layout(x=column * WIDTH // 2, y=row * HEIGHT, w=WIDTH // 2, h=HEIGHT)

@@ -1,1 +1,1 @@
-"""Runs on disk: folders, checkpoints, signals."""
+"""Runs on disk: folders, files, checkpoints, signals."""

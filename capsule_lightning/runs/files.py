@@ -29,6 +29,7 @@ def open_whole(
     path: str | Path,
     *,
     overwrite: bool = True,
+    make_folder: bool = False,
     remedy: str = "choose another place",
     error: Callable[[str], Exception] = InputError,
 ) -> Iterator[IO[bytes]]:
@@ -38,8 +39,9 @@ def open_whole(
     holds what it held before, or all that was written. A link in the place is replaced, not followed.
 
     Args:
-        path: the place; its folder has to exist.
+        path: the place.
         overwrite: replace a file that is there.
+        make_folder: make the folder of the place if it does not exist.
         remedy: what to do when the file cannot be written, the end of the message.
         error: the exception to raise when the file cannot be written.
 
@@ -60,6 +62,8 @@ def open_whole(
     path = Path(path)
     partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             yield file
             file.flush()
@@ -99,22 +103,24 @@ def write_whole(
     content: bytes | str,
     *,
     overwrite: bool = True,
+    make_folder: bool = False,
     remedy: str = "choose another place",
     error: Callable[[str], Exception] = InputError,
 ) -> None:
     r"""Write a file so that its place holds all of it or what it held before, see `open_whole`.
 
     Args:
-        path: the place; its folder has to exist.
+        path: the place.
         content: text is written in UTF-8; characters that UTF-8 does not have become escapes, such as ``\udce9``.
         overwrite: replace a file that is there.
+        make_folder: make the folder of the place if it does not exist.
         remedy: what to do when the file cannot be written, the end of the message.
         error: the exception to raise when the file cannot be written.
 
     Raises:
         InputError: the file cannot be written (or the exception that ``error`` names), or it exists and is to stay.
     """
-    with open_whole(path, overwrite=overwrite, remedy=remedy, error=error) as file:
+    with open_whole(path, overwrite=overwrite, make_folder=make_folder, remedy=remedy, error=error) as file:
         file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 

@@ -1,4 +1,4 @@
-"""Runs on disk: the id of a run, its folder, which run is meant, and who holds it."""
+"""Folders of runs: the id of a run, its folder, which run a name means, and which process trains in it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from capsule_lightning.errors import InputError
 ID_VARIABLE = "CAPSULE_LIGHTNING_RUN_ID"
 CONFIG_NAME = "config.yaml"
 LONGEST = 128
-"""Characters of an experiment's name or of a run's id: W&B takes no more."""
+"""Most characters of an experiment's name or of a run's id that W&B takes."""
 NEWEST = "newest"
-"""What ``--resume`` says where no run is named."""
+"""Value of ``--resume`` if no run is named."""
 
 
 def require_name(name: str, option: str) -> str:
-    """A name that is one folder of its own, and nothing else.
+    """Return a name, if it names one folder and nothing else.
+
+    Args:
+        name: the name.
+        option: the option that gave it, for the message.
 
     Raises:
-        InputError: an empty one, one that leads elsewhere or is hidden, one that no file system or terminal takes.
+        InputError: the name is empty, leads elsewhere, is hidden, or is too long or not printable.
     """
     if not name or name != Path(name).name or name.startswith(".") or not name.isprintable() or len(name) > LONGEST:
         raise InputError(
@@ -37,7 +41,7 @@ def require_name(name: str, option: str) -> str:
 
 
 def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
-    """The folder of a checkpoint or the one above it, whichever holds a run's configuration."""
+    """Return the run of a checkpoint: its folder or the one above, whichever holds a configuration; None if neither."""
     for folder in list(Path(checkpoint).absolute().parents)[:2]:
         if (folder / CONFIG_NAME).is_file():
             return folder
@@ -45,14 +49,14 @@ def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
 
 
 def named_run(name: str, root: str | Path) -> Path:
-    """The folder of a run.
+    """Return the folder of a run.
 
     Args:
         name: the folder itself, or the id of a run below ``root``.
-        root: of all experiments.
+        root: folder of all experiments.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such run, or several have that id.
     """
     folder = Path(name).expanduser()
     found = [folder] if (folder / CONFIG_NAME).is_file() else sorted(Path(root).expanduser().glob(f"*/{folder.name}"))
@@ -64,14 +68,14 @@ def named_run(name: str, root: str | Path) -> Path:
 
 
 def newest_run(root: str | Path, experiment: str = "*") -> Path | None:
-    """The run that has saved a checkpoint last, of one experiment or of all; None where there is none."""
+    """Return the run that saved a checkpoint last, of one experiment or of all; None if there is none."""
     checkpoints = Path(root).expanduser().glob(f"{experiment}/*/checkpoints/*.ckpt")
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
     return None if newest is None else newest.parents[1].absolute()
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys equal to those of the command line, so that sweeps, filters and grouping need no translation.
+    """Yield the values of a configuration by dotted keys, as the command line, sweeps, filters and grouping use them.
 
     Example:
         >>> dict(flat({"model": {"class_path": "a.b.Task", "init_args": {"lr": 0.1}}}))
@@ -79,9 +83,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     """
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and "class_path" in value:
+        if isinstance(value, dict) and isinstance(value.get("class_path"), str):
             yield name, value["class_path"].rsplit(".", 1)[-1]
-            yield from flat(value.get("init_args") or {}, f"{name}.")
+            arguments = value.get("init_args")
+            yield from flat(arguments if isinstance(arguments, dict) else {}, f"{name}.")
         elif isinstance(value, dict) and value:
             yield from flat(value, f"{name}.")
         else:
@@ -89,14 +94,14 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def require_writable(folder: Path, option: str = "--runs") -> None:
-    """Try to make a folder and to write to it; nothing is left behind.
+    """Refuse a folder that cannot be made or written to; nothing is left behind.
 
     Args:
-        folder: to write to.
-        option: that chooses another.
+        folder: the folder.
+        option: the option that chooses another one, for the message.
 
     Raises:
-        InputError: it cannot be made or written to.
+        InputError: the folder cannot be made or written to.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -113,11 +118,11 @@ def require_writable(folder: Path, option: str = "--runs") -> None:
                 path.rmdir()
 
 
-def hold(folder: Path) -> None:
-    """Let no second process train in a run's folder until `let_go`, or the end of this process however that comes.
+def lock_run(folder: Path) -> None:
+    """Let no other process train in a run's folder until `unlock_run`, or until this process ends in whatever way.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".held").open("a+")
@@ -137,14 +142,14 @@ def hold(folder: Path) -> None:
         file.seek(0)
         holder = file.read() or "another process"
         file.close()
-        raise InputError(f"{folder} is being trained in by {holder}; wait for its end, or choose another --run_id")
-    _held.append(file)
+        raise InputError(f"{folder} is being trained in by {holder}; wait until it ends, or choose another --run_id")
+    _locks.append(file)
 
 
-def let_go() -> None:
-    """Release what this process holds."""
-    while _held:
-        _held.pop().close()
+def unlock_run() -> None:
+    """Release every folder that this process has locked."""
+    while _locks:
+        _locks.pop().close()
 
 
-_held: list[IO[str]] = []
+_locks: list[IO[str]] = []

@@ -74,7 +74,7 @@ def parse_yaml(text: str, name: str | Path, holds: str = OPTIONS) -> dict[str, A
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "context", None) or error
-        line = 1 if mark is None else mark.line + 1
+        line = 1 if mark is None else min(mark.line, text.count("\n")) + 1  # libyaml may point below the last line
         tabs = "\t" in "".join(text.splitlines()[line - 1 : line])
         remedy = "indent with spaces, not with tabs" if tabs else "fix that line"
         reason = " ".join(str(problem).split())
@@ -237,11 +237,8 @@ class _Builder:
 
     def _require_key(self, keys: Mapping[Any, int], key: Any, line: int) -> None:
         if isinstance(key, bool) or not isinstance(key, str | int):
-            kind = (
-                "a list or a mapping"
-                if isinstance(key, list | dict)
-                else f"the value {'null' if key is None else str(key).lower()}"
-            )
+            word = "null" if key is None else str(key).lower()
+            kind = "a list or a mapping" if isinstance(key, list | dict) else f"the value {word}"
             self._refuse(line, f"a key that is {kind}, not text", "put it into quotes")
         if key in keys:
             self._refuse(line, f"{key} stands in line {keys[key]} already", "leave one of them out")

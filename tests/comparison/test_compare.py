@@ -19,8 +19,7 @@ from scipy import stats
 
 from capsule_lightning.cli import main
 from capsule_lightning.comparison import Run, compare, difference, find_runs, read_run, show, verdict
-from capsule_lightning.comparison.runs import read_metrics
-from capsule_lightning.comparison.tables import costs, shown
+from capsule_lightning.comparison.tables import costs, format_metric
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import flat
 
@@ -133,30 +132,24 @@ def test_the_command_imports_nothing_heavy(study: Path, tmp_path: Path) -> None:
 # Reading.
 
 
-def test_a_repeated_step_counts_once_and_pauses_not_at_all(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text(
-        "time,step,metric,value\n"
-        "100,0,parameters,5\n100,0,parameters_without_decoder,4\n"
-        "103,9,train/loss,2\n107,19,train/loss,1\n"
-        "900,10,parameters,5\n900,10,parameters_without_decoder,4\n"
-        "902,19,train/loss,1.5\n905,5,val/loss,7\n"
-    )
-    history, seconds = read_metrics(tmp_path / "metrics.csv")
-    assert history["train/loss"] == {9: 2.0, 19: 1.5}
-    assert seconds == 7 + 5
-
-
-@pytest.mark.parametrize("torn", ["130,29,train/loss,0.", "130,29,tr", "130", "130,29,train/loss,0.51131,29,lr,0.3\n"])
-def test_a_row_that_a_kill_has_cut_is_left_out(torn: str, tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text(f"time,step,metric,value\n100,9,train/loss,2\n{torn}")
-    assert read_metrics(tmp_path / "metrics.csv") == ({"train/loss": {9: 2.0}}, 0.0)
-
-
 def test_a_run_without_the_costs_is_compared_all_the_same(tmp_path: Path) -> None:
     found = read_run(write(tmp_path / "one", config(), ["5,1,val/accuracy,0.5", "9,2,test/accuracy,0.7"]))
     (group,) = compare([found]).groups
     assert costs(group, "val/accuracy") == (0.5, None, None, None, None, 4.0)
     assert found.test_images is None
+
+
+@pytest.mark.parametrize("text", ["true,0,1\n0,x,1\n", "true,0\n0,\n", "true,0\n0,1.5\n"])
+def test_a_broken_confusion_matrix_is_named(text: str, tmp_path: Path) -> None:
+    write(tmp_path / "one", config(), ["9,2,test/accuracy,0.7"], confusion=text)
+    with pytest.raises(InputError, match=r"confusion\.csv: is not a confusion matrix \(.*\); remove it"):
+        read_run(tmp_path / "one")
+
+
+def test_odd_values_where_a_class_stands_are_values(tmp_path: Path) -> None:
+    odd = {"model": {"class_path": 3, "init_args": [1]}, "data": {"class_path": "a.B", "init_args": [1]}, "x": {}}
+    found = read_run(write(tmp_path / "one", odd, ["9,2,test/accuracy,0.7"])).config
+    assert found == {"model.class_path": 3, "model.init_args": [1], "data": "B", "x": {}}
 
 
 def test_folders_of_runs_of_experiments_and_of_all(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,10 +164,12 @@ def test_folders_of_runs_of_experiments_and_of_all(study: Path, monkeypatch: pyt
         find_runs(["nowhere"])
 
 
-@pytest.mark.parametrize(("text", "said"), [("a: [", "cannot be read"), ("3", "no configuration")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("a: [", "line 1: is not valid YAML"), ("3", "expected the configuration of a run")]
+)
 def test_a_broken_config_is_named(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(InputError, match=rf"config\.yaml: .*{said}"):
+    with pytest.raises(InputError, match=rf"config\.yaml.* {said}"):
         read_run(tmp_path)
 
 
@@ -322,7 +317,7 @@ def test_tests_that_disagree_are_not_taken_for_a_proof() -> None:
 def test_one_seed_is_no_evidence_and_has_no_deviation() -> None:
     found = compare(group_runs(A=[0.9], B=[0.8, 0.7]))
     assert found.groups[0].deviation is None
-    assert shown("test/accuracy", 0.9, None) == "90.00 %"
+    assert format_metric("test/accuracy", 0.9, None) == "90.00 %"
     assert "A and B differ by 15.00 points in the mean of 1 and 2 runs, which is no evidence" in verdict(found)
     assert "a single run has no spread" in verdict(found)
     assert "no run differs from its group's" in verdict(compare(group_runs(A=[0.9, 0.9], B=[0.8, 0.8])))

@@ -21,10 +21,10 @@ from capsule_lightning.cli import main
 from capsule_lightning.comparison import new_console
 from capsule_lightning.comparison import study_processes as module
 from capsule_lightning.comparison.study import read_study
-from capsule_lightning.comparison.study_processes import finished, last_line, run_study
+from capsule_lightning.comparison.study_processes import is_finished, last_line, run_study
 from capsule_lightning.components import class_names
 from capsule_lightning.errors import InputError
-from capsule_lightning.runs.folders import hold, let_go
+from capsule_lightning.runs.folders import lock_run, unlock_run
 from capsule_lightning.shipped import CONFIG_DIR, find_config
 
 FIT = (
@@ -91,8 +91,8 @@ def test_killed_in_mid_run_and_started_again(cwd: Path) -> None:
     wait_for(lambda: validations(folders[1]) >= 2 or study.poll() is not None)
     study.kill()
     study.communicate()
-    assert finished(folders[0])
-    assert not finished(folders[1])
+    assert is_finished(folders[0])
+    assert not is_finished(folders[1])
     wait_for(lambda: not is_held(folders[1]), seconds=5)  # the run has gone with the study
     left = (folders[1] / "metrics.csv").read_text()
     before = (folders[0] / "metrics.csv").read_text()
@@ -137,7 +137,7 @@ def test_a_signal_is_passed_on_and_the_runs_save(cwd: Path, capsys: pytest.Captu
     assert stopped.value.code == 130
     assert signal.getsignal(signal.SIGINT) is before
     said = capsys.readouterr().out
-    assert "stopped with 4 of 4 runs to do; go on with: python -m capsule_lightning compare runs --config" in said
+    assert "stopped with 4 of 4 runs to do; resume with: python -m capsule_lightning compare runs --config" in said
     assert "failed" not in said
     for folder in folders[:2]:
         output = (folder / "output.txt").read_text()
@@ -169,12 +169,12 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(cwd: Path, capsys: pytes
 def test_two_studies_do_not_share_a_folder(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     read = read_study(str(write(cwd)))
-    hold(cwd / "runs" / "tiny")
+    lock_run(cwd / "runs" / "tiny")
     try:
-        with pytest.raises(InputError, match=r"another study is at work: .*tiny is being trained in by process"):
+        with pytest.raises(InputError, match=r"another study is running: .*tiny is being trained in by process"):
             run_study(read, cwd / "runs", new_console(), main)
     finally:
-        let_go()
+        unlock_run()
 
 
 def test_where_no_run_comes_to_its_end_there_is_no_table(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,12 +231,13 @@ def test_devices_set_the_number_of_jobs(cwd: Path) -> None:
         ({"each": {"model.net.routing": [{"class_path": "A"}]}}, "expected a list of values"),
         ({"each": {"model.net.dim": [8, 8]}}, "two runs would be called dim8-seed0"),
         ({"each": {"config": ["routing/emm.yaml"]}}, "no config 'routing/emm.yaml'.*did you mean 'routing/em.yaml'"),
-        ({"each": {"seed_everything": [1]}}, "--seed_everything: the study gives this option itself"),
-        ({"fit": "--run_id=x"}, "--run_id=x: the study gives this option itself"),
+        ({"each": {"seed_everything": [1]}}, "--seed_everything: the study sets this option itself"),
+        ({"fit": "--run_id=x"}, "--run_id=x: the study sets this option itself"),
         ({"fit": ["--config"]}, "fit: .*expected words of the command line"),
         ({"fit": "--config 'a"}, "fit: .*No closing quotation"),
         ({"seeds": 5}, r"seeds: 5: expected a list of whole numbers"),
         ({"seeds": [0, -1]}, "seeds: .*expected a list of whole numbers"),
+        ({"each": {1: [2]}}, "each: 1: expected an option"),
         ({"seeds": [0, 0]}, "two runs would be called"),
         ({"jobs": 0}, "jobs: 0: expected a whole number above 0"),
         ({"devices": 2}, "devices: 2: expected a list"),
@@ -259,7 +260,7 @@ def test_a_wrong_file_is_one_line_and_status_2(
 @pytest.mark.parametrize("text", ["a: [", "- 1", ""])
 def test_what_is_no_study_is_refused(text: str, cwd: Path) -> None:
     (cwd / "study.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"study\.yaml: is no (YAML|study)"):
+    with pytest.raises(InputError, match=r"study\.yaml.*(fix that line|expected the fields of a study)"):
         read_study("study.yaml")
     with pytest.raises(InputError, match=r"no config 'other\.yaml'"):
         read_study("other.yaml")
@@ -281,7 +282,7 @@ def test_a_shipped_study_is_whole_and_one_of_its_runs_trains(path: Path, run_mai
     assert set(routings) <= set(class_names("--model.net.routing"))
     few = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1")
     cwd = run_main(*read.trials()[-1].words, *few, "--trainer.limit_test_batches=1")
-    assert finished(cwd / "runs" / read.experiment / read.trials()[-1].run_id)
+    assert is_finished(cwd / "runs" / read.experiment / read.trials()[-1].run_id)
 
 
 def test_the_first_job_has_the_first_device(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

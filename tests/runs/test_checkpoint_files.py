@@ -133,7 +133,7 @@ def test_a_file_that_cannot_grow(tmp_path: Path, tmp_path_factory: pytest.TempPa
     assert run(whole, *words, "2") == 0
     assert run(tmp_path, *words, "2", first=functools.partial(limit_files, 300_000)) == 1
     output = (tmp_path / "output.txt").read_text()
-    assert "last.ckpt cannot be written (File too large)" in output
+    assert "last.ckpt: cannot be written (File too large)" in output
     assert "Traceback" not in output
     folder = tmp_path / "runs" / "digits" / "one" / "checkpoints"
     assert not list(folder.glob("*")) + list(folder.glob(".*"))

@@ -148,6 +148,13 @@ def test_a_link_is_replaced_and_where_it_led_is_not_touched(place: Path) -> None
     assert (link.read_text(), link.is_symlink(), place.read_text()) == ("mine", False, "before")
 
 
+def test_the_folder_is_made_where_that_is_asked_for(place: Path) -> None:
+    write_whole(place.parent / "new" / "deep" / "a", "x", make_folder=True)
+    assert (place.parent / "new" / "deep" / "a").read_text() == "x"
+    with pytest.raises(InputError, match=r"table\.csv/a: cannot be written \((File exists|Not a directory)\)"):
+        write_whole(place / "a", "x", make_folder=True)
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_came_meanwhile_stays(place: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
@@ -282,6 +289,7 @@ BOMB = "a: &a [lol,lol,lol,lol,lol,lol,lol,lol,lol]\n" + "".join(
     ("text", "line", "reason"),
     [
         ("a: [1,\nmodel: {\n", 3, "is not valid YAML"),
+        ("a: [", 1, "is not valid YAML"),
         ("a: 1\nb: '", 2, "is not valid YAML"),
         ("a:\n\t- 1", 2, "indent with spaces, not with tabs"),
         ("a: 1\na: 2", 2, "a stands in line 1 already"),
