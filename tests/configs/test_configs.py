@@ -9,9 +9,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from recipe import Recipe
 from tiers import nightly_but
 
+from capsule_lightning.cli.configs import resolve
+from capsule_lightning.components import build
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.shipped import CONFIG_DIR, config_names
 
@@ -48,7 +49,7 @@ def words_for(name: str, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", [*RECIPES, *OVERLAYS])
 def test_network_and_loss_are_made_and_learn_from_a_batch(name: str, tmp_path: Path) -> None:
-    task, _ = Recipe(words_for(name, tmp_path)).build()
+    task = build(resolve(["fit", *words_for(name, tmp_path)])).task
     loss = task.train().training_losses(task.example_batch(2))[1]["loss"]
     loss.backward()
     gradients = [p.grad for p in task.parameters() if p.grad is not None]
@@ -123,7 +124,7 @@ PARAMETERS = {  # as the papers have them, without decoder
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_of_the_papers_networks(name: str) -> None:
-    net = Recipe(["--config", f"{name}.yaml"]).build()[0].net
+    net = build(resolve(["fit", "--config", f"{name}.yaml"])).task.net
     net.decoder = None
     assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
 
