@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test
+.PHONY: help demo test nightly lowest
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'
 
@@ -16,8 +17,24 @@ demo: $(VENV)/installed  ## train a capsule network on real handwritten digits a
 	$(RUN) capsule_lightning fit --config digits.yaml
 	@echo "pictures:   $$(ls -td runs/digits/*/ | head -n 1)figures"
 
-test: $(VENV)/installed  ## style, types and tests
+TESTS := pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+
+test: $(VENV)/installed  ## style, types, direction of imports, and the tests of the default tier
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist loadgroup
+	$(VENV)/bin/lint-imports --no-cache
+	OMP_NUM_THREADS=1 $(RUN) $(TESTS)
+
+nightly: $(VENV)/installed lowest  ## all tests but those marked slow, also with the lowest versions that setup.cfg allows
+	OMP_NUM_THREADS=1 $(RUN) $(TESTS) -m "not slow"
+
+lowest: $(LOWEST)/installed  ## the default tier with the lowest versions that setup.cfg allows
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m $(TESTS)
+
+$(LOWEST)/installed: setup.cfg tests/helpers/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python tests/helpers/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable ".[test]"
+	touch $@

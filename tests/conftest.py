@@ -1,13 +1,35 @@
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 import torch
+from budget import allowed, cpu_seconds, longest_first
+from once import once
 from program import Run, capsule_lightning
+from resumed import undisturbed
 
 from capsule_lightning.cli import main
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    longest_first(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test of the default tier that costs more than its budget."""
+    before = cpu_seconds()
+    result = yield
+    spent, budget = cpu_seconds() - before, allowed(item)
+    if spent > budget:
+        pytest.fail(
+            f"took {spent:.1f} s of processor time, and the default tier allows {budget:.1f} s: mark it nightly, or "
+            "share a fixture (see TESTING.md)",
+            pytrace=False,
+        )
+    return result
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +58,18 @@ def run_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Four epochs on the embedded digits, by someone with no network, no key and no options."""
-    cwd = tmp_path_factory.mktemp("trained")
-    done = capsule_lightning(cwd, "fit", "--trainer.max_epochs", "4")
-    assert done.returncode == 0, done.stderr[-3000:]
+
+    def train(cwd: Path) -> str:
+        done = capsule_lightning(cwd, "fit", "--trainer.max_epochs", "4")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    cwd, output = once(tmp_path_factory, "trained", train)
     (folder,) = (cwd / "runs" / "digits").iterdir()
-    return Run(cwd, folder, done.stdout + done.stderr)
+    return Run(cwd, folder, output)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `resumed.FIT` that nobody disturbs."""
+    return once(tmp_path_factory, "whole", undisturbed)[0]

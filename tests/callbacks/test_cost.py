@@ -4,6 +4,8 @@ import csv
 import ctypes
 import mmap
 import os
+import resource
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -119,3 +121,14 @@ def test_the_peak_outlasts_what_made_it():
     assert most >= max(before, resident + 0.9 * size)
     del room
     assert peak_memory(device) >= 0.99 * most  # the kernel counts a few pages late
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_the_peak_is_in_bytes_where_proc_is_missing(platform, unit, monkeypatch, tmp_path):
+    monkeypatch.setattr(cost, "Path", lambda _: tmp_path / "missing")
+    monkeypatch.setattr(sys, "platform", platform)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    monkeypatch.setattr(resource, "getrusage", lambda _: usage)
+    most = peak_memory(torch.device("cpu"))
+    assert most == unit * usage.ru_maxrss
+    assert sys.platform != "linux" or 50e6 < most < 50e9

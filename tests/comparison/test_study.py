@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from program import clean_environment, metrics
+from forked import start
+from program import metrics
 
 from capsule_lightning.cli import main
 from capsule_lightning.comparison import new_console
@@ -76,30 +75,22 @@ def validations(folder: Path) -> int:
     return path.read_text().count(",val/accuracy,") if path.is_file() else 0
 
 
-def test_killed_in_mid_run_and_started_again(cwd: Path) -> None:
+@pytest.mark.long(30)  # the study that is killed imports torch for a server of its own
+def test_killed_in_mid_run_and_started_again(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(cwd, epochs=6)
     folders = [cwd / "runs" / "tiny" / name for name in NAMES]
-    words = [sys.executable, "-m", "capsule_lightning", "compare", "--config", "study.yaml"]
-
-    def start() -> subprocess.Popen[str]:
-        environment = clean_environment(cwd)
-        return subprocess.Popen(
-            words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    study = start()
-    wait_for(lambda: validations(folders[1]) >= 2 or study.poll() is not None)
+    study = start(cwd, "compare", "--config", "study.yaml")
+    wait_for(lambda: validations(folders[1]) >= 2 or not study.is_alive())
     study.kill()
-    study.communicate()
+    study.join()
     assert is_finished(folders[0])
     assert not is_finished(folders[1])
     wait_for(lambda: not is_held(folders[1]), seconds=5)  # the run has gone with the study
     left = (folders[1] / "metrics.csv").read_text()
     before = (folders[0] / "metrics.csv").read_text()
 
-    study = start()
-    output, _ = study.communicate(timeout=200)
-    assert study.returncode == 0, output
+    main(["compare", "--config", "study.yaml"])
+    output = capsys.readouterr().out
     assert "4 runs in runs/tiny, 1 of them done" in output
     assert re.findall(r"^\[(\d)/4\] (\S+): test/accuracy \d", output, re.M) == list(zip("234", NAMES[1:], strict=True))
     assert (folders[0] / "metrics.csv").read_text() == before
@@ -119,6 +110,7 @@ def test_killed_in_mid_run_and_started_again(cwd: Path) -> None:
     assert (cwd / "runs" / "tiny" / "comparison" / "learning_curves.png").is_file()
 
 
+@pytest.mark.long(10)
 def test_a_signal_is_passed_on_and_the_runs_save(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     read = read_study(str(write(cwd, epochs=400, jobs=2)))
     folders = [cwd / "runs" / "tiny" / name for name in NAMES]

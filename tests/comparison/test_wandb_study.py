@@ -20,7 +20,8 @@ STUDY = {
     "each": {"model.net.routing": ["UniformRouting", "DynamicRouting"]},
     "seeds": [0, 1],
 }
-pytestmark = pytest.mark.xdist_group("study in W&B")  # one worker makes it for all
+# by day, `test_training` reads what W&B has written of one run; one worker makes the study for all
+pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("study in W&B")]
 CHOICES = [(routing, seed) for routing in STUDY["each"]["model.net.routing"] for seed in STUDY["seeds"]]
 
 

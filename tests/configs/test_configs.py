@@ -9,14 +9,19 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from recipe import Recipe
+from tiers import nightly_but
 
+from capsule_lightning.cli.configs import resolve
+from capsule_lightning.components import build
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.shipped import CONFIG_DIR, config_names
 
 RECIPES = [name for name in config_names() if "/" not in name and name not in ("default.yaml", "early_stopping.yaml")]
 NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those
 OVERLAYS = [name for name in config_names() if name not in RECIPES and not name.startswith(NO_OVERLAYS)]
+#: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
+WHOLE = ("digits.yaml", "image_folder.yaml", "mnist_efficient.yaml")
+WHOLE_OVERLAYS = ("routing/em.yaml", "model/resnet.yaml", "trainer/debug.yaml")
 FEW_STEPS = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
@@ -28,31 +33,51 @@ FEW_STEPS = (
 )
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def words_for(name: str, folder: Path) -> list[str]:
+    """Options of ``fit`` for a recipe or an overlay, with data that need no download; photos are put into a folder."""
+    if name in OVERLAYS:  # networks are written for the images of their paper
+        base = ["mnist.yaml", "--data.fake=true"] if name.startswith("model/") else ["digits.yaml"]
+        return ["--config", base[0], "--config", name, *base[1:]]
+    if name != "image_folder.yaml":
+        return ["--config", name, "--data.fake=true"]
+    for label in ("cat", "dog"):
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (40, 36), (10 * number, 0, 0)).save(folder / "photos" / label / f"{number}.webp")
+    return ["--config", name, f"--data.root={folder / 'photos'}"]
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *OVERLAYS])
+def test_network_and_loss_are_made_and_learn_from_a_batch(name: str, tmp_path: Path) -> None:
+    task = build(resolve(["fit", *words_for(name, tmp_path)])).task
+    loss = task.train().training_losses(task.example_batch(2))[1]["loss"]
+    loss.backward()
+    gradients = [p.grad for p in task.parameters() if p.grad is not None]
+    assert loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.long(6)
+@pytest.mark.parametrize("name", nightly_but(WHOLE, RECIPES))
 def test_recipe(name: str, run_main: Callable[..., Path], tmp_path: Path) -> None:
-    data = ["--data.fake=true"]
-    if name == "image_folder.yaml":
-        for label in ("cat", "dog"):
-            (tmp_path / "photos" / label).mkdir(parents=True)
-            for number in range(20):
-                Image.new("RGB", (40, 36), (10 * number, 0, 0)).save(tmp_path / "photos" / label / f"{number}.webp")
-        data = ["--data.root=photos"]
+    data = []
     if name != "digits.yaml":
         data.append("--data.val_size=0.2")
-    cwd = run_main("fit", "--config", name, *FEW_STEPS, *data)
+    cwd = run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *data)
     folder = cwd / "runs" / name.removesuffix(".yaml") / "trial"
     assert "test/accuracy" in (folder / "metrics.csv").read_text()
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_overlay(name: str, run_main: Callable[..., Path]) -> None:
+@pytest.mark.long(6)
+@pytest.mark.parametrize("name", nightly_but(WHOLE_OVERLAYS, OVERLAYS))
+def test_overlay(name: str, run_main: Callable[..., Path], tmp_path: Path) -> None:
     # a machine without a GPU stands in for one; two processes are tested in test_distributed
     instead = ("--trainer.devices=1", "--trainer.strategy=auto") if name.startswith("trainer/") else ()
-    # networks are written for the images of their paper
-    base, data = ("mnist", ("--data.fake=true", "--data.val_size=0.2")) if name.startswith("model/") else ("digits", ())
-    cwd = run_main("fit", "--config", f"{base}.yaml", "--config", name, *FEW_STEPS, *data, *instead)
+    base, data = ("mnist", ("--data.val_size=0.2",)) if name.startswith("model/") else ("digits", ())
+    cwd = run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *data, *instead)
     if name != "trainer/debug.yaml":
         assert "test/accuracy" in (cwd / "runs" / base / "trial" / "metrics.csv").read_text()
 
@@ -99,7 +124,7 @@ PARAMETERS = {  # as the papers have them, without decoder
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_of_the_papers_networks(name: str) -> None:
-    net = Recipe(["--config", f"{name}.yaml"]).build()[0].net
+    net = build(resolve(["fit", "--config", f"{name}.yaml"])).task.net
     net.decoder = None
     assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 import yaml
 from program import clean_environment, metrics
-from recipe import Recipe
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 from wandb_log import WANDB, parts
 from wandb_server import WandbServer
 
+from capsule_lightning.cli.configs import resolve
 from capsule_lightning.components import class_names
 from capsule_lightning.runs.folders import flat
 from capsule_lightning.shipped import CONFIG_DIR
@@ -60,8 +60,7 @@ def words_of(sweep: dict[str, Any], point: dict[str, Any]) -> list[str]:
 def test_the_command_line_takes_every_point(path: Path) -> None:
     sweep, count = yaml.safe_load(path.read_text()), 0
     for point in points(sweep):
-        read = Recipe(words_of(sweep, point))
-        config = dict(flat(yaml.safe_load(read._parser("fit").dump(read.config["fit"]))))
+        config = dict(flat(resolve(["fit", *words_of(sweep, point)])))
         assert {key: config.get(key) for key in point} == point
         count += 1
     assert count > 1
@@ -115,6 +114,7 @@ class Account:
         return self.wandb("agent", agent.group(1))
 
 
+@pytest.mark.nightly
 def test_an_agent_trains_a_sweep(tmp_path: Path) -> None:
     sweep = yaml.safe_load((CONFIG_DIR / "sweeps" / "routings.yaml").read_text())
     routings = ["UniformRouting", "DynamicRouting"]
@@ -137,6 +137,7 @@ def test_an_agent_trains_a_sweep(tmp_path: Path) -> None:
     assert "locked" not in said  # W&B's warning of a value that the run gives it again
 
 
+@pytest.mark.nightly
 def test_a_run_that_is_ended_early_has_saved_its_state(tmp_path: Path) -> None:
     sweep = yaml.safe_load((CONFIG_DIR / "sweeps" / "tuning.yaml").read_text())
     sweep["parameters"] = {"model.optimizer.lr": {"values": [0.01]}}

@@ -181,3 +181,13 @@ def test_predicts_after_channel_normalization_without_a_test_run(one_tree, tmp_p
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert data.on_after_batch_transfer(batch, 0).images.shape == (1, 3, 6, 7)
+
+
+def test_what_is_loaded_without_preparation_is_kept_too(one_tree, monkeypatch):
+    calls = Mock(side_effect=image_folder.read_images)
+    monkeypatch.setattr(image_folder, "read_images", calls)
+    first, again = (make(one_tree).load("train") for _ in range(2))
+    assert calls.call_count == 1
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.labels, again.labels)
+    assert (one_tree / ".prepared" / "3x6x7" / "train" / "images.npy").is_file()

@@ -220,3 +220,12 @@ def test_float64_stays_float64():
 def test_bad_values_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         DeepCapsEncoder((1, 28, 28), **options)
+
+
+def test_convolutions_begin_as_the_released_code_does():
+    weight = SquashedConv(16, 4, 8).conv.weight.detach()
+    assert weight.numel() == 16 * 32 * 9
+    deviation = 4608 ** (-1 / 4)  # 4,608 draws tell it to within a percent or two
+    assert_close(weight.std().item(), deviation, rtol=0.04, atol=0)
+    assert_close(weight.max().item(), 3**0.5 * deviation, rtol=0.01, atol=0)  # uniform: sqrt(3) deviations either way
+    assert_close(weight.min().item(), -(3**0.5) * deviation, rtol=0.01, atol=0)

@@ -1,56 +1,128 @@
-"""The program in processes that start in a moment, since they inherit its imports, and that can be killed."""
+"""The program in processes that start in a moment, because they are forked from one that has imported everything.
+
+Importing torch and Lightning costs more than a small run. The server belongs to one pytest worker, and does nothing
+itself.
+"""
 
 import multiprocessing
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
+from environment import clean_environment
 
 from capsule_lightning.cli import main
+from capsule_lightning.comparison.study_processes import PRELOADED
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["forked", "capsule_lightning.cli.training", "scipy.io", "sklearn.model_selection"])
+_SERVER.set_forkserver_preload(["forked", "matplotlib.pyplot", "wandb", *PRELOADED])
+_servers: set[int] = set()
 
 
 def start(
     cwd: Path, *words: str, env: dict[str, str] | None = None, first: Callable[..., None] | None = None
 ) -> ForkServerProcess:
-    """Begin a run; ``first`` is called in its process before it, to do harm later. Output goes to ``output.txt``."""
-    process = _SERVER.Process(target=_run, args=(str(cwd), words, env or {}, first))
-    process.start()
-    return process
+    """Begin a run without W&B, whose output goes to ``output.txt``.
+
+    Args:
+        cwd: folder in which it runs.
+        words: command line.
+        env: variables added to `clean_environment`.
+        first: called in the new process before the run, to do harm later.
+    """
+    environment = {**clean_environment(cwd), "WANDB_MODE": "disabled", **(env or {})}
+    output = str(cwd / "output.txt")
+    return _fork(str(cwd), words, environment, (output, output), first)
 
 
 def run(cwd: Path, *words: str, env: dict[str, str] | None = None, first: Callable[..., None] | None = None) -> int:
-    """A whole run, to its end; its status."""
+    """Run to the end, as `start` does, and return the status."""
     process = start(cwd, *words, env=env, first=first)
     process.join(300)
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
 
 
-def _run(cwd: str, words: tuple[str, ...], env: dict[str, str], first: Callable[..., None] | None) -> None:
+def complete(
+    cwd: Path, words: tuple[str, ...], environment: dict[str, str], timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end as `subprocess.run` would, with standard output and error captured, and return all three.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not ended in time, and was killed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        streams = Path(folder, "stdout"), Path(folder, "stderr")
+        process = _fork(str(cwd), words, environment, (str(streams[0]), str(streams[1])), None)
+        process.join(timeout)
+        late = process.exitcode is None
+        if late:
+            process.kill()
+            process.join()
+        output, errors = (stream.read_text() if stream.exists() else "" for stream in streams)
+        if late:
+            raise subprocess.TimeoutExpired(words, timeout, output, errors)
+    return subprocess.CompletedProcess(words, process.exitcode, output, errors)
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of the server and of the processes forked from it that have ended; 0 without one."""
+    total = 0.0
+    for server in _servers:
+        try:
+            times = Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()[11:15]
+        except FileNotFoundError:
+            continue
+        total += sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def _fork(
+    cwd: str,
+    words: tuple[str, ...],
+    environment: dict[str, str],
+    streams: tuple[str, str],
+    first: Callable[..., None] | None,
+) -> ForkServerProcess:
+    process = _SERVER.Process(target=_run, args=(cwd, words, environment, streams, first))
+    process.start()
+    stat = Path(f"/proc/{process.pid}/stat")
+    if stat.exists():
+        _servers.add(int(stat.read_text().rsplit(")", 1)[1].split()[1]))
+    return process
+
+
+def _run(
+    cwd: str,
+    words: tuple[str, ...],
+    environment: dict[str, str],
+    streams: tuple[str, str],
+    first: Callable[..., None] | None,
+) -> None:
     os.chdir(cwd)
-    for name in list(os.environ):
-        if name.startswith(("WANDB", "CAPSULE_LIGHTNING", "SLURM", "PL_")):
-            del os.environ[name]
-    os.environ.update({"WANDB_MODE": "disabled", "HOME": cwd, "COLUMNS": "200", **env})
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    log = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    files = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666) for path in streams]
+    for stream, file in enumerate([os.open(os.devnull, os.O_RDONLY), *files]):
+        os.dup2(file, stream)
     sys.argv = ["capsule_lightning", *words]
+    sys.path.insert(0, cwd)  # as `python -m` does
+    sys.modules["__main__"].__spec__ = find_spec("capsule_lightning.__main__")  # how ddp starts further processes
     if first is not None:
         first()
     main(words)
 
 
 def wait_for(what: Callable[[], bool], process: ForkServerProcess, seconds: float = 120) -> None:
-    """Until something holds; fails where the process ends before."""
+    """Wait until something holds; fail if the process ends before."""
     end = time.monotonic() + seconds
     while not what():
         assert process.is_alive(), "the run has ended too early"

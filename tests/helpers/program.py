@@ -1,13 +1,13 @@
 """The program as a user starts it, and what it leaves behind."""
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-HELPERS = Path(__file__).parent
+import forked
+from environment import clean_environment
 
 
 class Run(NamedTuple):
@@ -22,19 +22,13 @@ class Run(NamedTuple):
         return str(next((self.folder / "checkpoints").glob("epoch*.ckpt")))
 
 
-def clean_environment(home: Path) -> dict[str, str]:
-    """The environment of someone with no W&B account, no data and one thread a process."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "CAPSULE_LIGHTNING", "SLURM"))}
-    own = {
-        "HOME": str(home),
-        "NETRC": str(home / "netrc"),
-        "PYTHONPATH": os.pathsep.join((str(HELPERS), str(HELPERS.parents[1]))),
-    }
-    return {**kept, **own, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-
 def capsule_lightning(cwd: Path, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user does, in a process of its own."""
+    """Run the program in a forked process, as a user would in an empty environment, and return what it left."""
+    return forked.complete(cwd, words, clean_environment(cwd), timeout)
+
+
+def started(cwd: Path, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does, by ``python -m``: the proof that `capsule_lightning` stands for it."""
     return subprocess.run(
         [sys.executable, "-m", "capsule_lightning", *words],
         cwd=cwd,

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import torch
+from forked import run
 
 #: Chance in the images and in the network, validations within the epochs, and a state every few steps.
 NOISY = """
@@ -27,6 +28,12 @@ trainer:
     - {class_path: RunCheckpoint, init_args: {every_n_steps: 4}}
 """
 FIT = ("fit", "--config", "digits", "--config", "noisy.yaml", "--run_id", "one", "--test_after_fit", "false")
+
+
+def undisturbed(cwd: Path, *more: str) -> None:
+    """Train the run from its beginning to its end."""
+    (cwd / "noisy.yaml").write_text(NOISY)
+    assert run(cwd, *FIT, *more) == 0, (cwd / "output.txt").read_text()[-3000:]
 
 
 def last(cwd: Path) -> dict:

@@ -1,11 +1,13 @@
 """Fast paths of dynamic routing: equal to the plain functions in value and gradient, without the votes in memory."""
 
+import itertools
 from functools import partial
 from importlib.util import find_spec
 
 import pytest
 import torch
 from autograd_graph import operations
+from tiers import nightly_but
 from torch.testing import assert_close
 
 from capsule_lightning.capsules import Capsules
@@ -52,12 +54,27 @@ def with_gradients(route, inputs, **options):
     return parents, *torch.autograd.grad(parents, inputs, upstream)
 
 
-@pytest.mark.parametrize("route", [*BLOCKED, TRITON])
-@pytest.mark.parametrize("detach", [False, True])
-@pytest.mark.parametrize("leaky", [False, True])
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("iterations", [1, 2, 3, 4])
-def test_equals_the_plain_functions(iterations, biased, leaky, detach, route):
+SWITCHES = list(itertools.product([1, 2, 3, 4], *[[False, True]] * 3))
+"""Iterations, with a bias, leaky, detached."""
+PAIRS = [
+    (n, bool(a), bool(b ^ a), bool(c ^ a)) for n, b, c in ((1, 0, 0), (2, 1, 0), (3, 0, 1), (4, 1, 1)) for a in (0, 1)
+]
+"""Eight of them in which any two values meet: what the interpreter of Triton's kernels, a slow one, is given by day."""
+
+
+@pytest.mark.parametrize(("iterations", "biased", "leaky", "detach"), SWITCHES)
+@pytest.mark.parametrize("route", BLOCKED)
+def test_equals_the_plain_functions(route, iterations, biased, leaky, detach):
+    assert_equals_the_plain_functions(route, iterations, biased, leaky, detach)
+
+
+@needs_triton
+@pytest.mark.parametrize(("iterations", "biased", "leaky", "detach"), nightly_but(PAIRS, SWITCHES))
+def test_triton_equals_the_plain_functions(iterations, biased, leaky, detach):
+    assert_equals_the_plain_functions(on_device, iterations, biased, leaky, detach)
+
+
+def assert_equals_the_plain_functions(route, iterations, biased, leaky, detach):
     inputs, options = random_inputs()[: 2 + biased], {"iterations": iterations, "leaky": leaky, "detach": detach}
     found, expected = with_gradients(route, inputs, **options), with_gradients(plain, inputs, **options)
     assert_close(found, expected, atol=1e-12, rtol=1e-10)

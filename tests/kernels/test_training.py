@@ -15,13 +15,12 @@ from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.routing.self_attention import SelfAttentionRouting
 from capsule_lightning.tasks.classification import ClassificationTask
 
-STEPS = 200
 ENCODER = partial(
     SabourEncoder, channels=16, kernel_size=3, num_types=4, dim=8, primary_kernel_size=3, primary_stride=1
 )
 
 
-def losses(routing, backend, seed):
+def losses(routing, backend, seed, steps):
     """The loss of each training step on the digits."""
     torch.manual_seed(seed)
     net = partial(CapsNet, encoder=ENCODER, routing=partial(routing, backend=backend))
@@ -30,7 +29,7 @@ def losses(routing, backend, seed):
     data = DigitsDataModule().load("train")
     images, labels = data.images / 255, data.labels
     history = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         chosen = torch.randint(len(images), (32,))
         batch = ImageBatch(images[chosen], images[chosen], labels[chosen], chosen)
         loss = task.losses(task.output(batch), batch)["loss"]
@@ -41,16 +40,26 @@ def losses(routing, backend, seed):
     return history
 
 
-# one worker trains for both tests
+def training(routing, seeds, steps, *marks):
+    """A case of `curves`; one worker trains for both tests."""
+    name = f"{routing.__name__}, {seeds} seeds, {steps} steps"
+    return pytest.param((routing, seeds, steps), id=name, marks=[pytest.mark.xdist_group(name), *marks])
+
+
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(routing, marks=pytest.mark.xdist_group(f"training with {routing.__name__}"))
-        for routing in (DynamicRouting, SelfAttentionRouting)
+        training(DynamicRouting, 2, 60, pytest.mark.long(5)),
+        training(SelfAttentionRouting, 2, 60, pytest.mark.long(5)),
+        training(DynamicRouting, 5, 200, pytest.mark.nightly),
+        training(SelfAttentionRouting, 5, 200, pytest.mark.nightly),
     ],
 )
 def curves(request):
-    return {backend: [losses(request.param, backend, seed) for seed in range(5)] for backend in ("torch", "blocked")}
+    routing, seeds, steps = request.param
+    return {
+        backend: [losses(routing, backend, seed, steps) for seed in range(seeds)] for backend in ("torch", "blocked")
+    }
 
 
 def test_the_first_steps_are_equal(curves):

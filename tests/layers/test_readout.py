@@ -29,3 +29,10 @@ def test_half_precision_poses_are_read_in_float32():
 
 def test_float64_stays_float64():
     assert ActivationReadout(4).double()(torch.zeros(3, 4, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_the_module_has_one_score_for_each_capsule():
+    readout, poses = ActivationReadout(4), torch.randn(2, 3, 4)
+    assert readout(poses).shape == (2, 3)
+    assert_close(readout(poses), read_activations(poses, *readout.parameters()))
+    assert [tuple(parameter.shape) for parameter in readout.parameters()] == [(1, 4), (1,)]

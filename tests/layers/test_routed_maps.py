@@ -180,6 +180,9 @@ def test_begins_as_the_released_code_does():
     assert layer.weight.shape == (32, 8, 8, 3, 3)
     # fan-in of one child: 8 x 3 x 3; 18,432 draws tell it to within a percent or two
     assert_close(layer.weight.std().item(), (2 / 72) ** 0.5, rtol=0.03, atol=0)
+    assert abs(layer.weight.mean().item()) < 0.01
+    # as many draws of a normal distribution reach about four deviations, and a uniform one ends at 1.7
+    assert 3.3 < layer.weight.abs().max().item() / (2 / 72) ** 0.5 < 6
 
 
 @pytest.mark.parametrize("name", ["num_in", "dim_in", "num_out", "dim_out"])

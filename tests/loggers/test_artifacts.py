@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from forked import run
 from program import clean_environment
+from tiers import nightly_but
 from wandb_log import WANDB, parts, records
 from wandb_server import ReceivedArtifact, WandbServer
 
@@ -34,6 +35,7 @@ def staged(cwd: Path) -> list[Path]:
     return [path for path in cwd.rglob("staging/*") if path.is_file()]
 
 
+@pytest.mark.nightly
 def test_the_best_and_the_last_state_arrive_at_the_end_and_nothing_arrives_twice(tmp_path: Path) -> None:
     checkpoints = tmp_path / "runs" / "digits" / "one" / "checkpoints"
     with WandbServer() as server:
@@ -64,6 +66,7 @@ def sorted_by_age(checkpoints: Path) -> list[Path]:
     return sorted(kept, key=lambda path: path.stat().st_mtime)
 
 
+@pytest.mark.long(8)
 def test_every_state_arrives_once_as_it_is_saved(tmp_path: Path) -> None:
     with WandbServer() as server:
         online = {**KEY, "WANDB_BASE_URL": server.url}
@@ -79,7 +82,8 @@ def original_name(artifact: ReceivedArtifact) -> str:
     return str(json.loads(artifact.fields["metadata"])["original_filename"])
 
 
-@pytest.mark.parametrize("log_model", ["true", "all"])
+@pytest.mark.long(8)
+@pytest.mark.parametrize("log_model", nightly_but(["true"], ["true", "all"]))
 def test_what_is_logged_offline_lies_in_the_runs_folder_and_can_be_sent_later(log_model: str, tmp_path: Path) -> None:
     offline = {"WANDB_MODE": "offline"}
     assert run(tmp_path, *FIT, logging(log_model), "--trainer.max_epochs=2", env=offline) == 0

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from forked import start, wait_for
 from PIL import Image
-from program import clean_environment, metrics
+from program import metrics
+from tiers import nightly_but
 from wandb_log import WANDB, config, history, parts, records, steps, table
 from wandb_server import WandbServer
 
@@ -115,7 +117,7 @@ def sync(line: str, url: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("failure", ["no key", "refuses", "silent", "401", "500"])
+@pytest.mark.parametrize("failure", nightly_but(["no key", "silent"], ["no key", "refuses", "silent", "401", "500"]))
 def test_a_run_that_cannot_begin_online_is_whole_offline(
     failure: str,
     account: Callable[[str], None],
@@ -170,6 +172,7 @@ def test_a_killed_core_is_followed_by_an_offline_part(
         assert [row["_step"] for row in server.runs["trial-run"].history] == [*range(9), *range(10, 15)]
 
 
+@pytest.mark.nightly
 def test_a_core_that_always_dies_is_left_alone(
     begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
 ) -> None:
@@ -213,6 +216,7 @@ def test_pictures_in_a_table_cost_nothing_where_wandb_is_disabled(
     assert said == []
 
 
+@pytest.mark.nightly
 def test_a_table_survives_its_core(
     begin: Callable[[], GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -230,7 +234,7 @@ def test_a_table_survives_its_core(
     assert "WANDB_DATA_DIR" not in os.environ
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", nightly_but([signal.SIGSTOP], [signal.SIGKILL, signal.SIGSTOP]))
 def test_the_end_is_reached_without_a_core(
     number: signal.Signals,
     begin: Callable[[], GuardedWandbLogger],
@@ -248,6 +252,7 @@ def test_the_end_is_reached_without_a_core(
     assert steps(part) == [0, 1]
 
 
+@pytest.mark.nightly
 def test_a_core_that_hangs_does_not_hold_up_training(
     begin: Callable[[], GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -313,6 +318,7 @@ def test_rows_out_of_order_join_the_last_one(begin: Callable[[], GuardedWandbLog
     assert {"val/figure.filenames", "val/loss", "unnumbered.filenames", "test/loss"} <= set(rows[-1])
 
 
+@pytest.mark.nightly
 def test_offline_parts_of_a_resumed_run_are_one_run(
     begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
 ) -> None:
@@ -367,27 +373,20 @@ class Fit:
             {"class_path": "MetricsFile"},
         ]
         (cwd / "loggers.yaml").write_text(yaml.safe_dump({"trainer": {"logger": loggers, "log_every_n_steps": 1}}))
-        known = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": url}
-        self.folder = cwd / "runs" / "digits" / "one"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "capsule_lightning", "fit", "--config", "loggers.yaml", *words],
-            cwd=cwd,
-            env={**clean_environment(cwd), **known},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        known = {"WANDB_MODE": "online", "WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": url}
+        self.folder, self.output = cwd / "runs" / "digits" / "one", cwd / "output.txt"
+        self.output.unlink(missing_ok=True)
+        self.process = start(cwd, "fit", "--config", "loggers.yaml", *words, env=known)
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
-        while self.process.poll() is None and not happened():
-            time.sleep(0.05)
+        wait_for(happened, self.process)
 
     def end(self) -> str:
-        output, errors = self.process.communicate(timeout=HANGS_SECONDS)
-        return output + errors
+        self.process.join(HANGS_SECONDS)
+        return self.output.read_text()
 
 
+@pytest.mark.nightly
 def test_a_program_killed_and_resumed_online_is_one_run(tmp_path: Path) -> None:
     with WandbServer() as server:
         killed = Fit(tmp_path, server.url, "--config", "digits.yaml", "--run_id", "one", "--trainer.max_epochs", "40")
@@ -402,7 +401,7 @@ def test_a_program_killed_and_resumed_online_is_one_run(tmp_path: Path) -> None:
         checkpoint = killed.folder / "checkpoints" / "last.ckpt"
         resumed = Fit(tmp_path, server.url, "--ckpt_path", str(checkpoint), "--trainer.max_epochs", str(epochs))
         output = resumed.end()
-        assert resumed.process.returncode == 0, output
+        assert resumed.process.exitcode == 0, output
         (run,) = server.runs.values()
     assert steps(part) == list(range(len(steps(part))))
     rows = run.history
@@ -416,13 +415,14 @@ def test_a_program_killed_and_resumed_online_is_one_run(tmp_path: Path) -> None:
     assert "monoton" not in output
 
 
+@pytest.mark.nightly
 def test_a_program_whose_core_is_killed_loses_nothing(tmp_path: Path) -> None:
     with WandbServer() as server:
         fit = Fit(tmp_path, server.url, "--config", "digits.yaml", "--run_id", "one", "--trainer.max_epochs", "3")
         fit.wait_until((fit.folder / "metrics.csv").is_file)
         os.kill(core_of(fit.process.pid), signal.SIGKILL)
         output = fit.end()
-    assert fit.process.returncode == 0, output
+    assert fit.process.exitcode == 0, output
     values = metrics(fit.folder)
     assert (len(values["train/loss"]), len(values["val/accuracy"]), len(values["test/accuracy"])) == (60, 3, 1)
     assert output.count("W&B:") == 1

@@ -164,14 +164,24 @@ class TestLaws:
         assert_close(net(together).activations[:1], alone.activations)
         assert_close(net.couplings(together)[:1], net.couplings(first))
 
-    def test_compiles_into_one_graph(self, case):
-        net, capsules = build(case).float(), Capsules(*(x.float() for x in children(2)))
-        torch.compiler.reset()
-        compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
-        parents, expected = compiled(capsules), net(capsules)
-        assert_close(parents, expected, rtol=1e-5, atol=1e-6)
-        found, plain = (
-            torch.autograd.grad(p.poses.square().sum() + p.activations.square().sum(), list(net.parameters()))
-            for p in (parents, expected)
-        )
-        assert_close(found, plain, rtol=1e-4, atol=1e-5)
+
+# every algorithm as it is, every switch at night
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(*param.values, id=param.id, marks=[pytest.mark.nightly] if number else [])
+        for cls in ROUTINGS
+        for number, param in enumerate(switched(cls))
+    ],
+)
+def test_compiles_into_one_graph(case):
+    net, capsules = build(case).float(), Capsules(*(x.float() for x in children(2)))
+    torch.compiler.reset()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    parents, expected = compiled(capsules), net(capsules)
+    assert_close(parents, expected, rtol=1e-5, atol=1e-6)
+    found, plain = (
+        torch.autograd.grad(p.poses.square().sum() + p.activations.square().sum(), list(net.parameters()))
+        for p in (parents, expected)
+    )
+    assert_close(found, plain, rtol=1e-4, atol=1e-5)

@@ -1,10 +1,12 @@
 """The laws of networks, each checked on every routing algorithm of the package in three networks."""
 
+import itertools
 from functools import partial
 
 import pytest
 import torch
 from routings import ROUTINGS
+from tiers import nightly_but
 from torch import nn
 from torch.testing import assert_close
 
@@ -15,6 +17,9 @@ from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.models.conv_capsnet import ConvCapsNet
 from capsule_lightning.models.conv_capsules import ConvCapsules
 from capsule_lightning.routing.base import MatrixRouting
+from capsule_lightning.routing.dynamic import DynamicRouting
+from capsule_lightning.routing.em import EMRouting
+from capsule_lightning.routing.variational_bayes import VariationalBayesRouting
 
 IN_SHAPE, CLASSES = (1, 12, 12), 3
 
@@ -72,11 +77,6 @@ class TestNetworks:
         for half_part, part in zip(parents, net(images), strict=True):
             assert (half_part - part).norm() < 0.05 * part.norm()
 
-    def test_compiles(self, build, routing):
-        net, images = build(routing), torch.rand(2, *IN_SHAPE)
-        torch.compiler.reset()
-        assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(images), net(images), rtol=1e-4, atol=1e-5)
-
     def test_state_dict_round_trip(self, build, routing):
         net, other, images = build(routing), build(routing), torch.rand(2, *IN_SHAPE)
         assert not torch.equal(net(images).poses, other(images).poses)
@@ -88,6 +88,20 @@ class TestNetworks:
         together, alone = net(images), net(images[:1])
         assert_close(together.poses[:1], alone.poses)
         assert_close(together.activations[:1], alone.activations)
+
+
+@pytest.mark.parametrize(
+    ("make", "routing"),
+    nightly_but(
+        # that each algorithm compiles is tested in `test_contract`, here that what is around it does
+        [(capsnet, DynamicRouting), (OneLayer, EMRouting), (two_layers, VariationalBayesRouting)],
+        itertools.product([capsnet, OneLayer, two_layers], ROUTINGS),
+    ),
+)
+def test_compiles(make, routing):
+    net, images = make(routing).eval(), torch.rand(2, *IN_SHAPE)
+    torch.compiler.reset()
+    assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(images), net(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)

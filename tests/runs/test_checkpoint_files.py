@@ -125,33 +125,28 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_file_that_cannot_grow(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    whole = tmp_path_factory.mktemp("whole")
-    for cwd in (tmp_path, whole):
-        (cwd / "noisy.yaml").write_text(NOISY)
-    words = (*FIT, "--trainer.max_epochs")
-    assert run(whole, *words, "2") == 0
-    assert run(tmp_path, *words, "2", first=functools.partial(limit_files, 300_000)) == 1
+@pytest.mark.long(10)
+def test_a_file_that_cannot_grow(tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "noisy.yaml").write_text(NOISY)
+    assert run(tmp_path, *FIT, first=functools.partial(limit_files, 300_000)) == 1
     output = (tmp_path / "output.txt").read_text()
     assert "last.ckpt: cannot be written (File too large)" in output
     assert "Traceback" not in output
     folder = tmp_path / "runs" / "digits" / "one" / "checkpoints"
     assert not list(folder.glob("*")) + list(folder.glob(".*"))
-    assert run(tmp_path, *words, "2", "--resume") == 0
+    assert run(tmp_path, *FIT, "--resume") == 0
     assert_same_end(tmp_path, whole)
 
 
-def test_a_full_disk(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.nightly
+def test_a_full_disk(tmp_path: Path, whole: Path) -> None:
     disk = tmp_path / "runs"
     disk.mkdir()
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(disk)], check=False)
     if mount.returncode != 0:
         pytest.skip("needs the right to mount a file system")
-    whole = tmp_path_factory.mktemp("whole")
     try:
-        for cwd in (tmp_path, whole):
-            (cwd / "noisy.yaml").write_text(NOISY)
-        assert run(whole, *FIT) == 0
+        (tmp_path / "noisy.yaml").write_text(NOISY)
         process = start(tmp_path, *FIT)
         wait_for(lambda: steps_logged(tmp_path) >= 26, process)
         os.kill(process.pid, signal.SIGINT)

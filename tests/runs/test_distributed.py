@@ -8,6 +8,7 @@ from forked import run
 from PIL import Image
 from program import capsule_lightning, metrics, torchrun
 from resumed import FIT, NOISY, assert_same_end
+from tiers import nightly_but
 
 from capsule_lightning.data.digits import DigitsDataModule
 
@@ -39,21 +40,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd
 
 
-def test_one_two_and_four_processes_train_alike(folder: Path) -> None:
-    words = ("fit", "--config=image_folder", "--config=small.yaml", "--experiment=many")
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param((1, 2), marks=pytest.mark.long(40)),
+        pytest.param((1, 2, 4), marks=pytest.mark.nightly),
+    ],
+    ids=str,
+)
+def test_one_two_and_four_processes_train_alike(counts: tuple[int, ...], folder: Path) -> None:
+    words = ("fit", "--config=image_folder", "--config=small.yaml", f"--experiment=up-to-{counts[-1]}")
     runs = {}
     assert run(folder, *words, "--run_id=1") == 0
-    for processes in (1, 2, 4):
+    for processes in counts:
         if processes > 1:
             done = torchrun(folder, processes, *words, f"--run_id={processes}")
             assert done.returncode == 0, done.stderr[-3000:]
-        runs[processes] = folder / "runs" / "many" / str(processes)
+        runs[processes] = folder / "runs" / f"up-to-{counts[-1]}" / str(processes)
         with (runs[processes] / "confusion.csv").open() as file:
             rows = list(csv.reader(file))[1:]
         assert sum(int(number) for row in rows for number in row[1:]) == NUM_TEST  # each test image once
     one = metrics(runs[1])
     assert one["train/loss"][-1] < 0.8 * one["train/loss"][0]
-    for processes in (2, 4):
+    for processes in counts[1:]:
         many = metrics(runs[processes])
         assert many["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)  # sums in another order
         assert many["val/loss"] == pytest.approx(one["val/loss"], rel=1e-4)
@@ -62,6 +71,7 @@ def test_one_two_and_four_processes_train_alike(folder: Path) -> None:
         assert many["lr"] == one["lr"]
 
 
+@pytest.mark.nightly
 def test_a_rank_that_is_killed_twice_under_torchrun(tmp_path: Path) -> None:
     (tmp_path / "noisy.yaml").write_text(NOISY)
     words = (*FIT, "--trainer.max_epochs=3")
@@ -73,7 +83,8 @@ def test_a_rank_that_is_killed_twice_under_torchrun(tmp_path: Path) -> None:
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.long(15)
+@pytest.mark.parametrize("rank", nightly_but([1], [0, 1]))
 def test_a_rank_that_dies_takes_the_others_down(rank: int, tmp_path: Path) -> None:
     two = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu")
     harm = (
@@ -90,6 +101,7 @@ def test_a_rank_that_dies_takes_the_others_down(rank: int, tmp_path: Path) -> No
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.nightly
 def test_a_batch_that_the_processes_do_not_divide(tmp_path: Path) -> None:
     words = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=63")
     done = capsule_lightning(tmp_path, "fit", *words)
@@ -97,7 +109,8 @@ def test_a_batch_that_the_processes_do_not_divide(tmp_path: Path) -> None:
     assert "batch_size=63 is the batch of all 2 processes together" in done.stderr
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true"])
+@pytest.mark.long(15)
+@pytest.mark.parametrize("strategy", nightly_but(["ddp"], ["ddp", "ddp_find_unused_parameters_true"]))
 def test_parameters_that_the_loss_does_not_reach(strategy: str, tmp_path: Path) -> None:
     # without a decoder nobody reads the poses, and self-routing has activations without them
     net = ("--model.net.routing=SelfRouting", "--model.net.decoder=null", "--trainer.max_epochs=1")

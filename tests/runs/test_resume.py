@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 from forked import run, start, wait_for
 from program import metrics
-from resumed import FIT, NOISY, assert_same_end, die_while_writing, steps_logged
+from resumed import FIT, NOISY, assert_same_end, die_while_writing, steps_logged, undisturbed
+
+each_kind = pytest.mark.parametrize(
+    ("more", "most"),  # most steps between two kills
+    [
+        (("--trainer.precision", "32-true"), 12),
+        (("--trainer.precision", "bf16-mixed", "--trainer.accumulate_grad_batches", "2"), 5),
+    ],
+    ids=["float32", "bfloat16, gradients accumulated"],
+)
 
 
 @pytest.fixture
@@ -17,23 +26,28 @@ def cwd(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("more", "most"),  # most steps between two kills
-    [
-        (("--trainer.precision", "32-true"), 12),
-        (("--trainer.precision", "bf16-mixed", "--trainer.accumulate_grad_batches", "2"), 5),
-    ],
-    ids=["float32", "bfloat16, gradients accumulated"],
-)
+@pytest.mark.long(20)
+@each_kind
+def test_killed_between_steps_and_in_the_middle_of_writing(
+    more: tuple[str, ...], most: int, cwd: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    kill_and_resume(3, (*more, "--trainer.max_epochs", "3"), most, cwd, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.nightly
+@each_kind
 def test_killed_ten_times(
     more: tuple[str, ...], most: int, cwd: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    kill_and_resume(10, more, most, cwd, tmp_path_factory.mktemp("whole"))
+
+
+def kill_and_resume(kills: int, more: tuple[str, ...], most: int, cwd: Path, whole: Path) -> None:
+    """Every third time in the middle of writing a checkpoint, else after some steps."""
     words = (*FIT, *more)
-    whole = tmp_path_factory.mktemp("whole")
-    (whole / "noisy.yaml").write_text(NOISY)
-    assert run(whole, *words) == 0, (whole / "output.txt").read_text()[-3000:]
+    undisturbed(whole, *more)
     moments = random.Random(more[1])
-    for kill in range(10):
+    for kill in range(kills):
         resume = ("--resume",) if kill else ()
         if kill % 3 == 2:
             first = functools.partial(die_while_writing, moments.randint(1, 3), moments.random())

@@ -13,15 +13,6 @@ from resumed import FIT, NOISY, assert_same_end, last, steps_logged
 SELDOM = NOISY.replace("every_n_steps: 4", "every_n_steps: null")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nobody disturbs."""
-    cwd = tmp_path_factory.mktemp("whole")
-    (cwd / "noisy.yaml").write_text(SELDOM)
-    assert run(cwd, *FIT) == 0
-    return cwd
-
-
 @pytest.fixture
 def cwd(tmp_path: Path) -> Path:
     (tmp_path / "noisy.yaml").write_text(SELDOM)
@@ -32,6 +23,7 @@ def output(cwd: Path) -> str:
     return (cwd / "output.txt").read_text()
 
 
+@pytest.mark.long(10)
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)], ids=lambda v: str(v)
 )
@@ -60,6 +52,7 @@ def test_a_second_interrupt_does_not_wait(cwd: Path) -> None:
     assert "Traceback" not in output(cwd)
 
 
+@pytest.mark.long(8)
 def test_a_job_is_queued_again_only_when_its_time_is_up(cwd: Path) -> None:
     scontrol = cwd / "scontrol"
     scontrol.write_text('#!/bin/sh\necho "$@" >> "$0.calls"\n')
@@ -92,6 +85,7 @@ def test_a_signal_before_the_beginning(number: signal.Signals, status: int, cwd:
     assert "Traceback" not in output(cwd)
 
 
+@pytest.mark.long(8)
 def test_a_signal_in_the_test_after_fit_loses_nothing(cwd: Path) -> None:
     process = start(cwd, *FIT[:-1], "true", "--trainer.max_epochs", "1", "--trainer.callbacks+", "slow.SlowTest")
     wait_for(lambda: "the test begins" in (output(cwd) if (cwd / "output.txt").exists() else ""), process)
