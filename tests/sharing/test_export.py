@@ -19,6 +19,7 @@ from trained import FAKE_MNIST, fit
 
 from capsule_lightning import __version__
 from capsule_lightning.cli import main
+from capsule_lightning.components import build_data
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.loader import StoredBatch
@@ -35,7 +36,6 @@ from capsule_lightning.routing.self_attention import SelfAttentionRouting
 from capsule_lightning.routing.uniform import UniformRouting
 from capsule_lightning.sharing.export import (
     Answers,
-    data_module,
     export,
     load_network,
     onnx_model,
@@ -210,7 +210,7 @@ def test_images_prepared_as_the_file_says_are_those_of_training(data: type, argu
     place, slot = run_of(tmp_path, data, **arguments)
     said, unknown = what_images_need(place)
     assert unknown is None
-    module = data_module(slot)
+    module = build_data(slot)
     pixels = torch.randint(0, 256, (5, *module.stored_shape), dtype=torch.uint8)
     if module.normalization == "channel" and module.statistics is None:
         module.setup("fit")
