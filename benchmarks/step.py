@@ -63,7 +63,7 @@ class PackageStep(Workload):
 
     def build(self, device: torch.device) -> Step:
         """See `Workload.build`."""
-        from capsule_lightning.components import build
+        from capsule_lightning.components.build import build
 
         self.task = task = build(self.config).task.to(device).train()
         self.batch = task.example_batch(self.batch_size)

@@ -21,18 +21,9 @@ from typing import Any, Literal, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 
 from capsule_lightning.cli.options import options_of
-from capsule_lightning.components import (
-    FROM_DATA,
-    Argument,
-    Slot,
-    arguments,
-    find_class,
-    import_components,
-    modernized,
-    path_of,
-    shared_arguments,
-    slot_of,
-)
+from capsule_lightning.components.build import FROM_DATA
+from capsule_lightning.components.names import import_components, modernized
+from capsule_lightning.components.slots import Argument, Slot, arguments, find_class, path_of, shared_arguments, slot_of
 from capsule_lightning.errors import InputError, nearest, require
 from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.runs.plain_yaml import dump_yaml, parse_yaml

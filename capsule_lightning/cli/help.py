@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capsule_lightning.cli.commands import COMMANDS
-from capsule_lightning.components import SLOTS, class_names
+from capsule_lightning.components.names import SLOTS, class_names
 from capsule_lightning.shipped import PROGRAM
 
 

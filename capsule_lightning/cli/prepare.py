@@ -15,7 +15,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--root", help="folder of the data; else $CAPSULE_LIGHTNING_DATA, else data/")
     options = parser.options(words[1:])
 
-    from capsule_lightning.components import import_components
+    from capsule_lightning.components.names import import_components
     from capsule_lightning.data.named import NamedDataModule
 
     import_components()

@@ -31,7 +31,8 @@ from capsule_lightning.cli.configs import Words, argument_at, as_yaml, read_word
 from capsule_lightning.cli.faults import as_user_error
 from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.trainer_checks import refused, require_launcher, require_monitors, require_options
-from capsule_lightning.components import FROM_DATA, build_part, import_components
+from capsule_lightning.components.build import FROM_DATA, build_part
+from capsule_lightning.components.names import import_components
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.kernels.heap import keep_heap

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from capsule_lightning.augmentations.base import standardize
-from capsule_lightning.components import build_data
+from capsule_lightning.components.build import build_data
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, read_images
 from capsule_lightning.errors import InputError

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning import __version__
-from capsule_lightning.components import build_data, modernized
+from capsule_lightning.components.build import build_data
+from capsule_lightning.components.names import modernized
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, first_line
 from capsule_lightning.models.base import CapsuleNet

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from capsule_lightning.augmentations.base import Augmentation
-from capsule_lightning.components import OLD_NAMES, component, known_class, modernized, require_harmless
+from capsule_lightning.components.foreign import component, known_class, require_harmless
+from capsule_lightning.components.names import OLD_NAMES, modernized
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import Encoder

@@ -10,7 +10,7 @@ import yaml
 from capsule_lightning import __version__
 from capsule_lightning.cli import main
 from capsule_lightning.cli.configs import resolve
-from capsule_lightning.components import SLOTS, class_names
+from capsule_lightning.components.names import SLOTS, class_names
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import flat
 from capsule_lightning.shipped import CONFIG_DIR, config_names, find_config

@@ -21,7 +21,7 @@ from capsule_lightning.comparison import new_console
 from capsule_lightning.comparison import study_processes as module
 from capsule_lightning.comparison.study import read_study
 from capsule_lightning.comparison.study_processes import is_finished, last_line, run_study
-from capsule_lightning.components import class_names
+from capsule_lightning.components.names import class_names
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import lock_run, unlock_run
 from capsule_lightning.shipped import CONFIG_DIR, find_config

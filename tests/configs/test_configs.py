@@ -12,7 +12,7 @@ from PIL import Image
 from tiers import nightly_but
 
 from capsule_lightning.cli.configs import resolve
-from capsule_lightning.components import build
+from capsule_lightning.components.build import build
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.shipped import CONFIG_DIR, config_names
 

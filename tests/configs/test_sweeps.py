@@ -21,7 +21,7 @@ from wandb_log import WANDB, parts
 from wandb_server import WandbServer
 
 from capsule_lightning.cli.configs import resolve
-from capsule_lightning.components import class_names
+from capsule_lightning.components.names import class_names
 from capsule_lightning.runs.folders import flat
 from capsule_lightning.shipped import CONFIG_DIR
 

@@ -19,7 +19,7 @@ from trained import FAKE_MNIST, fit
 
 from capsule_lightning import __version__
 from capsule_lightning.cli import main
-from capsule_lightning.components import build_data
+from capsule_lightning.components.build import build_data
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.loader import StoredBatch

@@ -1,0 +1,97 @@
+"""From a configuration that states everything to objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from capsule_lightning.components.names import import_components, modernized
+from capsule_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from capsule_lightning.data.base import ImageDataModule
+    from capsule_lightning.tasks.base import Task
+
+FROM_DATA = ("in_shape", "num_classes")
+"""Arguments of a task that its data state."""
+
+
+class Experiment(NamedTuple):
+    """What a config describes, but for the trainer.
+
+    Attributes:
+        task: the task, its network not trained yet.
+        data: its data, not loaded yet.
+    """
+
+    task: Task
+    data: ImageDataModule
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """Make the task and the data of a configuration.
+
+    Args:
+        config: as `capsule_lightning.cli.configs.resolve` returns it, or a run's ``config.yaml``; of it, ``data`` and
+            ``model`` are used.
+
+    Raises:
+        InputError: a class or a value that a slot does not take.
+    """
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    from capsule_lightning.data.base import ImageDataModule
+    from capsule_lightning.tasks.base import Task
+
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    parser.add_lightning_class_args(Task, "model", subclass_mode=True)
+    for name in FROM_DATA:
+        parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+    made = _instantiated(parser, {key: config[key] for key in ("data", "model")})
+    return Experiment(made.model, made.data)
+
+
+def build_data(slot: Any) -> ImageDataModule:
+    """Make the data module of one slot of a configuration.
+
+    Args:
+        slot: ``class_path`` and ``init_args``.
+
+    Raises:
+        InputError: a class or a value that the slot does not take.
+    """
+    from capsule_lightning.data.base import ImageDataModule
+
+    made: ImageDataModule = build_part(slot, ImageDataModule)
+    return made
+
+
+def build_part(slot: Any, base: type) -> Any:
+    """Make the object of one slot of a configuration.
+
+    Args:
+        slot: ``class_path`` and ``init_args``.
+        base: what its class derives from.
+
+    Raises:
+        InputError: a class or a value that the slot does not take.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, "part")
+    return _instantiated(parser, {"part": slot}).part
+
+
+def _instantiated(parser: Any, config: Mapping[str, Any]) -> Any:
+    from jsonargparse import ArgumentError
+
+    import_components()
+    try:
+        return parser.instantiate(parser.parse_object(modernized(dict(config))))
+    except InputError:
+        raise
+    except (ArgumentError, TypeError, ValueError) as error:
+        refused = error.__cause__ if isinstance(error.__cause__, InputError) else None
+        raise refused or InputError(f"the configuration is refused: {' '.join(str(error).split())[:300]}") from error
