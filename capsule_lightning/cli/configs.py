@@ -12,107 +12,24 @@ over the one below with the class and its signature in hand, and jsonargparse is
 from __future__ import annotations
 
 import inspect
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, NamedTuple
-
-from jsonargparse import ArgumentError, ArgumentParser
+from typing import Any
 
 from capsule_lightning.cli.options import options_of
+from capsule_lightning.cli.values import checked_value, typed_value, yaml_value
+from capsule_lightning.cli.words import Text, Words, read_words
 from capsule_lightning.components.build import FROM_DATA
 from capsule_lightning.components.names import import_components, modernized
-from capsule_lightning.components.slots import Argument, Slot, arguments, find_class, path_of, shared_arguments, slot_of
+from capsule_lightning.components.slots import Argument, Slot, arguments, find_class, path_of, shared_arguments
 from capsule_lightning.errors import InputError, nearest, require
 from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.runs.plain_yaml import dump_yaml, parse_yaml
 from capsule_lightning.shipped import CONFIG_DIR, find_config
 
-CHOOSES_DATA = ("--config", "-c", "--data", "--data.class_path")
-"""Options that say what to train on; without one of them it is the digits."""
 NOT_OURS = ("weights_only", "verbose", "return_predictions")
 """Keys that the configuration of a run may hold if it was saved before these options went."""
-FLAGS = ("print_config", "help", "help_all")
-"""Options that take no value and show something in place of a run."""
-
-
-class Text(str):
-    """What was typed on the command line: its type is that of the option it is given to."""
-
-
-class Words(NamedTuple):
-    """The words of a training command, taken apart.
-
-    Attributes:
-        command: such as ``fit``.
-        configs: the values of ``--config``, in their order.
-        options: key and text of each option, in their order.
-        flags: those of `FLAGS` that were given.
-        help_of: the slot and the class of ``--model.net.routing.help EMRouting``, the class empty if it was not given.
-    """
-
-    command: str
-    configs: list[str]
-    options: list[tuple[str, str]]
-    flags: set[str]
-    help_of: tuple[str, str] | None = None
-
-    def option(self, key: str) -> str | None:
-        """Return the text that an option was given last, or None."""
-        return next((text for name, text in reversed(self.options) if name == key), None)
-
-    @property
-    def chooses_data(self) -> bool:
-        """Whether they say what to train on."""
-        return bool(self.configs) or any(f"--{key}" in CHOOSES_DATA for key, _ in self.options)
-
-
-def read_words(words: Sequence[str]) -> Words:
-    """Take the words of a training command apart.
-
-    Args:
-        words: the command and its options, each as ``--key value`` or ``--key=value``.
-
-    Raises:
-        InputError: a word that is neither an option nor the value of one, or an option without its value.
-
-    Example:
-        >>> read_words(["fit", "--config", "mnist", "--data.batch_size=64"]).options
-        [('data.batch_size', '64')]
-    """
-    command, *rest = words
-    bare = {name: option.bare for name, option in options_of(command).items() if option.bare is not None}
-    configs, options, flags, help_of = [], [], set(), None
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") and word != "-c":
-            key = word.split("=")[0]
-            similar = nearest(key, [f"{group}.{name}" for group, names in _groups().items() for name in names])
-            raise InputError(
-                f"unrecognized arguments: {word}{similar if '=' in word else ''}; an option begins with two hyphens, "
-                "such as --config mnist"
-            )
-        key, equals, value = word.removeprefix("--").partition("=")
-        if key in FLAGS:
-            require(not equals, f"--{key}={value}: --{key} takes no value")
-            flags.add(key)
-            continue
-        follows = bool(rest) and not rest[0].startswith("--") and rest[0] != "-c"
-        if not equals and follows:
-            value = rest.pop(0)
-        elif not equals and key.endswith(".help"):
-            value = ""
-        elif not equals:
-            require(key in bare, f"{word}: expected a value after it")
-            value = bare[key]
-        if key in ("config", "-c"):
-            configs.append(value)
-        elif key.endswith(".help"):
-            help_of = (key.removesuffix(".help"), value)
-        else:
-            options.append((key, value))
-    return Words(command, configs, options, flags, help_of)
 
 
 def resolve(words: Sequence[str] | Words, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -277,7 +194,7 @@ def _laid_within(before: Any, argument: Argument, parts: list[str], value: Any, 
     slot = argument.slot
     if slot is None:
         require(isinstance(before, Mapping) or argument.admits(dict), f"{key}: takes no option {'.'.join(parts)!r}")
-        return {**(before or {}), ".".join(parts): _value(value, key) if isinstance(value, Text) else value}
+        return {**(before or {}), ".".join(parts): yaml_value(value, key) if isinstance(value, Text) else value}
     if slot.several:
         items = list(before) if isinstance(before, list) else []
         require(items, f"{key}.{parts[0]}: there is nothing in {key} yet; add to it with --{key}+ CLASS first")
@@ -299,21 +216,21 @@ def _laid(before: Any, value: Any, argument: Argument, key: str, appends: bool) 
     """Lay a value over that of an argument."""
     slot = argument.slot
     if slot is None:
-        new = _checked(value, argument, key)
+        new = checked_value(value, argument, key)
         return [*(before or []), *(new if isinstance(new, list) else [new])] if appends else new
     if isinstance(value, Text):
-        value = _typed(value, argument, key)
+        value = typed_value(value, argument, key)
     if slot.several and not isinstance(value, bool | None):
         one = _one_of(slot)
         items = value if isinstance(value, list) else [value]
         new = [_laid(None, item, one, f"{key}[{n}]" if len(items) > 1 else key, False) for n, item in enumerate(items)]
         return [*(before if isinstance(before, list) else []), *new] if appends else new
     if isinstance(value, str) and (argument.admits(str) or not value):
-        return _checked(value, argument, key)
+        return checked_value(value, argument, key)
     if isinstance(value, str):
         value = {"class_path": value}
     if not isinstance(value, Mapping):
-        return _checked(value, argument, key)
+        return checked_value(value, argument, key)
     return _class_laid(before, value, argument, slot, key)
 
 
@@ -378,90 +295,6 @@ def _choices_first(options: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         if first is not None and first < place:
             ordered.insert(first, ordered.pop(place))
     return ordered
-
-
-# Plain values.
-
-
-def _typed(text: Text, argument: Argument, key: str) -> Any:
-    """What was typed for a slot: nothing, a switch, a class by name, or YAML."""
-    if text in ("null", "None") and argument.admits(types.NoneType):
-        return None
-    if argument.admits(bool) and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return _value(text, key) if text.startswith(("{", "[")) else text
-
-
-def _value(text: str, key: str) -> Any:
-    """A value that was typed as YAML has it."""
-    return parse_yaml(f"value: {text}", f"--{key}")["value"]
-
-
-def _checked(value: Any, argument: Argument, key: str) -> Any:
-    """A plain value as its type has it.
-
-    Raises:
-        InputError: it is of another type.
-    """
-    if argument.annotation is Any:
-        return _value(value, key) if isinstance(value, Text) else value
-    parser = _parser_of(argument.annotation)
-    try:
-        if isinstance(value, Text):
-            found = parser.parse_args([f"--value={value}"]).value
-        else:
-            found = parser.parse_object({"value": value}).value
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"{key}: got {value}, expected {in_words(argument.annotation)}") from error
-    if isinstance(found, tuple | list):
-        return list(found)
-    return found if isinstance(found, bool | int | float | str | dict | None) else _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, str) else value
-
-
-@cache
-def _parser_of(annotation: Any) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=annotation)
-    return parser
-
-
-def in_words(annotation: Any) -> str:
-    """Return what a type takes, in words.
-
-    Example:
-        >>> in_words(float), in_words(Literal["a", "b"] | None), in_words(list[int])
-        ('a number', 'one of a, b', 'a list, such as [1,2]')
-    """
-    found: list[str] = []
-    choices: list[str] = []
-    for kind in _kinds(annotation):
-        origin = typing.get_origin(kind)
-        if origin is Literal:
-            choices += [str(choice) for choice in typing.get_args(kind)]
-        elif kind in _NAMES:
-            found.append(_NAMES[kind])
-        elif slot_of(kind) or typing.get_origin(kind):
-            listed = origin or kind
-            is_list = isinstance(listed, type) and issubclass(listed, Sequence)
-            found.append("a list, such as [1,2]" if is_list else "a class by its name")
-    if choices:
-        found.append(f"one of {', '.join(dict.fromkeys(choices))}")
-    return " or ".join(dict.fromkeys(found)) or "null"
-
-
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        for part in typing.get_args(annotation):
-            yield from _kinds(part)
-    else:
-        yield annotation
 
 
 # The rest.

@@ -151,7 +151,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ("prepare-value", "prepare mnist --root", ["--root", "expected one argument"], None),
     ("prepare-file", "prepare cifar10 --root file", ["cifar10 were not found", "--data.root"], file("file", b"x")),
     ("no-hyphens", "fit mnist", ["unrecognized arguments: mnist", "--config mnist"], None),
-    ("one-hyphen", "fit trainer.max_epochs=3", ["did you mean 'trainer.max_epochs'"], None),
+    ("one-hyphen", "fit trainer.max_epochs=3", ["did you mean --trainer.max_epochs=3"], None),
     ("option", f"{FIT} --data.batchsize 3", ["batchsize", "did you mean 'batch_size'"], None),
     ("option-of-net", f"{FIT} --model.net.rooting X", ["model.net: ", "rooting", "did you mean 'routing'"], None),
     ("no-value", "fit --trainer.max_epochs", ["--trainer.max_epochs: expected a value"], None),

@@ -8,7 +8,9 @@ import pytest
 import torch
 from routings import ROUTINGS
 
-from capsule_lightning.cli.configs import as_yaml, in_words, read_words, resolve
+from capsule_lightning.cli.configs import as_yaml, resolve
+from capsule_lightning.cli.values import in_words
+from capsule_lightning.cli.words import read_words
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.plain_yaml import parse_yaml
 

@@ -1,0 +1,168 @@
+"""Lightning's part of a training command: the trainer, the task and the data, from one mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from typing_extensions import override
+
+from capsule_lightning.cli.configs import as_yaml
+from capsule_lightning.cli.options import OPTIONS
+from capsule_lightning.cli.trainer_checks import refused, require_launcher
+from capsule_lightning.components.build import FROM_DATA, build_part
+from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.errors import InputError
+from capsule_lightning.loggers.base import PlacedLogger, Placement
+from capsule_lightning.runs.checkpoint_files import (
+    AtomicCheckpoints,
+)
+from capsule_lightning.runs.files import write_whole
+from capsule_lightning.runs.folders import (
+    CONFIG_NAME,
+    flat,
+)
+from capsule_lightning.shipped import PROGRAM
+from capsule_lightning.tasks.base import Task
+
+PATIENCE = timedelta(minutes=3)
+"""How long processes wait for each other, unless a strategy is given its own time: the usual half hour is lost time."""
+
+
+class RunRecord(L.Callback):
+    """Writes the resolved config into the folder of a training run, and flat into its loggers.
+
+    Args:
+        config: the mapping to write.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+
+    @override
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not before: a run that cannot start must not change its own record.
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / CONFIG_NAME, as_yaml(self.config))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(dict(flat(self.config)))
+
+
+class CapsuleCLI(LightningCLI):
+    """Lightning's command line over tasks and image data; it makes the objects, and `perform` runs them.
+
+    Args:
+        args: what to make: a mapping that states everything, or ``["--help"]``.
+        command: for its help.
+        work_folder: where the command writes.
+        record: what `RunRecord` keeps of a training run.
+
+    Raises:
+        InputError: a value that cannot be used.
+    """
+
+    def __init__(
+        self,
+        args: ArgsType,
+        *,
+        command: str,
+        work_folder: Path = Path(),
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.work_folder, self.record = work_folder, record or {}
+        if isinstance(args, dict):  # of several classes in one place jsonargparse would hide what a class refuses
+            self.given_trainer = args["trainer"]
+            args = {**args, "trainer": {**args["trainer"], "callbacks": None, "logger": None}}
+        super().__init__(
+            Task,
+            ImageDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            parser_kwargs={
+                "prog": f"{PROGRAM} {command}",
+                "usage": f"{PROGRAM} {command} [--config NAME]... [--key.subkey VALUE]...",
+                "exit_on_error": False,
+            },
+            run=False,
+            args=args,
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name, option in OPTIONS.items():
+            if name != "seed_everything":
+                parser.add_argument(f"--{name}", type=option.annotation, default=option.default, help=option.help)
+        for name in FROM_DATA:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        if isinstance(args, list):
+            self.config = parser.parse_args(args)
+            return
+        try:
+            self.config = parser.parse_object(args)
+        except (ArgumentError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"the configuration is refused: {reason}; `fit --print_config` shows it whole") from error
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        options, config = self.given_trainer, self.config_init.trainer
+        given = config.plugins if isinstance(config.plugins, list) else [config.plugins]
+        plugins = [*(plugin for plugin in given if plugin is not None), AtomicCheckpoints()]
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():  # torchrun may run within a job
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # which could wait for itself, see `RunCheckpoint`
+        callbacks = [build_part(each, L.Callback) for each in options["callbacks"] or ()]
+        logger = options["logger"]
+        ours = {
+            "default_root_dir": str(self.work_folder),
+            "plugins": plugins,
+            "callbacks": [*callbacks, RunRecord(self.record)],
+            "logger": [build_part(each, Logger) for each in logger] if isinstance(logger, list) else logger,
+        }
+        try:
+            trainer = super().instantiate_trainer(**{**ours, "strategy": patient(config.strategy), **kwargs})
+            if config.strategy == "auto" and type(trainer.strategy) is DDPStrategy:  # which only the trainer could tell
+                trainer = super().instantiate_trainer(**{**ours, "strategy": patient("ddp"), **kwargs})
+        except InputError:
+            raise
+        except (MisconfigurationException, ValueError, TypeError, ImportError, RuntimeError) as error:
+            raise refused(error, options) from error
+        require_launcher(trainer)
+        return trainer
+
+
+def patient(strategy: Any) -> Any:
+    """Return a strategy that waits for other processes no longer than `PATIENCE`, if it was given by its name.
+
+    Args:
+        strategy: a name that Lightning knows, or an object, which is left as it is.
+    """
+    if not isinstance(strategy, str) or strategy not in StrategyRegistry:
+        return strategy
+    known = StrategyRegistry[strategy]
+    if known["strategy"] is not DDPStrategy:
+        return strategy
+    return DDPStrategy(timeout=PATIENCE, **known["init_params"])
+
+
+def place_loggers(trainer: L.Trainer, placement: Placement) -> None:
+    """Let the loggers write into the run's folder."""
+    for logger in trainer.loggers:
+        if isinstance(logger, PlacedLogger):
+            logger.place(placement)

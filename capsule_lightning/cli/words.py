@@ -1,0 +1,90 @@
+"""The words of a training command, taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from capsule_lightning.cli.options import options_of
+from capsule_lightning.errors import InputError, require
+
+CHOOSES_DATA = ("--config", "-c", "--data", "--data.class_path")
+"""Options that say what to train on; without one of them it is the digits."""
+FLAGS = ("print_config", "help", "help_all")
+"""Options that take no value and show something in place of a run."""
+
+
+class Text(str):
+    """What was typed on the command line: its type is that of the option it is given to."""
+
+
+class Words(NamedTuple):
+    """The words of a training command, taken apart.
+
+    Attributes:
+        command: such as ``fit``.
+        configs: the values of ``--config``, in their order.
+        options: key and text of each option, in their order.
+        flags: those of `FLAGS` that were given.
+        help_of: the slot and the class of ``--model.net.routing.help EMRouting``, the class empty if it was not given.
+    """
+
+    command: str
+    configs: list[str]
+    options: list[tuple[str, str]]
+    flags: set[str]
+    help_of: tuple[str, str] | None = None
+
+    def option(self, key: str) -> str | None:
+        """Return the text that an option was given last, or None."""
+        return next((text for name, text in reversed(self.options) if name == key), None)
+
+    @property
+    def chooses_data(self) -> bool:
+        """Whether they say what to train on."""
+        return bool(self.configs) or any(f"--{key}" in CHOOSES_DATA for key, _ in self.options)
+
+
+def read_words(words: Sequence[str]) -> Words:
+    """Take the words of a training command apart.
+
+    Args:
+        words: the command and its options, each as ``--key value`` or ``--key=value``.
+
+    Raises:
+        InputError: a word that is neither an option nor the value of one, or an option without its value.
+
+    Example:
+        >>> read_words(["fit", "--config", "mnist", "--data.batch_size=64"]).options
+        [('data.batch_size', '64')]
+    """
+    command, *rest = words
+    bare = {name: option.bare for name, option in options_of(command).items() if option.bare is not None}
+    configs, options, flags, help_of = [], [], set(), None
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") and word != "-c":
+            meant = f"did you mean --{word}? " if "." in word or "=" in word else ""
+            raise InputError(
+                f"unrecognized arguments: {word}; {meant}An option begins with two hyphens, such as --config mnist"
+            )
+        key, equals, value = word.removeprefix("--").partition("=")
+        if key in FLAGS:
+            require(not equals, f"--{key}={value}: --{key} takes no value")
+            flags.add(key)
+            continue
+        follows = bool(rest) and not rest[0].startswith("--") and rest[0] != "-c"
+        if not equals and follows:
+            value = rest.pop(0)
+        elif not equals and key.endswith(".help"):
+            value = ""
+        elif not equals:
+            require(key in bare, f"{word}: expected a value after it")
+            value = bare[key]
+        if key in ("config", "-c"):
+            configs.append(value)
+        elif key.endswith(".help"):
+            help_of = (key.removesuffix(".help"), value)
+        else:
+            options.append((key, value))
+    return Words(command, configs, options, flags, help_of)
