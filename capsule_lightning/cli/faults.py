@@ -74,8 +74,10 @@ def _raised_in(error: BaseException, package: str) -> bool:
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An exception and those that led to it."""
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:  # a chain may lead back to where it began
         yield error
+        seen.append(error)
         error = error.__cause__ or error.__context__
 
 

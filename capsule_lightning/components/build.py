@@ -93,5 +93,5 @@ def _instantiated(parser: Any, config: Mapping[str, Any]) -> Any:
     except InputError:
         raise
     except (ArgumentError, TypeError, ValueError) as error:
-        refused = error.__cause__ if isinstance(error.__cause__, InputError) else None
-        raise refused or InputError(f"the configuration is refused: {' '.join(str(error).split())[:300]}") from error
+        reason = str(error.__cause__) if isinstance(error.__cause__, InputError) else ""
+        raise InputError(reason or f"the configuration is refused: {' '.join(str(error).split())[:300]}") from error

@@ -207,7 +207,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
         ["no class is chosen for data", "--data CLASS"],
         None,
     ),
-    ("config-written-out", "fit --config '{trainer: {max_epochs: 1'", ["--config, line 2: is not valid YAML"], None),
+    ("config-written-out", "fit --config '{trainer: {max_epochs: 1'", ["--config, line 1: is not valid YAML"], None),
     # classes
     ("class", f"{FIT} --model.net.routing DynamicRoutin", ["'DynamicRoutin'", "did you mean 'DynamicRouting'"], None),
     (
