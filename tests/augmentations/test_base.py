@@ -156,10 +156,10 @@ def test_standardize_equals_the_rule_of_tensorflow(images, contrast):
         (lambda: RandomPatch(0), "size=0"),
         (lambda: RandomPatch(brightness=1.5), "brightness=1.5"),
         (lambda: RandomPatch(contrast=-0.1), "contrast=-0.1"),
-        (lambda: Shift(8).out_shape((1, 9, 8)), "pixels=8 moves images of 9x8 out of sight"),
-        (lambda: Affine(pixels=8).out_shape((1, 9, 8)), "pixels=8 moves images of 9x8 out of sight"),
-        (lambda: PaddedCrop(8).out_shape((1, 9, 8)), "padding=8 moves images of 9x8 out of sight"),
-        (lambda: RandomPatch(9).out_shape((1, 9, 8)), "size=9 is larger than the images of 9x8"),
+        (lambda: Shift(8).out_shape((1, 9, 8)), "pixels=8: moves images of 9x8 out of sight"),
+        (lambda: Affine(pixels=8).out_shape((1, 9, 8)), "pixels=8: moves images of 9x8 out of sight"),
+        (lambda: PaddedCrop(8).out_shape((1, 9, 8)), "padding=8: moves images of 9x8 out of sight"),
+        (lambda: RandomPatch(9).out_shape((1, 9, 8)), "size=9: larger than the images of 9x8; expected at most 8"),
     ],
 )
 def test_bad_values_are_refused(make, named):

@@ -42,7 +42,7 @@ def test_a_chain_of_nothing_changes_nothing(images):
 
 
 def test_a_step_refuses_what_the_steps_before_leave_it():
-    with pytest.raises(InputError, match="pixels=8 moves images of 8x8 out of sight"):
+    with pytest.raises(InputError, match="pixels=8: moves images of 8x8 out of sight"):
         Chain([partial(Resize, 8), partial(Shift, 8)]).out_shape((3, 32, 32))
 
 

@@ -348,7 +348,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ("dim", f"{FIT} --model.net.dim 0", ["dim_out=0: expected at least 1"], None),
     ("passes", f"{FIT} --model.net.routing.iterations 0", ["iterations=0: expected at least 1"], None),
     ("vote-weights", f"{FIT} --model.net.routing.vote_weights 3", ["vote_weights=3", "divides the 8 children"], None),
-    ("matrix", f"{EM}.pose matrix --model.net.dim 12", ["pose: matrix", "12 dimensions", "square"], None),
+    ("matrix", f"{EM}.pose matrix --model.net.dim 12", ["pose=matrix", "12 dimensions", "square"], None),
     ("variance", f"{EM}.min_variance .nan", ["min_variance=nan: expected a number above 0"], None),
     (
         "hidden",
@@ -509,7 +509,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ("held-out-class", f"{FIT} --data.val_size 3", ["val_size=3", "each of 10 classes on both sides"], None),
     ("data-seed", f"{FIT} --data.seed -1", ["seed=-1: expected 0 to"], None),
     ("shift", f"{FIT} --data.augmentation Shift --data.augmentation.pixels 8", ["pixels=8", "8x8 out of sight"], None),
-    ("patch", f"{FIT} --data.augmentation RandomPatch --data.augmentation.size 9", ["size=9 is larger than"], None),
+    ("patch", f"{FIT} --data.augmentation RandomPatch --data.augmentation.size 9", ["size=9: larger than"], None),
 ]
 
 

@@ -160,5 +160,5 @@ def test_begins_with_pictures_that_show_the_pose():
 
 @pytest.mark.parametrize("channels", [(), (16,), (16, 0)])
 def test_too_few_channels_are_refused(channels):
-    with pytest.raises(InputError, match=r"channels=.*: expected at least two widths"):
+    with pytest.raises(InputError, match=r"channels=.*: expected at least two numbers"):
         ClassIndependentDecoder(CLASSES, DIM, (1, 8, 8), channels=channels)

@@ -210,10 +210,10 @@ def test_float64_stays_float64():
     ("options", "message"),
     [
         ({"dims": (4, 8, 8)}, r"dims=\[4, 8, 8\]: expected four"),
-        ({"dims": (4, 8, 8, 16)}, r"dims=\[4, 8, 8, 16\]: expected four, the last two the same"),
-        ({"dims": (0, 8, 8, 8)}, "expected at least 1"),
-        ({"channels": 0}, "expected at least 1"),
-        ({"num_types": 0}, "expected at least 1"),
+        ({"dims": (4, 8, 8, 16)}, r"dims=\[4, 8, 8, 16\]: expected four .*the last two equal"),
+        ({"dims": (0, 8, 8, 8)}, r"dims=\[0, 8, 8, 8\]: expected at least 1"),
+        ({"channels": 0}, "channels=0.*: expected at least 1"),
+        ({"num_types": 0}, "num_types=0.*: expected at least 1"),
         ({"iterations": 0}, "iterations=0: expected at least 1"),
     ],
 )

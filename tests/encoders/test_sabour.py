@@ -184,5 +184,5 @@ def test_sizes_below_one_are_refused(name):
 
 
 def test_leaky_is_refused_outside_official_mode():
-    with pytest.raises(InputError, match=r"leaky=true .* mode: official"):
+    with pytest.raises(InputError, match=r"leaky=true with mode=paper.* use mode=official"):
         SabourEncoder((1, 28, 28), leaky=True)

@@ -31,7 +31,7 @@ def test_without_a_gpu_one_is_told(monkeypatch):
         """Any function."""
 
     monkeypatch.setattr(gpu_dynamic, "_sum_children", triton.JITFunction(compiled))
-    with pytest.raises(InputError, match="the poses are on cpu, the kernels need a GPU"):
+    with pytest.raises(InputError, match="the poses are on cpu, but the kernels need a GPU"):
         route()
 
 
@@ -40,7 +40,7 @@ def test_parents_too_large_for_registers_are_refused(parents, parent_dim):
     pytest.importorskip("triton")
     assert supports(64, 64)
     assert not supports(parents, parent_dim)
-    with pytest.raises(InputError, match=f"{parents} parents of dimension {parent_dim} do not fit .* product of 4096"):
+    with pytest.raises(InputError, match=f"{parents} parents of dimension {parent_dim} .* product of at most 4096"):
         route(parents, parent_dim)
 
 

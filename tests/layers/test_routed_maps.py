@@ -188,7 +188,7 @@ def test_begins_as_the_released_code_does():
 @pytest.mark.parametrize("name", ["num_in", "dim_in", "num_out", "dim_out"])
 def test_sizes_below_one_are_refused(name):
     sizes = {"num_in": 1, "dim_in": 1, "num_out": 1, "dim_out": 1} | {name: 0}
-    with pytest.raises(InputError, match="expected at least 1"):
+    with pytest.raises(InputError, match=f"{name}=0: expected at least 1"):
         RoutedMaps(**sizes)
 
 

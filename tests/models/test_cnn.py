@@ -124,9 +124,9 @@ def test_images_of_another_shape_are_refused(shape):
     ("options", "message"),
     [
         ({"kernel_size": (3, 3, 3)}, r"kernel_size=\[3, 3, 3\].* each of the 2 convolutions"),
-        ({"kernel_size": 0}, "expected at least 1"),
-        ({"channels": (4, 0)}, "expected at least 1"),
-        ({"hidden": (0,)}, "expected at least 1"),
+        ({"kernel_size": 0}, r"kernel_size=\[0, 0\]: expected at least 1"),
+        ({"channels": (4, 0)}, r"channels=\[4, 0\].*: expected at least 1"),
+        ({"hidden": (0,)}, r"hidden=\[0\].*: expected at least 1"),
         ({"dropout": 1.5}, r"dropout=1\.5: expected a fraction"),
     ],
 )

@@ -117,8 +117,8 @@ def test_scrambled_windows_are_those_of_the_released_code():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coordinates": True}, "coordinates: true with DynamicRouting"),
-        ({"competition": "positions"}, "competition: positions with DynamicRouting"),
+        ({"coordinates": True}, "coordinates=true with DynamicRouting"),
+        ({"competition": "positions"}, "competition=positions with DynamicRouting"),
         ({"competition": "all"}, "competition='all'"),
         ({"kernel_size": 7}, "map of 5x4"),
     ],

@@ -154,7 +154,7 @@ def test_compiles_without_a_graph_break():
         ({"pose": "matrix", "dim_in": 8, "dim_out": 8}, "children of 8 and parents of 8"),
         ({"vote_weights": 4}, "vote_weights=4"),
         ({"backend": "triton"}, "backend='triton': expected one of auto, torch, blocked"),
-        ({"backend": "blocked"}, "backend='blocked' with matrix poses: .* choose backend: auto or pose: vector"),
+        ({"backend": "blocked"}, "backend=blocked with matrix poses: .* use backend=auto or pose=vector"),
     ],
 )
 def test_refused(options, message):
