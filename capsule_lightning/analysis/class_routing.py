@@ -1,4 +1,4 @@
-"""What goes on where the class capsules are routed: who votes for whom, from which place, and how well they agree."""
+"""How the class capsules are routed: who votes for whom, from which place, and how well the votes agree."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.encoders.base import Encoder, MapEncoder
-from capsule_lightning.encoders.efficient import EfficientEncoder
-from capsule_lightning.encoders.sabour import SabourEncoder, out_size, same_padding
+from capsule_lightning.encoders.base import CapsuleMap
 from capsule_lightning.layers.precision import full_precision
-from capsule_lightning.layers.votes import vote
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.models.capsnet import CapsNet
-from capsule_lightning.models.conv_capsules import ConvCapsules
-from capsule_lightning.routing.base import MatrixRouting, Routing
+from capsule_lightning.routing.base import Routing
 
 
 class ClassRouting(NamedTuple):
@@ -25,7 +20,7 @@ class ClassRouting(NamedTuple):
 
     Attributes:
         routing: the module.
-        children: ``poses (..., I, D), activations (..., I)``, the leading dimensions those that the module was given.
+        children: ``poses (..., I, D), activations (..., I)``, with the leading dimensions that the module was given.
         parents: ``poses (..., J, E), activations (..., J)``.
     """
 
@@ -36,14 +31,14 @@ class ClassRouting(NamedTuple):
 
 @torch.no_grad()
 def class_routing(net: CapsuleNet, images: Tensor) -> ClassRouting | None:
-    """Run a network and look at its last routing.
+    """Run a network and observe its last routing.
 
     Args:
         net: the network.
-        images: ``(B, C, H, W)``, as it expects them.
+        images: ``(B, C, H, W)``, as the network expects them.
 
     Returns:
-        None for a network that has none, or that runs its layers side by side.
+        What was observed; None if the network has no routing, or runs its layers side by side.
     """
     found = [module for module in net.modules() if isinstance(module, Routing)]
     seen: list[ClassRouting] = []
@@ -64,23 +59,13 @@ def class_routing(net: CapsuleNet, images: Tensor) -> ClassRouting | None:
 
 @torch.no_grad()
 def couplings_by_iteration(seen: ClassRouting) -> Tensor:
-    """Coupling coefficients after 1, 2, ... passes of routing.
+    """Return the coupling coefficients after 1, 2, ... passes of routing, image by image.
 
     Returns:
-        ``(T, B, I, J)``, T the iterations of the routing, 1 where it does not count them.
+        ``(T, B, I, J)``, see `Routing.couplings_by_pass`.
     """
-    routing, children = seen.routing, seen.children
-    iterations = getattr(routing, "iterations", None)
-    if not isinstance(iterations, int):
-        return _by_image(routing.couplings(children)).unsqueeze(0)
-    couplings = []
-    try:
-        for count in range(1, iterations + 1):
-            routing.iterations = count  # type: ignore[assignment]
-            couplings.append(_by_image(routing.couplings(children)))
-    finally:
-        routing.iterations = iterations  # type: ignore[assignment]
-    return torch.stack(couplings)
+    couplings = seen.routing.couplings_by_pass(seen.children)
+    return couplings.reshape(len(couplings), -1, *couplings.shape[-2:])
 
 
 def _by_image(couplings: Tensor) -> Tensor:
@@ -89,10 +74,10 @@ def _by_image(couplings: Tensor) -> Tensor:
 
 @full_precision
 def coupling_entropy(couplings: Tensor, activations: Tensor) -> Tensor:
-    """How evenly children divide themselves: 1 where all parents get the same, 0 where each child has one parent.
+    """Return how evenly children divide themselves: 1 if all parents get the same, 0 if each child has one parent.
 
-    The entropy of a child's couplings, made to sum to 1, over that of the uniform ones; the mean over the children
-    weighted by their activations, since a child that sees nothing decides nothing.
+    This is the entropy of a child's couplings, made to sum to 1, divided by that of uniform ones, and averaged over the
+    children weighted by their activations, since a child that sees nothing decides nothing.
 
     Args:
         couplings: ``(..., I, J)``, at least 0, J at least 2.
@@ -108,12 +93,12 @@ def coupling_entropy(couplings: Tensor, activations: Tensor) -> Tensor:
 
 @full_precision
 def vote_agreement(votes: Tensor, parents: Tensor, weights: Tensor) -> Tensor:
-    """How well votes point where the parent does, the mean cosine of votes and parent.
+    """Return how well votes point where the parent does: the mean cosine of votes and parent.
 
     Args:
         votes: ``(..., I, E)``, for one parent.
         parents: ``(..., E)``, its pose.
-        weights: ``(..., I)``, at least 0, of the votes.
+        weights: ``(..., I)``, at least 0, the weights of the votes.
 
     Returns:
         ``(...)`` in [-1, 1].
@@ -127,12 +112,14 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def agreement(seen: ClassRouting) -> Tensor | None:
-    """Agreement of the votes for the longest class capsule with its pose, votes weighted by coupling and activation.
+    """Return how well the votes for the longest class capsule agree with its pose.
+
+    Votes are weighted by coupling and activation.
 
     Returns:
-        ``(B)`` in [-1, 1]; None where the routing forms no votes that are a matrix times a pose.
+        ``(B)`` in [-1, 1]; None if the routing forms no votes that are a matrix times a pose.
     """
-    votes = _votes(seen)
+    votes = seen.routing.votes(seen.children.poses)
     if votes is None:
         return None
     votes = votes.reshape(-1, *votes.shape[-3:])  # (B, I, J, E)
@@ -145,82 +132,21 @@ def agreement(seen: ClassRouting) -> Tensor | None:
     return vote_agreement(votes[rows, :, winner], parents[rows, winner], weights)
 
 
-def _votes(seen: ClassRouting) -> Tensor | None:
-    routing = seen.routing
-    if isinstance(routing, MatrixRouting):
-        return routing.votes(seen.children.poses)
-    weight = getattr(routing, "weight", None)
-    shape = (routing.vote_weights, routing.num_out, routing.dim_out, routing.dim_in)
-    return vote(seen.children.poses, weight) if isinstance(weight, Tensor) and weight.shape == shape else None
-
-
-class ChildMap(NamedTuple):
-    """Where the children of the class capsules lie.
-
-    Attributes:
-        types: capsules at each place.
-        rows, columns: of the map.
-        by_type: whether they are ordered by type, row, column; otherwise by row, column, type.
-        extent: left, right, bottom and top edge of the map in pixels of the image; None for the whole image.
-    """
-
-    types: int
-    rows: int
-    columns: int
-    by_type: bool
-    extent: tuple[float, float, float, float] | None
-
-
-def child_map(net: CapsuleNet) -> ChildMap | None:
-    """Where the children of a network's class capsules lie; None where they have no places, or all the same one."""
-    layers = [module for module in net.modules() if isinstance(module, ConvCapsules)]
-    found: ChildMap | None = None
-    if layers:
-        rows, columns = layers[-1].windows.size
-        found = ChildMap(layers[-1].routing.num_in // (rows * columns), rows, columns, by_type=False, extent=None)
-    elif isinstance(net, CapsNet):
-        found = _encoder_map(net.encoder)
+def child_map(net: CapsuleNet) -> CapsuleMap | None:
+    """Return where the children of a network's class capsules lie; None if that is not known, or all in one place."""
+    found = net.child_map()
     return None if found is None or found.rows * found.columns == 1 else found
 
 
-def _encoder_map(encoder: Encoder) -> ChildMap | None:
-    if isinstance(encoder, MapEncoder):
-        return ChildMap(encoder.num_types, *encoder.size, by_type=False, extent=None)
-    if isinstance(encoder, SabourEncoder):
-        layers, padding = [encoder.conv, encoder.primary], encoder.padding
-    elif isinstance(encoder, EfficientEncoder):
-        layers = [*(layer for layer in encoder.features if isinstance(layer, nn.Conv2d)), encoder.primary]
-        padding = "valid"
-    else:
-        return None
-    sizes, edges = [], []
-    for axis, size in enumerate(encoder.in_shape[-2:]):
-        count, center, step = size, 0.5, 1.0  # the first place, and from one to the next, in pixels of the image
-        for layer in layers:
-            kernel, stride = layer.kernel_size[axis], layer.stride[axis]
-            before = same_padding(count, kernel, stride)[0] if padding == "same" else 0
-            count, center, step = (
-                out_size(count, kernel, stride, padding),
-                center + step * ((kernel - 1) / 2 - before),
-                step * stride,
-            )
-        sizes.append(count)
-        edges.append((center - step / 2, center + step * (count - 0.5)))
-    rows, columns = sizes
-    (top, bottom), (left, right) = edges
-    types = encoder.num_capsules // (rows * columns)
-    return ChildMap(types, rows, columns, by_type=True, extent=(left, right, bottom, top))
+def vote_maps(couplings: Tensor, activations: Tensor, places: CapsuleMap) -> Tensor:
+    """Return how much more each place gives to each class than to the average class; 0 is a place without preference.
 
-
-def vote_maps(couplings: Tensor, activations: Tensor, places: ChildMap) -> Tensor:
-    """What each place gives to each class above the average class, so that 0 is a place that does not choose.
-
-    What it gives is coupling times activation, summed over the types of children there.
+    What a place gives is coupling times activation, summed over the types of children there.
 
     Args:
         couplings: ``(..., I, J)``.
         activations: ``(..., I)``.
-        places: of the I children.
+        places: where the I children lie.
 
     Returns:
         ``(..., J, rows, columns)``.

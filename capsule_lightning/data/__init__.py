@@ -1,1 +1,4 @@
-"""Data sets as Lightning data modules, one family a file. The contract is `data.base.ImageDataModule`."""
+"""Data sets as Lightning data modules, one family a file.
+
+The contracts are `data.module.DataModule` and, for images, `data.base.ImageDataModule`.
+"""

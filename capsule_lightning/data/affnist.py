@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import Shift, shift
 from capsule_lightning.data import prepared
-from capsule_lightning.data.base import Normalization, Split
-from capsule_lightning.data.loader import InMemoryLoader
+from capsule_lightning.data.base import Normalization
+from capsule_lightning.data.loader import ExactLoader, MemoryStore
 from capsule_lightning.data.mnist import MNISTDataModule
+from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
@@ -80,13 +81,13 @@ class AffNISTDataModule(NamedDataModule):
     def setup(self, stage: str | None = None) -> None:
         """See `ImageDataModule.setup`; the validation digits get their places."""
         super().setup(stage)
-        if len(self._val) and "val" not in self._stored:
-            images, labels = self._images("train")
-            self._stored["val"] = Images(placed(images[self._val]), labels[self._val])
+        if len(self._val) and "val" not in self.stores:
+            train = self.store("train")
+            self.stores["val"] = MemoryStore(moved(train.take(self._val)), train.labels[self._val])
 
-    def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
+    def val_dataloader(self) -> ExactLoader | list[ExactLoader]:
         """See `ImageDataModule.val_dataloader`; positions are those among the validation digits."""
-        return self._loader("val", torch.arange(len(self._val))) if len(self._val) else []
+        return self.loader("val") if len(self._val) else []
 
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
         """See `NamedDataModule.read_original`; of affNIST's test images."""
@@ -112,7 +113,7 @@ class AffNISTDataModule(NamedDataModule):
         if found is None:
             digits, labels = self.digits._find(split, download)
             canvas = F.pad(digits, (PADDING,) * 4)
-            found = Images(canvas if split == "train" else placed(canvas), labels)
+            found = Images(canvas if split == "train" else moved(canvas), labels)
         return found
 
     def _prepared(self, split: Split) -> Path:
@@ -120,7 +121,7 @@ class AffNISTDataModule(NamedDataModule):
         return usual if split == "train" or self.test_on == "affnist" else usual.with_name("test_mnist")
 
 
-def placed(canvas: Tensor) -> Tensor:
+def moved(canvas: Tensor) -> Tensor:
     """Move digits in the middle of ``(N, 1, 40, 40)`` to places drawn at random, the same in every call."""
     row, column = torch.rand(2, len(canvas), generator=torch.Generator().manual_seed(0))
     return shift(canvas, PADDING, row, column)

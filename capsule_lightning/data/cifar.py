@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.augmentations.patch import RandomPatch
-from capsule_lightning.data.base import Split
+from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule
 
 

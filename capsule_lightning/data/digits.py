@@ -10,7 +10,8 @@ from functools import partial
 import torch
 
 from capsule_lightning.augmentations.geometry import Shift
-from capsule_lightning.data.base import ImageDataModule, Split, split_off
+from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.module import Split, split_off
 from capsule_lightning.data.prepared import Images
 
 TEST_SIZE = 360

@@ -11,8 +11,9 @@ import torch
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data import prepared
-from capsule_lightning.data.base import ImageDataModule, Normalization, Split, split_off
+from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.image_files import ClassTree, class_tree, fingerprint, read_images, size_of
+from capsule_lightning.data.module import Split, split_off
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
 

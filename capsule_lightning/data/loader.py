@@ -1,50 +1,100 @@
-"""Batches from memory, the same on any number of processes, resumable in mid-epoch."""
+"""Batches from a store, the same on any number of processes, resumable in mid-epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 
 class StoredBatch(NamedTuple):
-    """What the loader yields; `ImageDataModule` makes an `ImageBatch` of it on the device.
+    """What the loader yields; the data module makes of it, on the device, what a task receives.
 
     Attributes:
-        images: ``(B, C, H, W)`` uint8, as stored; ``(B, L, C, H, W)`` from a loader that puts L images together.
+        inputs: ``(B, ...)``, as stored: images ``(B, C, H, W)`` uint8, or ``(B, L, C, H, W)`` from a loader that puts L
+            of them together.
         labels: ``(B)`` int64, or ``(B, L)``.
-        indices: ``(B)`` int64, positions in the stored set; of the first where there are L.
-        draws: ``(B, K)`` float32 in [0, 1), the random numbers of each image's augmentation; None in evaluation
+        indices: ``(B)`` int64, positions in the store; those of the first if there are L.
+        draws: ``(B, K)`` float32 in [0, 1), the random numbers of each example's augmentation; None in evaluation
             without chance.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     indices: Tensor
     draws: Tensor | None
 
 
-class InMemoryLoader:
-    """Yields `StoredBatch`es of a subset of stored images.
+class Store(Protocol):
+    """Where a loader takes examples from: memory, or files that are read when asked for.
 
-    ``batch_size`` is the global one: each process takes its share of each batch. The order of an epoch and the random
-    numbers of each image are functions of seed and epoch alone, so that neither the number of processes nor an
-    interruption changes what is trained on. Training drops an incomplete last batch; evaluation counts each image
-    exactly once, with shares of unequal size where the processes do not divide the images.
+    Attributes:
+        labels: ``(N)`` int64, on the device where batches are put together.
+    """
 
-    Batches are put together where the images are: of images on a GPU, without a copy from the host at any step.
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of examples, N."""
+
+    def take(self, indices: Tensor) -> Tensor:
+        """Return the inputs ``(B, ...)`` at ``indices (B)`` int64, both on the device of the labels."""
+
+    def on(self, device: torch.device) -> Store:
+        """Return the store whose batches are put together on a device, or itself if it should stay where it is."""
+
+
+class MemoryStore:
+    """Examples in one tensor, which may be memory-mapped, on any device.
+
+    Batches are put together where the tensor is: on a GPU, without a copy from the host at any step.
 
     Args:
-        images: ``(N, C, H, W)`` uint8, may be memory-mapped, on any device.
+        inputs: ``(N, ...)``, such as images ``(N, C, H, W)`` uint8.
         labels: ``(N)`` int64, on the same device.
-        subset: ``(M)`` int64, which of the N to go through.
-        batch_size: of all processes together.
-        training: shuffled, augmented, without an incomplete last batch.
-        num_draws: K, random numbers an image.
-        seed: of order and draws.
-        rank: of this process.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+        self.inputs, self.labels = inputs, labels
+
+    def __len__(self) -> int:
+        """Return the number of examples, N."""
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """Return the inputs ``(B, ...)`` at ``indices (B)``."""
+        return self.inputs.index_select(0, indices)  # copies rows: twenty times as fast as inputs[indices]
+
+    def on(self, device: torch.device) -> MemoryStore:
+        """Return the store moved to the host, or to a GPU if it takes little of its memory; otherwise itself."""
+        if device == self.labels.device or not (device.type == "cpu" or fits(self.inputs, device)):
+            return self
+        return MemoryStore(self.inputs.to(device), self.labels.to(device))
+
+
+def fits(inputs: Tensor, device: torch.device) -> bool:
+    """Return whether a tensor may stay on a device: on a GPU, if it takes at most a tenth of its free memory."""
+    return device.type == "cuda" and 10 * inputs.nbytes <= torch.cuda.mem_get_info(device)[0]
+
+
+class ExactLoader:
+    """Yields `StoredBatch`es of a subset of a store, in an order and with random numbers that nothing else changes.
+
+    ``batch_size`` is the global one: each process takes its share of each batch. The order of an epoch and the random
+    numbers of each example are functions of seed and epoch alone, so that neither the number of processes nor an
+    interruption changes what is trained on. Training drops an incomplete last batch; evaluation counts each example
+    exactly once, with shares of unequal size if the number of processes does not divide the number of examples.
+
+    Args:
+        store: where inputs and labels come from.
+        subset: ``(M)`` int64, which of the N examples to go through.
+        batch_size: batch size of all processes together.
+        training: whether to shuffle, to draw random numbers, and to drop an incomplete last batch.
+        num_draws: K, random numbers of each example.
+        seed: seed of order and draws.
+        rank: number of this process.
         world_size: number of processes.
     """
 
@@ -52,8 +102,7 @@ class InMemoryLoader:
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        store: Store,
         subset: Tensor,
         batch_size: int,
         *,
@@ -63,7 +112,7 @@ class InMemoryLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.images, self.labels, self.subset = images, labels, subset
+        self.store, self.subset = store, subset
         self.batch_size, self.training, self.num_draws, self.seed = batch_size, training, num_draws, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -71,24 +120,24 @@ class InMemoryLoader:
         self._start = 0  # where the next iteration begins: beyond 0 only after `load_state_dict`
 
     @property
-    def sampler(self) -> InMemoryLoader:
-        """Itself: the trainer calls ``sampler.set_epoch`` at the start of every epoch."""
+    def sampler(self) -> ExactLoader:
+        """The loader itself: the trainer calls ``sampler.set_epoch`` at the start of every epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order and the draws of an epoch; another epoch than the current one begins at its start."""
+        """Choose the order and the draws of an epoch; an epoch other than the current one begins at its start."""
         if epoch != self.epoch:
             self.epoch, self.position, self._start = epoch, 0, 0
 
     def __len__(self) -> int:
-        """Batches an epoch, of this process."""
+        """Return the number of batches an epoch, of this process."""
         if self.training:
             return len(self.subset) // self.batch_size
         mine = len(range(self.rank, len(self.subset), self.world_size))
         return -(-mine // -(-self.batch_size // self.world_size))
 
     def __iter__(self) -> Iterator[StoredBatch]:
-        """The batches of the epoch, all of them or, once after `load_state_dict`, those that remain."""
+        """Yield the batches of the epoch: all of them or, once after `load_state_dict`, those that remain."""
         start, self._start = self._start, 0
         order, draws = self.plan()
         if self.training:
@@ -96,7 +145,7 @@ class InMemoryLoader:
         else:
             used, size = len(order), -(-self.batch_size // self.world_size)
         share = slice(self.rank, used, self.world_size)
-        device = self.images.device
+        device = self.store.labels.device
         order, draws = order[share].to(device), None if draws is None else draws[share].to(device)
         for number in range(start, len(self)):
             here = slice(number * size, (number + 1) * size)
@@ -104,7 +153,7 @@ class InMemoryLoader:
             yield self.batch(order[here], None if draws is None else draws[here])
 
     def plan(self) -> tuple[Tensor, Tensor | None]:
-        """Indices ``(M)`` of the epoch in their order and draws ``(M, K)``, of all processes together."""
+        """Return the indices ``(M)`` of the epoch in their order and draws ``(M, K)``, of all processes together."""
         if not self.training:
             return self.subset, None
         random = self.random(self.epoch)
@@ -112,16 +161,15 @@ class InMemoryLoader:
         return order, torch.rand(len(order), self.num_draws, generator=random)
 
     def batch(self, indices: Tensor, draws: Tensor | None) -> StoredBatch:
-        """The batch of indices ``(B)`` and draws ``(B, K)``."""
-        images = self.images.index_select(0, indices)  # copies rows: twenty times as fast as images[indices]
-        return StoredBatch(images, self.labels[indices], indices, draws)
+        """Return the batch of indices ``(B)`` and draws ``(B, K)``."""
+        return StoredBatch(self.store.take(indices), self.store.labels[indices], indices, draws)
 
     def random(self, epoch: int) -> torch.Generator:
-        """The random numbers of an epoch."""
+        """Return the generator of an epoch's random numbers."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and position, for the checkpoint."""
+        """Return epoch and position, for the checkpoint."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -7,7 +7,7 @@ LeCun, Cortes & Burges, The MNIST database of handwritten digits. Xiao, Rasul & 
 from __future__ import annotations
 
 from capsule_lightning.augmentations.geometry import Shift
-from capsule_lightning.data.base import Split
+from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule
 
 

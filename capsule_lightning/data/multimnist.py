@@ -10,13 +10,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.augmentations.geometry import shift as shift_by
-from capsule_lightning.data.base import ImageBatch, ImageDataModule, Split
-from capsule_lightning.data.loader import InMemoryLoader, StoredBatch
+from capsule_lightning.data.base import ImageBatch, ImageDataModule
+from capsule_lightning.data.loader import ExactLoader, Store, StoredBatch
 from capsule_lightning.data.mnist import MNISTDataModule
+from capsule_lightning.data.module import Split
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 
 _EVALUATION, _BASE_SHIFTS = -1, -2  # where an epoch's number is asked for; those of training begin at 0
 
@@ -26,17 +28,17 @@ class MultiMNISTDataModule(ImageDataModule):
 
     An epoch goes once through the training digits, each with a new partner of another class and new shifts, so that the
     paper's 60 million training pairs are 1000 epochs. Partners come from the same part of the data: training digits
-    have training partners, and so for validation and test. Validation pairs depend on ``seed`` as the split does;
-    test pairs are the same for everyone. Labels and pictures have the first digit first, then its partner.
+    have training partners, and validation and test digits likewise. Validation pairs depend on ``seed`` as the split
+    does; test pairs are the same for everyone. Labels and pictures have the first digit first, then its partner.
 
     The defaults are the paper's. Its released code shifts by up to 6 pixels, which may cut a digit at the edge, and
-    gives a digit one shift for all its pairs: ``shift: 6, base_shift_fixed: true``. That code draws the partners of a
-    digit without replacement; here they are drawn with it.
+    gives a digit the same shift in all its pairs: ``shift: 6, base_shift_fixed: true``. That code draws the partners of
+    a digit without replacement; here they are drawn with replacement.
 
     Args:
         root: see `ImageDataModule`; the files are those of `MNISTDataModule`.
-        shift: pixels that each digit is moved by at most, in each direction.
-        pad: pixels added on each side of the digits' 28; no digit is cut where ``shift`` is at most this.
+        shift: greatest shift of each digit in each direction, in pixels.
+        pad: pixels added on each side of the digits' 28; no digit is cut if ``shift`` is at most this.
         base_shift_fixed: give the first digit of a pair the same shift in all its pairs.
         test_pairs: pairs of each test digit; 1000 in the paper. Those of a smaller number are the first of a larger.
         batch_size, val_size, seed, download, fake: see `ImageDataModule`.
@@ -64,47 +66,51 @@ class MultiMNISTDataModule(ImageDataModule):
         fake: bool = False,
     ) -> None:
         super().__init__(root, batch_size, val_size, seed, download=download, fake=fake)
-        if pad < 0:
-            raise InputError(f"pad={pad}: expected 0 or more")
+        require(pad >= 0, f"pad={pad}: expected 0 or more")
         furthest = pad + min(self.stored_shape[1:]) - 1
-        if not 0 <= shift <= furthest:
-            raise InputError(f"shift={shift}: expected 0 to {furthest}; a digit that moves further is out of sight")
-        if test_pairs < 1:
-            raise InputError(f"test_pairs={test_pairs}: expected at least 1 pair of each test digit")
+        require(
+            0 <= shift <= furthest,
+            f"shift={shift}: expected 0 to {furthest}; a digit that moves further is out of sight",
+        )
+        require(test_pairs >= 1, f"test_pairs={test_pairs}: expected at least 1 pair of each test digit")
         self.shift, self.pad, self.base_shift_fixed, self.test_pairs = shift, pad, base_shift_fixed, test_pairs
         self.digits = MNISTDataModule(root, download=download)
 
     @property
+    @override
     def in_shape(self) -> tuple[int, int, int]:
         """Shape ``(C, H, W)`` of the canvas."""
         channels, rows, columns = self.stored_shape
         return channels, rows + 2 * self.pad, columns + 2 * self.pad
 
+    @override
     def prepare_data(self) -> None:
         """Fetch the digits; called by one process of each machine."""
         if not self.fake:
             self.digits.prepare_data()
 
+    @override
     def load(self, split: Split) -> Images:
-        """See `ImageDataModule.load`; single digits."""
+        """Return the single digits of a split."""
         return self.digits.load(split)
 
+    @override
     def on_after_batch_transfer(self, batch: StoredBatch | ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Place the digits of each pair and add them, on the device."""
         if isinstance(batch, ImageBatch):
             return batch
         assert batch.draws is not None
         row, column = batch.draws[:, :4].reshape(-1, 2).unbind(dim=1)  # of the first digit, of its partner, ...
-        canvases = F.pad(batch.images.flatten(0, 1).float() / 255, (self.pad,) * 4)
+        canvases = F.pad(batch.inputs.flatten(0, 1).float() / 255, (self.pad,) * 4)
         pictures = shift_by(canvases, self.shift, row, column).reshape(-1, 2, *self.in_shape)
         return ImageBatch(pictures.sum(dim=1).clamp(max=1), pictures, batch.labels, batch.indices)
 
-    def _loader(self, split: str, subset: Tensor, training: bool = False) -> PairLoader:
-        test = split == "test"
-        rank, world_size = self._process
+    @override
+    def loader(self, split: str, subset: Tensor | None = None, training: bool = False) -> PairLoader:
+        test, store, (rank, world_size) = split == "test", self.placed(split), self.process
         return PairLoader(
-            *self._placed(split),
-            subset,
+            store,
+            torch.arange(len(store)) if subset is None else subset,
             self.batch_size,
             training=training,
             pairs=self.test_pairs if test else 1,
@@ -115,26 +121,25 @@ class MultiMNISTDataModule(ImageDataModule):
         )
 
 
-class PairLoader(InMemoryLoader):
+class PairLoader(ExactLoader):
     """Yields two digits for each of a subset: itself, and one of another class out of the same subset.
 
-    Its batches hold ``images (B, 2, C, H, W)``, ``labels (B, 2)``, ``indices (B)`` of the first digits and
-    ``draws (B, 5)``: rows and columns of the first digit's shift and of its partner's, and what chose the partner.
-    Evaluation draws too, the same in every epoch.
+    Its batches hold ``inputs (B, 2, C, H, W)``, ``labels (B, 2)``, ``indices (B)`` of the first digits and
+    ``draws (B, 5)``: rows and columns of the first digit's shift and of its partner's, and the number that chose the
+    partner. Evaluation draws too, the same numbers in every epoch.
 
     Args:
-        images, labels, subset, batch_size, training, seed, rank, world_size: see `InMemoryLoader`.
+        store, subset, batch_size, training, seed, rank, world_size: see `ExactLoader`.
         pairs: how often an evaluation goes through the subset, with other partners and shifts each time.
         base_shift_fixed: let the first digit's shift depend on the digit alone.
 
     Raises:
-        InputError: a subset of one class alone.
+        InputError: the subset has digits of a single class.
     """
 
     def __init__(
         self,
-        images: Tensor,
-        labels: Tensor,
+        store: Store,
         subset: Tensor,
         batch_size: int,
         *,
@@ -146,8 +151,7 @@ class PairLoader(InMemoryLoader):
         world_size: int = 1,
     ) -> None:
         super().__init__(
-            images,
-            labels,
+            store,
             subset.repeat(pairs),
             batch_size,
             training=training,
@@ -156,6 +160,7 @@ class PairLoader(InMemoryLoader):
             rank=rank,
             world_size=world_size,
         )
+        labels = store.labels
         classes = labels.cpu()[subset]
         by_class, counts = subset[classes.argsort(stable=True)], classes.bincount()
         if counts.max() == len(subset):
@@ -164,10 +169,10 @@ class PairLoader(InMemoryLoader):
                 "more; check the labels of the data, or change --data.val_size"
             )
         self.by_class, self.counts = by_class.to(labels.device), counts.to(labels.device)
-        self.base_shifts = torch.rand(len(images), 2, generator=self.random(_BASE_SHIFTS)) if base_shift_fixed else None
+        self.base_shifts = torch.rand(len(store), 2, generator=self.random(_BASE_SHIFTS)) if base_shift_fixed else None
 
+    @override
     def plan(self) -> tuple[Tensor, Tensor]:
-        """See `InMemoryLoader.plan`."""
         order, draws = super().plan()
         if draws is None:
             draws = torch.rand(len(order), self.num_draws, generator=self.random(_EVALUATION))
@@ -175,22 +180,23 @@ class PairLoader(InMemoryLoader):
             draws[:, :2] = self.base_shifts[order]
         return order, draws
 
+    @override
     def batch(self, indices: Tensor, draws: Tensor | None) -> StoredBatch:
-        """See `InMemoryLoader.batch`."""
         assert draws is not None
-        partners = draw_partners(self.labels[indices], draws[:, 4], self.by_class, self.counts)
-        both = torch.stack([indices, partners], dim=1)
-        return StoredBatch(self.images[both], self.labels[both], indices, draws)
+        labels = self.store.labels
+        both = torch.stack([indices, draw_partners(labels[indices], draws[:, 4], self.by_class, self.counts)], dim=1)
+        digits = self.store.take(both.flatten())
+        return StoredBatch(digits.view(*both.shape, *digits.shape[1:]), labels[both], indices, draws)
 
 
 def draw_partners(labels: Tensor, draws: Tensor, by_class: Tensor, counts: Tensor) -> Tensor:
-    """Choose for each digit another of another class, all of those with the same probability.
+    """Choose for each digit one of another class, all of them with the same probability.
 
     Args:
-        labels: ``(B)`` int64, classes of the digits.
+        labels: ``(B)`` int64, the classes of the digits.
         draws: ``(B)`` in [0, 1).
         by_class: ``(M)`` int64, the digits to choose from, in the order of their classes.
-        counts: ``(J)`` int64, how many of them each class has; two classes have some.
+        counts: ``(J)`` int64, how many of them belong to each class; at least two classes have some.
 
     Returns:
         ``(B)`` int64, out of ``by_class``.

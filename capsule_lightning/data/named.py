@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from capsule_lightning.data import prepared
-from capsule_lightning.data.base import ImageDataModule, Split
+from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, fingerprint, image_paths, read_images
+from capsule_lightning.data.module import Split
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
 

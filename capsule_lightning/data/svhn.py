@@ -6,7 +6,7 @@ Netzer et al., Reading digits in natural images with unsupervised feature learni
 from __future__ import annotations
 
 from capsule_lightning.augmentations.geometry import Shift
-from capsule_lightning.data.base import Split
+from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from capsule_lightning.decoders.base import Decoder
+from capsule_lightning.decoders.base import Crop, Decoder
 from capsule_lightning.errors import require
 from capsule_lightning.layers.precision import full_precision
 
@@ -42,20 +42,22 @@ class ClassIndependentDecoder(Decoder):
         InputError: there are fewer than two ``channels``, or one is below 1.
     """
 
+    masked = False
+
     def __init__(
         self, num_classes: int, dim: int, out_shape: tuple[int, ...], *, channels: Sequence[int] | None = None
     ) -> None:
         super().__init__()
-        colors, self.rows, self.columns = out_shape
+        colors, rows, columns = out_shape
         if channels is None:
-            channels = CHANNELS[: 2 + sum(max(self.rows, self.columns) > 8 * 2**n for n in range(3))]
+            channels = CHANNELS[: 2 + sum(max(rows, columns) > 8 * 2**n for n in range(3))]
         require(
             len(channels) >= 2 and min(channels) >= 1,
             f"ClassIndependentDecoder: channels={list(channels)}: expected at least two numbers, for the small map and "
             "for the first transposed convolution, each at least 1",
         )
         scale = 2 ** (len(channels) - 2)
-        small = (channels[0], -(-self.rows // scale), -(-self.columns // scale))
+        small = (channels[0], -(-rows // scale), -(-columns // scale))
         self.dense = nn.Sequential(
             nn.Linear(dim, small[0] * small[1] * small[2]),
             nn.ReLU(),
@@ -70,20 +72,23 @@ class ClassIndependentDecoder(Decoder):
             ),
             nn.ConvTranspose2d(channels[-1], colors, 3, padding=1),
         )
+        self.crop = Crop(rows, columns)
         for layer in self.enlarge:
             assert isinstance(layer, nn.ConvTranspose2d)
             nn.init.xavier_uniform_(
                 layer.weight
-            )  # with smaller weights in every layer the pose would hardly get through
+            )  # with smaller ones in every layer the pose would hardly get through
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     @override
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
         """Return pictures, which have no upper limit in training and are in [0, 1] in evaluation."""
         pose = poses.gather(-2, labels[:, None, None].expand(-1, -1, poses.shape[-1])).squeeze(-2)  # (B, E)
-        maps = self.enlarge(self.dense(pose))
-        top, left = (maps.shape[-2] - self.rows) // 2, (maps.shape[-1] - self.columns) // 2
-        return _rectify(maps[..., top : top + self.rows, left : left + self.columns], limited=not self.training)
+        return _rectify(self.crop(self.enlarge(self.dense(pose))), limited=not self.training)
+
+    @override
+    def steps(self) -> list[nn.Module]:
+        return [*self.dense, *self.enlarge, self.crop, nn.Hardtanh(0, 1)]
 
 
 @full_precision

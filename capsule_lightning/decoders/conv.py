@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from typing_extensions import override
 
-from capsule_lightning.decoders.base import Decoder, mask, picture
+from capsule_lightning.decoders.base import Crop, Decoder, mask, picture
 from capsule_lightning.errors import require
 
 
@@ -33,20 +33,21 @@ class ConvDecoder(Decoder):
         super().__init__()
         enough = min(channels, default=0) >= 1
         require(enough, f"ConvDecoder: channels={list(channels)}: expected at least one number, each at least 1")
-        colors, self.rows, self.columns = out_shape
+        colors, rows, columns = out_shape
         scale = 2 ** len(channels)
-        small = (channels[0], -(-self.rows // scale), -(-self.columns // scale))
+        small = (channels[0], -(-rows // scale), -(-columns // scale))
         self.dense = nn.Sequential(
             nn.Linear(num_classes * dim, small[0] * small[1] * small[2]), nn.Unflatten(1, small), nn.ReLU()
         )
         layers: list[nn.Module] = []
         for width, following in zip(channels, [*channels[1:], colors], strict=True):
             layers += [nn.ConvTranspose2d(width, following, kernel_size=4, stride=2, padding=1), nn.ReLU()]
-        self.enlarge = nn.Sequential(*layers[:-1])
+        self.enlarge, self.crop = nn.Sequential(*layers[:-1]), Crop(rows, columns)
 
     @override
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
-        logits: Tensor = self.enlarge(self.dense(mask(poses, labels).flatten(1)))
-        top, left = (logits.shape[-2] - self.rows) // 2, (logits.shape[-1] - self.columns) // 2
-        logits = logits[..., top : top + self.rows, left : left + self.columns]
-        return picture(logits)
+        return picture(self.crop(self.enlarge(self.dense(mask(poses, labels).flatten(1)))))
+
+    @override
+    def steps(self) -> list[nn.Module]:
+        return [*self.dense, *self.enlarge, self.crop, nn.Sigmoid()]

@@ -44,3 +44,7 @@ class DenseDecoder(Decoder):
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
         logits: Tensor = self.layers(mask(poses, labels).flatten(1))
         return picture(logits).reshape(-1, *self.out_shape)
+
+    @override
+    def steps(self) -> list[nn.Module]:
+        return [*self.layers, nn.Sigmoid()]

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
+
+
+class CapsuleMap(NamedTuple):
+    """Where capsules lie in the image.
+
+    Attributes:
+        types: number of capsules at each place.
+        rows: rows of the map.
+        columns: columns of the map.
+        by_type: whether the capsules are ordered by type, row, column; otherwise by row, column, type.
+        extent: left, right, bottom and top edge of the map in pixels of the image; None for the whole image.
+    """
+
+    types: int
+    rows: int
+    columns: int
+    by_type: bool = False
+    extent: tuple[float, float, float, float] | None = None
 
 
 class Encoder(nn.Module, ABC):
@@ -28,6 +47,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Capsules:
         """Return ``poses (B, I, D), activations (B, I)`` of images ``(B, C, H, W)``."""
+
+    def capsule_map(self) -> CapsuleMap | None:
+        """Return where the primary capsules lie, from which reports draw what each place votes for; None if nowhere."""
+        return None
 
 
 class MapEncoder(Encoder):
@@ -57,6 +80,10 @@ class MapEncoder(Encoder):
         """Return the capsules of `maps`, ordered by row, column, type."""
         poses, activations = self.maps(images)
         return Capsules(poses.flatten(1, 3), activations.flatten(1, 3))
+
+    @override
+    def capsule_map(self) -> CapsuleMap:
+        return CapsuleMap(self.num_types, *self.size)
 
 
 def capsules_of_maps(maps: Tensor, dim: int) -> Tensor:

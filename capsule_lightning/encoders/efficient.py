@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.encoders.base import Encoder, capsules_of_maps
-from capsule_lightning.encoders.sabour import out_size
+from capsule_lightning.encoders.base import CapsuleMap, Encoder, capsules_of_maps
+from capsule_lightning.encoders.sabour import convolved_map, out_size
 from capsule_lightning.errors import require, require_one_of
 from capsule_lightning.layers.squash import exponential_squash
 
@@ -105,3 +105,8 @@ class EfficientEncoder(Encoder):
         """Return capsules ordered by type, row, column."""
         maps = self.primary(self.features(images))
         return Capsules.from_vectors(exponential_squash(capsules_of_maps(maps, self.dim)))
+
+    @override
+    def capsule_map(self) -> CapsuleMap:
+        layers = [*(layer for layer in self.features if isinstance(layer, nn.Conv2d)), self.primary]
+        return convolved_map(self.in_shape, layers, self.primary.out_channels // self.dim)

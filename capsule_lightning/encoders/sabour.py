@@ -5,6 +5,7 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.encoders.base import Encoder, capsules_of_maps
+from capsule_lightning.encoders.base import CapsuleMap, Encoder, capsules_of_maps
 from capsule_lightning.errors import require, require_one_of
 from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution, blocks_pay, conv_relu_conv, images_per_block
 from capsule_lightning.kernels.cpu_convolution import columns_pay, conv2d
@@ -120,6 +121,10 @@ class SabourEncoder(Encoder):
         maps = conv2d(self._pad(features, self.primary), *primary)
         return Capsules.from_vectors(squash(capsules_of_maps(maps, self.dim)))
 
+    @override
+    def capsule_map(self) -> CapsuleMap:
+        return convolved_map(self.in_shape, [self.conv, self.primary], self.num_types, self.padding)
+
     def _pad(self, maps: Tensor, layer: nn.Conv2d) -> Tensor:
         if self.padding == "valid":
             return maps
@@ -132,6 +137,32 @@ class SabourEncoder(Encoder):
 def _convolution(layer: nn.Conv2d) -> Convolution:
     assert layer.bias is not None
     return Convolution(layer.weight, layer.bias, (layer.stride[0], layer.stride[1]))
+
+
+def convolved_map(
+    in_shape: Sequence[int], layers: Sequence[nn.Conv2d], types: int, padding: Padding = "valid"
+) -> CapsuleMap:
+    """Return where the capsules lie that a chain of convolutions makes, ordered by type, row, column.
+
+    Args:
+        in_shape: ``(C, H, W)`` of one image.
+        layers: the convolutions in their order; layers between them keep the size of the maps.
+        types: number of capsules at each place.
+        padding: padding of all of them.
+    """
+    sizes, edges = [], []
+    for axis, size in enumerate(in_shape[-2:]):
+        count, center, step = size, 0.5, 1.0  # the first place, and from one to the next, in pixels of the image
+        for layer in layers:
+            kernel, stride = layer.kernel_size[axis], layer.stride[axis]
+            before = same_padding(count, kernel, stride)[0] if padding == "same" else 0
+            center += step * ((kernel - 1) / 2 - before)
+            count, step = out_size(count, kernel, stride, padding), step * stride
+        sizes.append(count)
+        edges.append((center - step / 2, center + step * (count - 0.5)))
+    rows, columns = sizes
+    (top, bottom), (left, right) = edges
+    return CapsuleMap(types, rows, columns, by_type=True, extent=(left, right, bottom, top))
 
 
 def out_size(size: int, kernel: int, stride: int, padding: Padding) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 
 import torch
 from torch import Tensor
@@ -58,6 +59,11 @@ class Windows:
         )
         return rows, columns
 
+    @property
+    def places(self) -> int:
+        """Places of a window."""
+        return self.kernel[0] * self.kernel[1]
+
     def cut(self, maps: Tensor) -> Tensor:
         """Return the windows ``(B, y, x, p, *rest)`` of maps ``(B, rows, columns, *rest)``, zeros beyond the edge."""
         if self.padding:
@@ -79,7 +85,7 @@ class Windows:
         largest = values.new_full(
             (len(values), *(n + 2 * self.padding for n in self.size), values.shape[-1]), -torch.inf
         )
-        for p in range(self.kernel[0] * self.kernel[1]):
+        for p in range(self.places):
             y, x = divmod(p, self.kernel[1])
             rows, columns = (
                 slice(first, first + self.stride * (n - 1) + 1, self.stride)
@@ -106,8 +112,7 @@ def compete_across_positions(logits: Tensor, windows: Windows) -> Tensor:
     Source: Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, Procedure 1; Gritzman 2019 (arXiv
     1907.00652) names the softmax over the parents of a single window as a pitfall.
     """
-    count = windows.kernel[0] * windows.kernel[1]
-    places = logits.reshape(*logits.shape[:3], count, -1, logits.shape[-1])  # (B, y, x, p, A, J)
+    places = logits.reshape(*logits.shape[:3], windows.places, -1, logits.shape[-1])  # (B, y, x, p, A, J)
     without_padding = Windows(
         (windows.size[0] + 2 * windows.padding, windows.size[1] + 2 * windows.padding), windows.kernel, windows.stride
     )
@@ -116,3 +121,37 @@ def compete_across_positions(logits: Tensor, windows: Windows) -> Tensor:
     total = without_padding.cut(windows.add_up(weights.sum(dim=-1)))
     couplings: Tensor = weights / total.unsqueeze(-1)
     return couplings.flatten(3, 4)
+
+
+def coordinate_offsets(windows: Windows, num_types: int, dim: int) -> Tensor:
+    """Return row and column of each child, to be added to its votes (coordinate addition).
+
+    They are added to the first two elements of the right-hand column of a 4x4 pose (to the first two elements of a pose
+    that is not a square matrix), as the fraction of the map's height and width at which the center of the child lies.
+    The paper only says "scaled"; its released code scales pixels by 0.01 and adds them to the first two elements of the
+    pose. The released code of De Sousa Ribeiro et al. 2020 adds much smaller ones to the elements chosen here.
+
+    Args:
+        windows: windows of the layer.
+        num_types: types of children, A.
+        dim: dimensions of a vote, E.
+
+    Returns:
+        ``(y, x, p * A, E)``, in [0, 1], except in the padding, where coordinates lie outside.
+
+    Raises:
+        InputError: a vote has fewer than 2 dimensions.
+
+    Source: Hinton et al. 2018, section 4.
+    """
+    require(dim >= 2, f"coordinates in votes of {dim} dimension: expected at least 2, for row and column")
+    side = isqrt(dim)
+    row, column = (side - 1, 2 * side - 1) if side * side == dim and side > 1 else (0, 1)
+    # `cut` pads with zeros, so the map is first widened by the coordinates outside it
+    axes = [(torch.arange(-windows.padding, n + windows.padding) + 0.5) / n for n in windows.size]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    widened = Windows((len(axes[0]), len(axes[1])), windows.kernel, windows.stride)
+    cut = widened.cut(places.unsqueeze(0)).squeeze(0)  # (y, x, p, 2)
+    offsets = torch.zeros(*cut.shape[:3], num_types, dim)
+    offsets[..., row], offsets[..., column] = cut[..., :1], cut[..., 1:]
+    return offsets.flatten(2, 3)

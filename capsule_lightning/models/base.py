@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.decoders.base import Decoder
+from capsule_lightning.encoders.base import CapsuleMap
 from capsule_lightning.errors import InputError, require
 
 
@@ -38,6 +39,10 @@ class CapsuleNet(nn.Module, ABC):
     @abstractmethod
     def class_capsules(self, images: Tensor) -> Capsules:
         """Return ``poses (B, J, E), activations (B, J)`` of images ``(B, C, H, W)``."""
+
+    def child_map(self) -> CapsuleMap | None:
+        """Return where the children of the class capsules lie in the image; None if that is not known."""
+        return None
 
     @override
     def forward(self, images: Tensor) -> Capsules:

@@ -13,7 +13,7 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.decoders.dense import DenseDecoder
-from capsule_lightning.encoders.base import Encoder
+from capsule_lightning.encoders.base import CapsuleMap, Encoder
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.routing.base import Routing
@@ -59,3 +59,7 @@ class CapsNet(CapsuleNet):
     def class_capsules(self, images: Tensor) -> Capsules:
         capsules: Capsules = self.routing(self.encoder(images))
         return capsules
+
+    @override
+    def child_map(self) -> CapsuleMap | None:
+        return self.encoder.capsule_map()

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.decoders.base import Decoder
-from capsule_lightning.encoders.base import MapEncoder
+from capsule_lightning.encoders.base import CapsuleMap, MapEncoder
 from capsule_lightning.encoders.matrix import MatrixEncoder
 from capsule_lightning.errors import require, require_one_of
 from capsule_lightning.models.base import CapsuleNet
@@ -138,6 +138,12 @@ class ConvCapsNet(CapsuleNet):
             for layer in self.layers:
                 capsules = layer(capsules)
         return Capsules(capsules.poses.flatten(1, 3), capsules.activations.flatten(1, 3))
+
+    @override
+    def child_map(self) -> CapsuleMap:
+        last = cast(ConvCapsules, self.layers[-1])
+        rows, columns = last.windows.size
+        return CapsuleMap(last.routing.num_in // (rows * columns), rows, columns)
 
     def _concurrent(self, primary: Capsules) -> Capsules:
         layers = [cast(ConvCapsules, layer) for layer in self.layers]

@@ -6,17 +6,15 @@ Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, section 4.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isqrt
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import require, require_one_of
-from capsule_lightning.layers.windows import Windows, compete_across_positions
-from capsule_lightning.routing.base import MatrixRouting, Routing
+from capsule_lightning.errors import require_one_of
+from capsule_lightning.layers.windows import Windows
+from capsule_lightning.routing.base import Routing
 
 CompetitionScope = Literal["auto", "positions", "window"]
 
@@ -80,17 +78,8 @@ class ConvCapsules(nn.Module):
         self.out_size = self.windows.out_size
         shapes = (kernel[0] * kernel[1] * num_in, dim_in, num_out, dim_out)
         self.routing = routing(*shapes, vote_weights=num_in) if share_votes else routing(*shapes)
-        unsupported = "coordinates=true" if coordinates else "competition=positions"
-        require(
-            isinstance(self.routing, MatrixRouting) or not (coordinates or competition == "positions"),
-            f"{unsupported} with {type(self.routing).__name__}: only the routings of matrix capsules (EM, variational "
-            "Bayes) add coordinates to votes and compete across positions; leave the option out",
-        )
-        if isinstance(self.routing, MatrixRouting):
-            if competition != "window" and self.out_size != (1, 1):
-                self.routing.compete = self._compete
-            if coordinates or coordinates is None:
-                self.routing.offsets = coordinate_offsets(self.windows, num_in, dim_out)
+        across = {"auto": None, "positions": True, "window": False}[competition]
+        self.routing.in_windows(self.windows, across_positions=across, coordinates=coordinates)
 
     @override
     def forward(self, capsules: Capsules) -> Capsules:
@@ -117,40 +106,3 @@ class ConvCapsules(nn.Module):
             stacked = poses.permute(0, 4, 3, 5, 1, 2).contiguous()
             poses = stacked.view(*stacked.shape[:3], *self.out_size, -1).permute(0, 3, 4, 2, 1, 5)
         return Capsules(poses.flatten(3, 4), activations.flatten(3, 4))
-
-    def _compete(self, logits: Tensor) -> Tensor:
-        return compete_across_positions(logits, self.windows)
-
-
-def coordinate_offsets(windows: Windows, num_types: int, dim: int) -> Tensor:
-    """Return row and column of each child, to be added to its votes (coordinate addition).
-
-    They are added to the first two elements of the right-hand column of a 4x4 pose (to the first two elements of a pose
-    that is not a square matrix), as the fraction of the map's height and width at which the center of the child lies.
-    The paper only says "scaled"; its released code scales pixels by 0.01 and adds them to the first two elements of the
-    pose. The released code of De Sousa Ribeiro et al. 2020 adds much smaller ones to the elements chosen here.
-
-    Args:
-        windows: windows of the layer.
-        num_types: types of children, A.
-        dim: dimensions of a vote, E.
-
-    Returns:
-        ``(y, x, p * A, E)``, in [0, 1], except in the padding, where coordinates lie outside.
-
-    Raises:
-        InputError: a vote has fewer than 2 dimensions.
-
-    Source: Hinton et al. 2018, section 4.
-    """
-    require(dim >= 2, f"coordinates in votes of {dim} dimension: expected at least 2, for row and column")
-    side = isqrt(dim)
-    row, column = (side - 1, 2 * side - 1) if side * side == dim and side > 1 else (0, 1)
-    # `cut` pads with zeros, so the map is first widened by the coordinates outside it
-    axes = [(torch.arange(-windows.padding, n + windows.padding) + 0.5) / n for n in windows.size]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    widened = Windows((len(axes[0]), len(axes[1])), windows.kernel, windows.stride)
-    cut = widened.cut(places.unsqueeze(0)).squeeze(0)  # (y, x, p, 2)
-    offsets = torch.zeros(*cut.shape[:3], num_types, dim)
-    offsets[..., row], offsets[..., column] = cut[..., :1], cut[..., 1:]
-    return offsets.flatten(2, 3)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from capsule_lightning.analysis.probe import Probe
-from capsule_lightning.decoders.base import Decoder
-from capsule_lightning.decoders.class_independent import ClassIndependentDecoder
-from capsule_lightning.decoders.conv import ConvDecoder
-from capsule_lightning.decoders.dense import DenseDecoder
+from capsule_lightning.decoders.base import Crop, Decoder, mask
 from capsule_lightning.report.measured import Measured, spread_over_classes
 from capsule_lightning.report.pictures import dimension_notes
 from capsule_lightning.report.subject import Subject
@@ -22,10 +18,10 @@ ON_PANEL = 20  # images to choose from
 
 
 def panel_data(subject: Subject, found: Measured, probe: Probe) -> dict[str, Any] | None:
-    """What the sliders of the page need: poses of some images, and the decoder; None where it cannot be computed."""
+    """Return what the sliders of the page need: poses of some images, and the decoder; None if it is not computable."""
     decoder = subject.net.decoder
     layers = None if decoder is None else decoder_layers(decoder)
-    if layers is None:
+    if decoder is None or layers is None or not is_chain(decoder, found.poses[:2].float()):
         return None
     chosen = spread_over_classes(subject.labels, max(ON_PANEL, len(subject.class_names)))[: 5 * ON_PANEL]
     classes = found.activations[chosen].argmax(dim=-1)
@@ -34,7 +30,7 @@ def panel_data(subject: Subject, found: Measured, probe: Probe) -> dict[str, Any
         "classes": list(subject.class_names),
         "shape": list(subject.net.in_shape),
         "dims": found.poses.shape[-1],
-        "masked": not isinstance(decoder, ClassIndependentDecoder),
+        "masked": decoder.masked,
         "labels": subject.labels[chosen].tolist(),
         "predicted": classes.tolist(),
         "lengths": [[round(length, 3) for length in row] for row in found.activations[chosen].tolist()],
@@ -48,59 +44,70 @@ def panel_data(subject: Subject, found: Measured, probe: Probe) -> dict[str, Any
 
 
 def decoder_layers(decoder: Decoder) -> list[dict[str, Any]] | None:
-    """A decoder as steps that the page computes, weights in float16; None for one of another kind.
+    """Return a decoder as steps that the page computes, with weights in float16; None if the page cannot.
 
-    The page knows dense layers, transposed convolutions, ReLU, sigmoid, a clamp to [0, 1], a scale and shift of each
-    channel, and a crop.
+    The page knows dense layers, transposed convolutions, batch normalization, ReLU, sigmoid, a clamp to [0, 1], a
+    change of shape, and a crop.
     """
-    if type(decoder) is DenseDecoder:
-        return [*steps(decoder.layers), {"kind": "sigmoid"}]
-    if isinstance(decoder, ConvDecoder):
-        last = "sigmoid"
-    elif isinstance(decoder, ClassIndependentDecoder):
-        last = "clamp"
-    else:
-        return None
-    crop = {"kind": "crop", "rows": decoder.rows, "columns": decoder.columns}
-    return [*steps(decoder.dense), *steps(decoder.enlarge), crop, {"kind": last}]
+    layers = decoder.steps()
+    found = None if layers is None else [step(layer) for layer in layers]
+    return None if found is None or None in found else found  # type: ignore[return-value]
 
 
-def steps(layers: nn.Sequential) -> Iterator[dict[str, Any]]:
-    """Layers as steps."""
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            yield {"kind": "dense", "weight": in_half(layer.weight), "bias": in_half(layer.bias)}
-        elif isinstance(layer, nn.ReLU):
-            yield {"kind": "relu"}
-        elif isinstance(layer, nn.Unflatten):
-            yield {"kind": "map", "shape": list(layer.unflattened_size)}
-        elif isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            scale = layer.weight / (layer.running_var + layer.eps).sqrt()
-            yield {"kind": "scale", "weight": in_half(scale), "bias": in_half(layer.bias - layer.running_mean * scale)}
-        elif isinstance(layer, nn.ConvTranspose2d):
-            yield {
-                "kind": "enlarge",
-                "weight": in_half(layer.weight),
-                "bias": in_half(layer.bias),
-                "channels": layer.out_channels,
-                "kernel": layer.kernel_size[0],
-                "stride": layer.stride[0],
-                "padding": int(layer.padding[0]),
-                "extra": layer.output_padding[0],
-            }
-        else:
-            raise TypeError(f"{type(layer).__name__} is no step that the page computes")
+@torch.no_grad()
+def is_chain(decoder: Decoder, poses: Tensor) -> bool:
+    """Return whether a decoder's steps, one after the other, give the pictures that the decoder gives.
+
+    They do not if a class takes the steps from another one and computes its pictures in its own way.
+
+    Args:
+        decoder: in evaluation mode.
+        poses: ``(B, J, E)``.
+    """
+    labels = torch.zeros(len(poses), dtype=torch.int64)
+    expected = decoder(poses, labels)
+    values = mask(poses, labels).flatten(1) if decoder.masked else poses[:, 0]
+    for layer in decoder.steps() or ():
+        values = layer(values)
+    return values.numel() == expected.numel() and torch.allclose(values.view_as(expected), expected, atol=1e-3)
+
+
+def step(layer: nn.Module) -> dict[str, Any] | None:
+    """Return a layer as a step of the page; None if the page does not know such layers."""
+    if isinstance(layer, nn.Linear):
+        return {"kind": "dense", "weight": in_half(layer.weight), "bias": in_half(layer.bias)}
+    if isinstance(layer, nn.Unflatten):
+        return {"kind": "map", "shape": list(layer.unflattened_size)}
+    if isinstance(layer, Crop):
+        return {"kind": "crop", "rows": layer.rows, "columns": layer.columns}
+    if isinstance(layer, nn.Hardtanh) and (layer.min_val, layer.max_val) == (0, 1):
+        return {"kind": "clamp"}
+    if isinstance(layer, nn.BatchNorm2d):
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        scale = layer.weight / (layer.running_var + layer.eps).sqrt()
+        return {"kind": "scale", "weight": in_half(scale), "bias": in_half(layer.bias - layer.running_mean * scale)}
+    if isinstance(layer, nn.ConvTranspose2d):
+        return {
+            "kind": "enlarge",
+            "weight": in_half(layer.weight),
+            "bias": in_half(layer.bias),
+            "channels": layer.out_channels,
+            "kernel": layer.kernel_size[0],
+            "stride": layer.stride[0],
+            "padding": int(layer.padding[0]),
+            "extra": layer.output_padding[0],
+        }
+    return {nn.ReLU: {"kind": "relu"}, nn.Sigmoid: {"kind": "sigmoid"}}.get(type(layer))
 
 
 def in_half(tensor: Tensor | None) -> str:
-    """A tensor in float16, as base64; what is beyond its range becomes its largest number."""
+    """Return a tensor in float16, as base64; a number beyond its range becomes its largest one."""
     assert tensor is not None
     largest = torch.finfo(torch.float16).max
     return in_base64(tensor.detach().float().clamp(-largest, largest).half())
 
 
 def in_base64(tensor: Tensor) -> str:
-    """The bytes of a tensor, as base64."""
+    """Return the bytes of a tensor, as base64."""
     return base64.b64encode(tensor.contiguous().cpu().numpy().tobytes()).decode()

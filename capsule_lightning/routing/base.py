@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from math import isqrt
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -14,6 +16,7 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require, require_one_of
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.votes import matrix_vote, vote, vote_weight
+from capsule_lightning.layers.windows import Windows, compete_across_positions, coordinate_offsets
 
 Pose = Literal["auto", "matrix", "vector"]
 
@@ -75,6 +78,48 @@ class Routing(nn.Module, ABC):
         They are recomputed on request; training never stores them.
         """
 
+    def couplings_by_pass(self, capsules: Capsules) -> Tensor:
+        """Return the coupling coefficients after 1, 2, ... passes of routing, ``(T, ..., I, J)``.
+
+        T is the algorithm's ``iterations``, or 1 if it does not count them.
+        """
+        iterations = getattr(self, "iterations", None)
+        if not isinstance(iterations, int):
+            return self.couplings(capsules).unsqueeze(0)
+        found = []
+        for passes in range(1, iterations + 1):
+            shorter = copy(self)  # which has the same weights
+            shorter.iterations = passes  # type: ignore[assignment]
+            found.append(shorter.couplings(capsules))
+        return torch.stack(found)
+
+    def votes(self, poses: Tensor) -> Tensor | None:
+        """Return the votes ``(..., I, J, E)`` of children ``(..., I, D)``; None if they are not matrix times pose."""
+        weight = getattr(self, "weight", None)
+        shape = (self.vote_weights, self.num_out, self.dim_out, self.dim_in)
+        return vote(poses, weight) if isinstance(weight, Tensor) and weight.shape == shape else None
+
+    def in_windows(
+        self, windows: Windows, *, across_positions: bool | None = None, coordinates: bool | None = None
+    ) -> None:
+        """Route in the windows of a map from now on, each with the capsules of A types at p places as children.
+
+        Args:
+            windows: the windows of the layer.
+            across_positions: whether a child divides itself among the parents of all windows that see it, rather than
+                among those of one; None for what the algorithm's paper does.
+            coordinates: whether to add to the votes where in the map a child lies; None for what the paper does.
+
+        Raises:
+            InputError: the algorithm does not have what is asked for.
+        """
+        unsupported = "coordinates=true" if coordinates else "competition=positions"
+        require(
+            not (coordinates or across_positions),
+            f"{unsupported} with {type(self).__name__}: only the routings of matrix capsules (EM, variational Bayes) "
+            "add coordinates to votes and compete across positions; leave the option out",
+        )
+
     def has_matrices(self, pose: Pose) -> bool:
         """Return whether votes are products of two matrices, for algorithms that offer the choice.
 
@@ -106,8 +151,8 @@ class Routing(nn.Module, ABC):
 class MatrixRouting(Routing):
     """A routing of matrix capsules, with their votes, coordinates, and competition across positions.
 
-    A convolutional layer sets two attributes: ``compete``, because in these algorithms the parents at *all* positions
-    compete for a child, and ``offsets``, the coordinates that are added to the votes.
+    In the windows of a map, see `in_windows`, the parents at *all* positions compete for a child, and coordinates are
+    added to the votes.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
@@ -116,7 +161,7 @@ class MatrixRouting(Routing):
             standard deviations.
 
     Attributes:
-        compete: turns logits ``(..., I, J)`` into coupling coefficients of the same shape.
+        windows: the windows whose parents compete for a child; None if only the J parents compete.
         offsets: ``(..., I, E)``, added to the votes of each child for every parent; None to add nothing.
 
     Raises:
@@ -140,9 +185,23 @@ class MatrixRouting(Routing):
         self.matrix = self.has_matrices(pose)
         shape = (isqrt(dim_in),) * 2 if self.matrix else (dim_out, dim_in)
         self.weight = vote_weight(self.vote_weights, num_out, *shape, std=std)
-        self.compete: Competition = coupling_coefficients
+        self.windows: Windows | None = None
         self.register_buffer("offsets", None, persistent=False)
 
+    @override
+    def in_windows(
+        self, windows: Windows, *, across_positions: bool | None = None, coordinates: bool | None = None
+    ) -> None:
+        if across_positions is not False and windows.out_size != (1, 1):
+            self.windows = windows
+        if coordinates is not False:
+            self.offsets = coordinate_offsets(windows, self.num_in // windows.places, self.dim_out)
+
+    def compete(self, logits: Tensor) -> Tensor:
+        """Return the coupling coefficients that logits ``(..., I, J)`` give."""
+        return coupling_coefficients(logits) if self.windows is None else compete_across_positions(logits, self.windows)
+
+    @override
     def votes(self, poses: Tensor) -> Tensor:
         """Return the votes ``(..., I, J, E)`` of children ``(..., I, D)``, coordinates included."""
         votes = matrix_vote(poses, self.weight) if self.matrix else vote(poses, self.weight)

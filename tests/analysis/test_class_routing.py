@@ -9,7 +9,6 @@ import torch
 from torch.testing import assert_close
 
 from capsule_lightning.analysis.class_routing import (
-    ChildMap,
     agreement,
     child_map,
     class_routing,
@@ -19,6 +18,7 @@ from capsule_lightning.analysis.class_routing import (
     vote_maps,
 )
 from capsule_lightning.capsules import Capsules
+from capsule_lightning.encoders.base import CapsuleMap
 from capsule_lightning.encoders.efficient import EfficientEncoder
 from capsule_lightning.encoders.matrix import MatrixEncoder
 from capsule_lightning.encoders.sabour import SabourEncoder
@@ -120,7 +120,7 @@ def test_a_convolutional_network_of_matrix_capsules_is_seen_too():
 
 @pytest.mark.parametrize("by_type", [True, False])
 def test_votes_of_a_place_are_summed_over_its_types_and_measured_from_the_average(by_type):
-    places = ChildMap(types=2, rows=3, columns=4, by_type=by_type, extent=None)
+    places = CapsuleMap(types=2, rows=3, columns=4, by_type=by_type, extent=None)
     couplings, activations = torch.rand(5, 24, 3, dtype=torch.float64), torch.rand(5, 24, dtype=torch.float64)
     expected = np.zeros((5, 3, 3, 4))
     for b in range(5):

@@ -16,11 +16,11 @@ from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.augmentations.geometry import PaddedCrop, Shift
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.augmentations.patch import RandomPatch
-from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics, fake_images, fits
+from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics, fake_images
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
-from capsule_lightning.data.loader import StoredBatch
+from capsule_lightning.data.loader import MemoryStore, StoredBatch, fits
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
@@ -111,7 +111,7 @@ def test_the_target_of_an_augmented_image_stays_in_range(normalization):
 def test_training_images_are_augmented_with_the_draws_of_the_loader(augmentation):
     data = ready(CIFAR10DataModule, "fit", fake=True, augmentation=augmentation, normalization="per_image")
     for stored in data.train_dataloader():
-        augmented = augmentation().train(stored.images / 255, stored.draws)
+        augmented = augmentation().train(stored.inputs / 255, stored.draws)
         batch = data.on_after_batch_transfer(stored, 0)
         assert_close(batch.images, standardize(augmented))
         assert_close(batch.pictures, augmented.clamp(0, 1))
@@ -120,7 +120,7 @@ def test_training_images_are_augmented_with_the_draws_of_the_loader(augmentation
 def test_validation_images_are_not_augmented():
     data = ready(DigitsDataModule, "fit")
     for batch in data.val_dataloader():
-        assert_close(data.on_after_batch_transfer(batch, 0).pictures, batch.images / 255)
+        assert_close(data.on_after_batch_transfer(batch, 0).pictures, batch.inputs / 255)
 
 
 @pytest.mark.parametrize("augmentation", [Shift, PaddedCrop, RandomPatch])
@@ -140,7 +140,7 @@ def test_a_batch_that_is_ready_passes():
 def test_channel_statistics_equal_those_of_numpy():
     images = torch.randint(0, 256, (50, 3, 6, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[:, 1] //= 4
-    means, deviations = channel_statistics(images)
+    means, deviations = channel_statistics(MemoryStore(images, torch.zeros(50).long()))
     values = images.numpy() / 255
     np.testing.assert_allclose(means, values.mean(axis=(0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(deviations, values.std(axis=(0, 2, 3)), rtol=1e-12)
@@ -148,7 +148,7 @@ def test_channel_statistics_equal_those_of_numpy():
 
 def test_unknown_statistics_are_measured_on_the_training_images():
     data = ready(DigitsDataModule, "test", normalization="channel")
-    assert data.statistics == channel_statistics(DigitsDataModule().load("train").images)
+    assert data.statistics == channel_statistics(MemoryStore(*DigitsDataModule().load("train")))
 
 
 def test_fitting_after_testing_trains_on_all():
@@ -184,7 +184,10 @@ def test_a_batch_that_the_processes_do_not_divide_is_refused():
     [
         ({"batch_size": 0}, "batch_size=0: expected at least 1"),
         ({"batch_size": -4}, "batch_size=-4: expected at least 1"),
-        ({"batch_size": 1294}, "batch_size=1294 but only 1293 training images: set --data.batch_size to at most 1293"),
+        (
+            {"batch_size": 1294},
+            "batch_size=1294 but only 1293 training examples: set --data.batch_size to at most 1293",
+        ),
         ({"val_size": -1}, "val_size=-1: expected 0"),
         ({"val_size": 1.5}, "val_size=1.5: expected 0"),
         ({"val_size": 9}, r"cannot split 9 of 1437 .*change --data\.val_size"),
@@ -258,7 +261,7 @@ def test_fake_images_need_no_disk_and_are_always_the_same(tmp_path):
     for data in (first, second):
         data.prepare_data()
     for a, b in zip(first.train_dataloader(), second.train_dataloader(), strict=True):
-        assert_close(a.images, b.images)
+        assert_close(a.inputs, b.inputs)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -275,7 +278,8 @@ def test_batches_of_images_on_a_gpu_are_made_there(each_data_module):
     data.setup("fit")
     for loader in (data.train_dataloader(), data.val_dataloader()):
         with FakeTensorMode(allow_non_fake_inputs=True):
-            for name in ("images", "labels", "by_class", "counts"):  # the last two of pairs of digits
+            loader.store = MemoryStore(loader.store.inputs.to("cuda"), loader.store.labels.to("cuda"))
+            for name in ("by_class", "counts"):  # of pairs of digits
                 if hasattr(loader, name):
                     setattr(loader, name, getattr(loader, name).to("cuda"))
             batch = next(iter(loader))
@@ -291,12 +295,12 @@ def test_images_go_to_the_gpu_of_the_trainer_where_they_fit_and_back(monkeypatch
     data.trainer = one_process(device="cuda:0")
     at = data.trainer.strategy
     with FakeTensorMode(allow_non_fake_inputs=True):
-        assert data.val_dataloader().images.device.type == "cpu"
-        free = 10 * data.val_dataloader().images.nbytes
-        for loader in (data.val_dataloader(), data.train_dataloader()):
-            assert loader.images.device == loader.labels.device == at.root_device
+        assert data.val_dataloader().store.inputs.device.type == "cpu"
+        free = 10 * data.val_dataloader().store.inputs.nbytes
+        for store in (data.val_dataloader().store, data.train_dataloader().store):
+            assert store.inputs.device == store.labels.device == at.root_device
         free, at.root_device = 0, torch.device("cpu")
-        assert data.val_dataloader().images.device.type == "cpu"
+        assert data.val_dataloader().store.inputs.device.type == "cpu"
 
 
 def test_images_stay_where_they_are_unless_the_device_is_a_gpu():

@@ -47,7 +47,7 @@ def test_the_test_set_does_not_follow_the_seed():
     for data in (first, second):
         data.setup("test")
     for a, b in zip(first.test_dataloader(), second.test_dataloader(), strict=True):
-        assert_close(a.images, b.images)
+        assert_close(a.inputs, b.inputs)
         assert_close(a.labels, b.labels)
 
 

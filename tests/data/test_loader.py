@@ -3,12 +3,13 @@
 from collections import Counter
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from capsule_lightning.data.digits import DigitsDataModule
-from capsule_lightning.data.loader import InMemoryLoader
+from capsule_lightning.data.loader import ExactLoader, MemoryStore
 
 IMAGES = torch.arange(103, dtype=torch.uint8).view(-1, 1, 1, 1)
 LABELS = 1000 + torch.arange(103)
@@ -16,17 +17,48 @@ LABELS = 1000 + torch.arange(103)
 
 def make(subset=103, batch_size=12, training=True, **options):
     subset = torch.arange(subset) if isinstance(subset, int) else subset
-    return InMemoryLoader(IMAGES, LABELS, subset, batch_size, training=training, num_draws=2, **options)
+    return ExactLoader(MemoryStore(IMAGES, LABELS), subset, batch_size, training=training, num_draws=2, **options)
 
 
 def order(batches):
     return [batch.indices.tolist() for batch in batches]
 
 
+class FileStore:
+    """A store of one's own, which reads each example from a file when it is asked for."""
+
+    def __init__(self, folder, images, labels):
+        self.folder, self.labels = folder, labels
+        for number, image in enumerate(images.numpy()):
+            np.save(folder / f"{number}.npy", image)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def take(self, indices):
+        return torch.from_numpy(np.stack([np.load(self.folder / f"{number}.npy") for number in indices.tolist()]))
+
+    def on(self, device):
+        return self
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_store_of_ones_own_gives_the_batches_of_memory_and_resumes(tmp_path, world_size):
+    store, images = FileStore(tmp_path, IMAGES, LABELS), torch.arange(103)
+    for rank in range(world_size):
+        options = {"training": True, "num_draws": 2, "rank": rank, "world_size": world_size}
+        whole = list(make(**{key: options[key] for key in ("rank", "world_size")}))
+        resumed = ExactLoader(store, images, 12, **options)
+        resumed.load_state_dict({"epoch": 0, "position": 3})
+        for expected, batch in zip(whole[3:], resumed, strict=True):
+            for one, other in zip(expected, batch, strict=True):
+                assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_images_and_labels_are_those_of_the_indices(training):
     for batch in make(training=training):
-        assert_close(batch.images.flatten().long(), batch.indices)
+        assert_close(batch.inputs.flatten().long(), batch.indices)
         assert_close(batch.labels, 1000 + batch.indices)
 
 
@@ -95,7 +127,8 @@ def test_order_and_draws_follow_seed_and_epoch():
 def test_draws_are_uniform_and_independent_of_each_other():
     count = 20_000
     images = torch.zeros(count, 1, 1, 1, dtype=torch.uint8)
-    loader = InMemoryLoader(images, LABELS, torch.zeros(count).long(), 1000, training=True, num_draws=2)
+    store = MemoryStore(images, LABELS)
+    loader = ExactLoader(store, torch.zeros(count).long(), 1000, training=True, num_draws=2)
     draws = torch.cat([batch.draws for batch in loader])
     assert draws.shape == (count, 2)
     assert draws.min() >= 0

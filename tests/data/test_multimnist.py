@@ -10,7 +10,7 @@ from one_process import one_process
 from torch.testing import assert_close
 
 from capsule_lightning.data.base import ImageBatch, fake_images
-from capsule_lightning.data.loader import StoredBatch
+from capsule_lightning.data.loader import MemoryStore, StoredBatch
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.multimnist import MultiMNISTDataModule, PairLoader, draw_partners
 from capsule_lightning.data.prepared import Images
@@ -22,7 +22,7 @@ LABELS = torch.arange(103) % 7
 
 def make(subset=103, batch_size=12, training=True, labels=LABELS, **options):
     subset = torch.arange(subset) if isinstance(subset, int) else subset
-    return PairLoader(IMAGES, labels, subset, batch_size, training=training, **options)
+    return PairLoader(MemoryStore(IMAGES, labels), subset, batch_size, training=training, **options)
 
 
 def ready(stage="fit", **options):
@@ -106,7 +106,7 @@ def test_pairs_are_of_two_classes_however_rare_one_is(training, common):
     for number in range(5):
         pairs = epoch(loader, number)
         assert (pairs.labels[:, 0] != pairs.labels[:, 1]).all()
-        assert_close(pairs.labels, labels[pairs.images.flatten(1).long()])
+        assert_close(pairs.labels, labels[pairs.inputs.flatten(1).long()])
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -115,8 +115,8 @@ def test_partners_come_from_the_subset(training):
     loader, partners = make(subset, training=training), set()
     for number in range(20):
         pairs = epoch(loader, number)
-        assert_close(pairs.images[:, 0].flatten().long(), pairs.indices)
-        partners.update(pairs.images[:, 1].flatten().tolist())
+        assert_close(pairs.inputs[:, 0].flatten().long(), pairs.indices)
+        partners.update(pairs.inputs[:, 1].flatten().tolist())
     assert partners <= set(subset.tolist())
     assert partners == set(subset.tolist()) or not training
 
@@ -201,7 +201,7 @@ def test_every_epoch_has_new_partners_and_shifts():
     loader = make(102)
     first, second = (epoch(loader, number) for number in (0, 1))
     a, b = (batch.indices.argsort() for batch in (first, second))
-    assert (first.images[a, 1] == second.images[b, 1]).float().mean() < 0.2
+    assert (first.inputs[a, 1] == second.inputs[b, 1]).float().mean() < 0.2
     assert not (first.draws[a] == second.draws[b]).any()
 
 

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from capsule_lightning.data import named
 from capsule_lightning.data.base import channel_statistics
 from capsule_lightning.data.cifar import CIFAR10DataModule, CIFAR100DataModule
+from capsule_lightning.data.loader import MemoryStore
 from capsule_lightning.data.mnist import FashionMNISTDataModule, MNISTDataModule
 from capsule_lightning.data.svhn import SVHNDataModule
 from capsule_lightning.errors import InputError
@@ -260,5 +261,5 @@ def test_real_mnist_has_its_known_size_and_statistics():
     assert test.images.shape == (10_000, 1, 28, 28)
     assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    measured = [round(value, 4) for (value,) in channel_statistics(train.images)]
+    measured = [round(value, 4) for (value,) in channel_statistics(MemoryStore(*train))]
     assert measured == [0.1307, 0.3081] == [value for (value,) in data.statistics]

@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
-from capsule_lightning.layers.windows import Windows
-from capsule_lightning.models.conv_capsules import ConvCapsules, coordinate_offsets
+from capsule_lightning.layers.windows import Windows, coordinate_offsets
+from capsule_lightning.models.conv_capsules import ConvCapsules
 from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.routing.em import EMRouting
 from capsule_lightning.routing.uniform import UniformRouting
