@@ -117,4 +117,3 @@ def output_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
         for hook in hooks:
             hook.remove()
     return shapes
-

@@ -1,8 +1,8 @@
 """Signals that end a run: Ctrl-C, a scheduler's warning, a polite kill.
 
-A handler may run in the middle of anything, also between the two halves of what all processes do together. So in
-training it only takes note; the processes agree on it after a step, save, and leave. Elsewhere nothing is lost by
-leaving at once.
+A handler may run in the middle of anything, also while only some of the processes have begun what all do together. So
+in training it only notes the signal; the processes agree on it after a step, save, and leave. Elsewhere nothing is lost
+by leaving at once.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ import time
 from types import FrameType
 
 INTERACTIVE = ("bash", "interactive")
-"""Names of SLURM jobs in which a person types commands: what they start are no tasks of the job."""
+"""Names of SLURM jobs in which a person types commands: what they start is not a task of the job."""
 LEAVE = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send. SIGUSR1, a while before the time is up, asks for the job to be queued again."""
+"""Signals that schedulers send. SIGUSR1, sent a while before the time is up, asks to queue the job again."""
 
 
 class Interrupted(SystemExit):
     """The run was left because of a signal, its state saved.
 
     Args:
-        number: of the signal. Where it asks for another turn the status is 0, else the shell's 128 + number. Only the
-            first process says so: the others' part is done well, and whoever started them should not think otherwise.
+        number: number of the signal. If it asks to queue the job again the exit status is 0, else the shell's
+            128 + number.
+        first_process: whether this is the first process. The others exit with status 0: their part is done, and what
+            started them should not take them for failed.
     """
 
     def __init__(self, number: int, first_process: bool = True) -> None:
@@ -35,27 +37,27 @@ class Interrupted(SystemExit):
 
 
 class Signals:
-    """Takes note of signals while training, and leaves at once when not.
+    """Handlers of signals, which note them in training and end the process at once elsewhere.
 
     Attributes:
-        received: the signal of which note was taken; None before there is one.
+        received: the signal that was noted; None before there is one.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
 
     def leave_at_once(self) -> None:
-        """From here on, a signal ends the process by an exception."""
+        """Let signals end the process by an exception from here on."""
         self._handle(LEAVE, self._leave)
         self._handle((signal.SIGINT,), signal.default_int_handler)
 
     def take_note(self) -> None:
-        """From here on, a signal only sets ``received``; a second Ctrl-C ends the process at once."""
+        """Let signals only set ``received`` from here on; a second Ctrl-C ends the process at once."""
         self.received = None
         self._handle((*LEAVE, signal.SIGINT), self._note)
 
     def ignore(self) -> None:
-        """From here on, no signal that ends a run has an effect: the process is on its way out."""
+        """Ignore the signals of schedulers from here on: the process is about to end."""
         self._handle(LEAVE, signal.SIG_IGN)
 
     def _handle(self, numbers: tuple[signal.Signals, ...], handler: signal._HANDLER) -> None:
@@ -68,7 +70,7 @@ class Signals:
             raise KeyboardInterrupt
         if number == signal.SIGINT and rank() == 0:
             announce("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once")
-        self.received = self.received or number  # SIGTERM often follows what asks for another turn
+        self.received = self.received or number  # SIGTERM often follows SIGUSR1
 
     def _leave(self, number: int, frame: FrameType | None) -> None:
         self.ignore()
@@ -76,7 +78,7 @@ class Signals:
 
 
 SIGNALS = Signals()
-"""Of this process: it has one set of handlers."""
+"""The handlers of this process."""
 
 
 def announce(message: str) -> None:
@@ -89,7 +91,7 @@ def announce(message: str) -> None:
 
 
 def rank() -> int:
-    """Of this process among those of the run, as whoever started it says."""
+    """Return the rank of this process in the run, from the environment variables of the launcher."""
     variables = os.environ
     if "RANK" in variables:
         return int(variables["RANK"])
@@ -99,7 +101,7 @@ def rank() -> int:
 
 
 def requeue() -> bool:
-    """Put this SLURM job into the queue again; outside a job, nothing. Whether that was done, or not called for."""
+    """Queue this SLURM job again, if this process is the first of one; return False if that failed."""
     variables = os.environ
     job = variables.get("SLURM_JOB_ID")
     if job is None or rank() != 0:
@@ -110,13 +112,13 @@ def requeue() -> bool:
     try:
         subprocess.run(["scontrol", "requeue", job], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"that failed ({error}); go on by hand: scontrol requeue {job}, or fit --resume", file=sys.stderr)
+        print(f"that failed ({error}); resume by hand: scontrol requeue {job}, or fit --resume", file=sys.stderr)
         return False
     return True
 
 
 def end_with_parent() -> None:
-    """End this process soon after the one that started it: it would wait for its messages for half an hour."""
+    """End this process soon after the one that started it, whose messages it would await for half an hour."""
     parent = os.getppid()
 
     def watch() -> None:
