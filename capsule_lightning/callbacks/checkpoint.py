@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the best on the validation images, the last, and the one before it."""
+"""The checkpoints of a run: the best on the validation set, the last, and the one before the last."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.errors import InputError, StoppedError
+from capsule_lightning.errors import InputError, StoppedError, require
 from capsule_lightning.runs.checkpoint_files import FOLDER, LAST, PENDING, PREVIOUS, remove_partial, require_checkpoint
 from capsule_lightning.runs.signals import SIGNALS, Interrupted
 from capsule_lightning.shipped import PROGRAM
@@ -25,17 +25,18 @@ from capsule_lightning.tasks.nonfinite import all_finite
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps the best and the last state under ``checkpoints`` in the run's folder, and saves before it is too late.
+    """Keep the best and the last state under ``checkpoints`` in the run's folder, and save when the run has to end.
 
-    The last state is written after every epoch, every so many steps and minutes, and when a signal asks the run to end
-    (Ctrl-C, SIGTERM, SIGUSR1); all processes agree on that after a step, and leave together. The one before it stays
-    as ``previous.ckpt``. Without a validation set nothing is best; the test set never selects.
+    The last state is written after every epoch, every ``every_n_steps`` steps and ``every_n_minutes`` minutes, and when
+    a signal asks the run to end (Ctrl-C, SIGTERM, SIGUSR1); all processes agree on that after a step, and leave
+    together. The state before the last stays as ``previous.ckpt``. Without a validation set no state is the best; the
+    test set never selects.
 
     Args:
         monitor: validation metric that selects.
-        mode: whether its maximum or its minimum is best.
+        mode: ``max`` if its maximum is best, ``min`` if its minimum is.
         save_top_k: how many of the best to keep.
-        dirpath: another folder.
+        dirpath: folder of the checkpoints; null for ``checkpoints`` in the run's folder.
         every_n_steps: training steps between two states; null for no such limit.
         every_n_minutes: minutes between two states; null for no such limit.
 
@@ -63,20 +64,20 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
-            if value is not None and not value > 0:
-                raise InputError(f"RunCheckpoint: {name}={value}: expected a number above 0, or null")
+            require(value is None or value > 0, f"RunCheckpoint: {name}={value}: expected a number above 0, or null")
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
-        self._step = -1  # of the last look: while gradients accumulate the step stands still, and nothing is saved
+        self._step = -1  # the last one seen: while gradients accumulate the step does not advance, and nothing is saved
         self._saved_at = time.monotonic()
         self._due, self._leaving, self._has_saved = False, 0, False
 
     @property
     def last_path(self) -> Path:
-        """Of the last state."""
+        """Path of the last state."""
         return Path(self.dirpath or FOLDER) / LAST
 
+    @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose the folder, and drop the monitor where nothing is held out."""
+        """Choose the folder, and drop the monitor if no validation set is held out."""
         if self.dirpath is None:
             self.dirpath = str(Path(trainer.default_root_dir).absolute() / FOLDER)
         if stage == "fit" and getattr(getattr(trainer, "datamodule", None), "val_size", None) == 0:
@@ -85,23 +86,26 @@ class RunCheckpoint(ModelCheckpoint):
             remove_partial(Path(self.dirpath))
         super().setup(trainer, pl_module, stage)
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From here on, signals wait for the end of a step."""
+        """Let signals wait for the end of a step from here on."""
         super().on_train_start(trainer, pl_module)
         self._step, self._saved_at = trainer.global_step, time.monotonic()
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             SIGNALS.take_note()
 
+    @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Leave if that was agreed; not before, so that the loggers have what the last step measured."""
+        """Leave if that was agreed; not earlier, so that the loggers have what the last step measured."""
         self._leave_if_agreed(trainer)
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the last state where it is due, unless validation follows at once: then after it."""
+        """Save the last state if it is due; if validation follows at once, leave that to the end of the validation."""
         if trainer.global_step == self._step or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._step = trainer.global_step
@@ -111,41 +115,47 @@ class RunCheckpoint(ModelCheckpoint):
         if self._due and not validation_follows(trainer, batch_idx):
             self.save_last_state(trainer)
 
+    @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the state if it is among the best, and as the last one where that waited for the validation."""
+        """Keep the state if it is among the best, and save it as the last if that waited for the validation."""
         super().on_validation_end(trainer, pl_module)
         if self._due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self.save_last_state(trainer)
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the last state."""
+        """Save the last state, and leave if a signal asks for it."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.save_last_state(trainer)
             (self._leaving,) = largest(trainer, SIGNALS.received or 0)  # one may have come during validation
         self._leave_if_agreed(trainer)
 
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """What follows can be repeated: signals need not wait."""
+        """Let signals end the process at once again: what follows can be repeated."""
         SIGNALS.leave_at_once()
 
+    @override
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put back what the trainer has put in place of our handlers."""
+        """Restore our signal handlers, which the trainer has replaced."""
         SIGNALS.leave_at_once()
 
+    @override
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See `on_test_start`."""
         SIGNALS.leave_at_once()
 
+    @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """See `on_test_start`; a validation within training waits for its end."""
+        """Restore our signal handlers; within training, signals wait for the end of a step."""
         if trainer.state.fn == "validate":
             SIGNALS.leave_at_once()
 
+    @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that are not finite, and mark a state between two batches of one step.
 
         Raises:
-            StoppedError: an update has spoilt the weights; what was saved before stays.
+            StoppedError: an update has made weights NaN or infinite; what was saved before stays.
         """
         if not all_finite(pl_module.state_dict().values()):
             raise StoppedError(
@@ -167,10 +177,10 @@ class RunCheckpoint(ModelCheckpoint):
             )
 
     def save_last_state(self, trainer: L.Trainer) -> None:
-        """Write the last state, and keep the one before it; all processes together."""
+        """Write the last state and keep the one before it, by all processes together."""
         path = self.last_path
         if trainer.is_global_zero and path.is_file() and self._is_good(path):
-            keep_as(path, path.with_name(PREVIOUS))
+            hard_link(path, path.with_name(PREVIOUS))
         self.last_model_path = str(path)
         trainer.save_checkpoint(path, weights_only=False)
         self._due, self._saved_at, self._has_saved = False, time.monotonic(), True
@@ -178,7 +188,7 @@ class RunCheckpoint(ModelCheckpoint):
             logger.after_save_checkpoint(proxy(self))
 
     def _is_good(self, path: Path) -> bool:
-        """Whether a last state may take the place of the one before it: always if this process has written it."""
+        """Return whether a last state may become the previous one: always if this process has written it."""
         if not self._has_saved:
             try:
                 require_checkpoint(path)
@@ -186,15 +196,17 @@ class RunCheckpoint(ModelCheckpoint):
                 return False
         return True
 
+    @override
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
-        """Whether a state is kept; of equally good ones the latest is."""
+        """Return whether a state is kept; of equally good ones the latest is."""
         worst = self.best_k_models.get(self.kth_best_model_path)
         return (current is not None and worst is not None and bool(current == worst)) or super().check_monitor_top_k(
             trainer, current
         )
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best so far that are there, also where the run's folder has been moved."""
+        """Continue with those of the best so far whose files exist, also if the run's folder has been moved."""
 
         def here(path: str) -> str:
             return str(Path(self.dirpath or FOLDER) / Path(path).name) if path else path
@@ -219,7 +231,7 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def largest(trainer: L.Trainer, *values: int) -> list[int]:
-    """The largest of all processes, of each value."""
+    """Return the largest of each value over all processes."""
     if trainer.world_size == 1:
         return list(values)
     tensor = torch.tensor(values, device=trainer.strategy.root_device)
@@ -228,20 +240,20 @@ def largest(trainer: L.Trainer, *values: int) -> list[int]:
 
 
 def validation_follows(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether this batch is the last before a validation, or of the epoch."""
+    """Return whether this batch is the last before a validation, or of the epoch."""
     loop, every = trainer.fit_loop.epoch_loop, trainer.val_check_batch
     number = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
     in_epoch = isinstance(every, int) and trainer.enable_validation and (number + 1) % every == 0
     return bool(loop.batch_progress.is_last_batch or in_epoch)
 
 
-def keep_as(path: Path, kept: Path) -> None:
-    """Let a file have a second name in one step, or a copy where the file system knows no second names."""
-    partial = kept.with_name(f".{kept.name}.partial")
+def hard_link(path: Path, link: Path) -> None:
+    """Hard-link a file atomically; copy it if the file system does not support hard links."""
+    partial = link.with_name(f".{link.name}.partial")
     partial.unlink(missing_ok=True)
     try:
         os.link(path, partial)
     except OSError:
         shutil.copyfile(path, partial)
-    partial.replace(kept)
-    partial.unlink(missing_ok=True)  # there still where both names were of one file already
+    partial.replace(link)
+    partial.unlink(missing_ok=True)  # it stays if both names were of one file already

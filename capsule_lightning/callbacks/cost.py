@@ -1,4 +1,4 @@
-"""What a run costs: parameters, images a second, memory."""
+"""What a run costs: parameters, images per second, memory."""
 
 from __future__ import annotations
 
@@ -11,52 +11,59 @@ from typing import Any
 
 import lightning as L
 import torch
+from typing_extensions import override
 
 
 class RunCost(L.Callback):
-    """Logs what the table of ``compare`` says of the cost of a run.
+    """Log what the table of ``compare`` reports as the cost of a run.
 
-    At each start of training, resumed or not: ``parameters``, and ``parameters_without_decoder``, which is what the
-    class capsules take. The row also marks the start, so that pauses between starts are no part of the time of a run.
-    After each epoch of training: ``images_per_second`` of all processes, validation left out, and
-    ``peak_memory_bytes``. On CUDA that is what tensors of this process took at most on its device, on processors the
-    largest resident set of the whole process, program and data included: the two do not compare.
+    At each start of training, resumed or not, it logs ``parameters``, and ``parameters_without_decoder``, those that
+    the class capsules need. These rows also mark the start, so that pauses between starts do not count as time of the
+    run. After each epoch of training it logs ``images_per_second`` of all processes, without validation, and
+    ``peak_memory_bytes``. On CUDA that is the most that tensors of this process took on its device, on processors the
+    largest resident set of the whole process, program and data included: the two cannot be compared.
     """
 
     def __init__(self) -> None:
         self._images = 0
         self._seconds = 0.0
-        self._since: float | None = None  # when the clock was started; None while it stands
+        self._since: float | None = None  # when the clock was started; None while it is stopped
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count the parameters; a run that is resumed in mid-epoch has no other start of that epoch."""
+        """Log the parameters, and start the clock: a run resumed in the middle of an epoch has no other start of it."""
         decoder = getattr(getattr(pl_module, "net", None), "decoder", None)
         whole = sum(p.numel() for p in pl_module.parameters())
         drawing = 0 if decoder is None else sum(p.numel() for p in decoder.parameters())
         log(trainer, {"parameters": whole, "parameters_without_decoder": whole - drawing}, trainer.global_step)
         self._begin()
 
+    @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock anew."""
+        """Start the clock again at 0."""
         self._begin()
 
+    @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Go on after a validation in mid-epoch."""
+        """Restart the clock after a validation in the middle of an epoch."""
         if self._since is None:
             self._since = time.perf_counter()
 
+    @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count its images."""
+        """Count the images of the batch."""
         self._images += len(batch[0]) * trainer.world_size
 
+    @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock until the next training batch."""
         self._stop(pl_module.device)
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what the epoch took."""
         self._stop(pl_module.device)
@@ -80,15 +87,16 @@ class RunCost(L.Callback):
 
 
 def log(trainer: L.Trainer, metrics: Mapping[str, float], step: int) -> None:
-    """Give numbers to every logger, which keep those of the first process."""
+    """Log numbers to all loggers, which keep those of the first process."""
     for logger in trainer.loggers:
         logger.log_metrics(dict(metrics), step=max(step, 0))
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes that this process has taken so far: of a CUDA device for its tensors, else of the machine in all.
+    """Return the most bytes that this process has taken so far: of a CUDA device for its tensors, else of the machine.
 
-    The second is the high water of this program alone: `resource.getrusage` would count the process that started it.
+    The second is the high-water mark of this program alone: `resource.getrusage` would count the process that started
+    it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -1,4 +1,4 @@
-"""What a run will need, said before it begins: parameters, multiply-adds and memory."""
+"""What a run will need, reported before it begins: parameters, multiply-adds and memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import override
 
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.tasks.base import Task
@@ -26,9 +27,10 @@ class Needs(NamedTuple):
     """What one training step needs on one device.
 
     Attributes:
-        parameters: learnt numbers.
-        multiply_adds: of matrix products and convolutions in the forward pass of one image, decoder included.
-        fixed: bytes whatever the batch: weights, gradients and the optimizer's state.
+        parameters: number of learned values.
+        multiply_adds: multiply-adds of matrix products and convolutions in the forward pass of one image, decoder
+            included.
+        fixed: bytes that do not depend on the batch: weights, gradients and the optimizer's state.
         per_image: bytes that each image of the batch adds: what the backward pass keeps, and room to work in.
     """
 
@@ -38,22 +40,23 @@ class Needs(NamedTuple):
     per_image: int
 
     def memory(self, batch_size: int) -> int:
-        """Expected peak in bytes, above what the program takes before training."""
+        """Return the expected peak in bytes, above what the program takes before training."""
         return self.fixed + batch_size * self.per_image
 
     def largest_batch(self, memory: int) -> int:
-        """Images a step that ``memory`` bytes should hold; 0 where not even one fits."""
+        """Return the largest batch that should fit into ``memory`` bytes; 0 if not even one image fits."""
         return max(0, (memory - self.fixed) // self.per_image)
 
 
 class Forecast(L.Callback):
-    """Says at the start of training how large the network is and how much memory a step is expected to take.
+    """Report at the start of training how large the network is and how much memory a step is expected to take.
 
-    Where that is more than the device has left, a warning names the batch size that fits.
+    If that is more than the device has left, a warning names the batch size that fits.
     """
 
+    @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure two small steps, and speak."""
+        """Measure two small steps, and report."""
         data = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, Task) or not isinstance(data, ImageDataModule):
             return
@@ -63,7 +66,7 @@ class Forecast(L.Callback):
         batch_size, left = data.batch_size // trainer.world_size, memory_left(pl_module.device)
         peak = needs.memory(batch_size)
         rank_zero_info(
-            f"{needs.parameters:,} parameters, {needs.multiply_adds / 1e6:,.1f} M multiply-adds an image; a step of "
+            f"{needs.parameters:,} parameters, {needs.multiply_adds / 1e6:,.1f} M multiply-adds per image\na step of "
             f"{batch_size} images should take {readable(peak)}"
             + ("" if left is None else f" of the {readable(left)} left on {pl_module.device}")
         )
@@ -79,12 +82,12 @@ class Forecast(L.Callback):
 def forecast(
     task: Task, optimizers: list[Optimizer] | None = None, precision: AbstractContextManager[object] | None = None
 ) -> Needs:
-    """Measure what steps of two and of four images keep; the task and the random numbers are as before afterwards.
+    """Measure what steps of two and of four images keep; task and random numbers are afterwards as before.
 
     Args:
-        task: on its device.
-        optimizers: whose state is counted.
-        precision: the autocast of a training step.
+        task: the task, on its device.
+        optimizers: optimizers whose state is counted.
+        precision: autocast of a training step.
     """
     devices = [task.device] if task.device.type == "cuda" else []
     weights = sum(p.numel() * p.element_size() for p in task.parameters())
@@ -107,7 +110,7 @@ def forecast(
 
 
 def readable(size: int) -> str:
-    """Bytes in the unit that suits them.
+    """Return a number of bytes in the unit that suits it.
 
     Example:
         >>> readable(3 * 2**29), readable(2**20)
@@ -117,7 +120,7 @@ def readable(size: int) -> str:
 
 
 def memory_left(device: torch.device) -> int | None:
-    """Bytes that a device has left; None where that cannot be told."""
+    """Return the bytes that a device has left, or None if that is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -129,7 +132,7 @@ def memory_left(device: torch.device) -> int | None:
 
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Undo what steps do to buffers, such as the statistics of batch normalization."""
+    """Restore buffers, such as the statistics of batch normalization, after the block."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield
@@ -144,7 +147,7 @@ def _losses(task: Task, size: int) -> dict[str, Tensor]:
 
 
 def _kept(task: Task, size: int) -> list[int]:
-    """Bytes of each tensor that a step keeps for its backward pass, weights aside."""
+    """Return the bytes of each tensor, other than weights, that a step keeps for its backward pass."""
     own = {p.untyped_storage().data_ptr() for p in task.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no two of them share an address one after the other
 
@@ -160,7 +163,7 @@ def _kept(task: Task, size: int) -> list[int]:
 
 
 def _states(optimizer: Optimizer) -> int:
-    """Numbers that an optimizer keeps for each parameter, found by one step on a small one."""
+    """Return how many values an optimizer keeps for each parameter value, found by one step on a small one."""
     probe = nn.Parameter(torch.zeros(2))
     probe.grad = torch.zeros(2)
     small = type(optimizer)([probe], **optimizer.defaults)

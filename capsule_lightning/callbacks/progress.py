@@ -83,7 +83,8 @@ class RunProgress(ProgressBar):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._draw(f"epoch {epoch_of(trainer)}", batch_idx, self.total_train_batches)
+        if self._bar is None:
+            self._draw(f"epoch {epoch_of(trainer)}", batch_idx, self.total_train_batches)
 
     @override
     def on_train_batch_end(
@@ -96,16 +97,11 @@ class RunProgress(ProgressBar):
         for name, value in metrics.items():
             if name.startswith("train/"):
                 self._sums[name] = self._sums.get(name, 0.0) + value
-        validated = {name: value for name, value in metrics.items() if name.startswith("val/")}
-        shown = in_short({**self._means(), **validated})
-        left = self._time_left(trainer)
-        self._draw(
-            f"epoch {epoch_of(trainer)}",
-            batch_idx + 1,
-            self.total_train_batches,
-            shown,
-            "" if left is None else f"{left} left",
-        )
+        done, total = batch_idx + 1, self.total_train_batches
+        if self._bar is not None and self._is_due(done, total):
+            validated = {name: value for name, value in metrics.items() if name.startswith("val/")}
+            shown, left = in_short({**self._means(), **validated}), self._time_left(trainer)
+            self._draw(f"epoch {epoch_of(trainer)}", done, total, shown, "" if left is None else f"{left} left")
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -120,7 +116,11 @@ class RunProgress(ProgressBar):
         }
         seconds, left = time.perf_counter() - self._epoch_begun_at, self._time_left(trainer)
         columns = (*(name.replace("/", " ") for name in values), "seconds", "left")
-        cells = (*(readable(name, value) for name, value in values.items()), f"{seconds:.1f}", str(left or "-"))
+        cells = (
+            *(readable(name, value) for name, value in values.items()),
+            f"{seconds:.1f}",
+            "-" if left is None else str(left),
+        )
         if columns != self._columns:
             self._columns = columns
             self.print(f"{'epoch':<{FIRST_COLUMN}}" + "".join(f"  {column:>7}" for column in columns))
@@ -197,19 +197,20 @@ class RunProgress(ProgressBar):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._stop()
 
-    def _draw(self, what: str, done: int, total: float, metrics: str | None = None, left: str | None = None) -> None:
-        """Show a state of the bar, unless the output is no terminal or the last one is too young."""
-        now = time.perf_counter()
+    def _is_due(self, done: int, total: float) -> bool:
+        """Return whether the state of the bar is to be shown: the last one is old enough, or the bar is full."""
+        return done >= total or time.perf_counter() - self._drawn_at >= 1 / self._refresh_rate
+
+    def _draw(self, what: str, done: int, total: float, metrics: str = "", left: str = "") -> None:
+        """Show a state of the bar if it is due and the output is a terminal."""
         if self._bar is None:
             console = get_console()
             if not self._enabled or not console.is_terminal or console.is_dumb_terminal:
                 return
-            columns = ("{task.description}", "{task.fields[count]}", "{task.fields[metrics]}", "{task.fields[left]}")
-            text, *others = (TextColumn(column) for column in columns)
             self._bar = Progress(
-                text,
+                TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
-                *others,
+                *(TextColumn(f"{{task.fields[{field}]}}") for field in ("count", "metrics", "left")),
                 console=console,
                 refresh_per_second=self._refresh_rate,
                 transient=True,
@@ -217,18 +218,18 @@ class RunProgress(ProgressBar):
             )
             self._task = self._bar.add_task(what, count="", metrics="", left="")
             self._bar.start()
-        elif done < total and now - self._drawn_at < 1 / self._refresh_rate:
+        elif not self._is_due(done, total):
             return
-        self._drawn_at = now
+        self._drawn_at = time.perf_counter()
         known = math.isfinite(total)
-        fields = {"metrics": metrics, "left": left}
         self._bar.update(
             self._task,
             description=what,
             completed=done,
             total=total if known else None,
             count=f"{done}/{total:.0f}" if known else f"{done}",
-            **{name: value for name, value in fields.items() if value is not None},
+            metrics=metrics,
+            left=left,
         )
 
     def _stop(self) -> None:

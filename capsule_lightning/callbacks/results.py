@@ -57,7 +57,9 @@ def rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         >>> rows({"test/loss": 0.25, "test/class_accuracy/3": 1.0, "test/accuracy": 0.975})
         [('accuracy', '97.50 %'), ('error', '2.50 %'), ('loss', '0.2500')]
     """
-    accuracies, others, losses = [], [], []
+    accuracies: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
+    losses: list[tuple[str, str]] = []
     for name, value in metrics.items():
         _, _, metric = name.partition("/")
         words = metric.replace("_", " ")

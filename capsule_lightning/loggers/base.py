@@ -1,4 +1,4 @@
-"""What the command line needs of a logger to place it in the folder of the run."""
+"""How the command line tells a logger where the run writes and how it is configured."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class Placement(NamedTuple):
-    """One command on one run.
+    """Where one command on one run writes, and its configuration.
 
     Attributes:
-        folder: where the command writes: the run's folder, or one of the command's name in it.
-        run_folder: of the run; its name is the run's id.
-        command: such as ``fit``.
-        config: flat, with the keys of the command line.
+        folder: folder into which the command writes: the run's, or one named after the command in it.
+        run_folder: folder of the run; its name is the run's id.
+        command: name of the command, such as ``fit``.
+        config: flat configuration, by the keys of the command line.
     """
 
     folder: Path
@@ -25,7 +25,7 @@ class Placement(NamedTuple):
 
 @runtime_checkable
 class PlacedLogger(Protocol):
-    """A logger that writes below the run's folder, and may name the run after its configuration."""
+    """A logger that writes into the run's folder, and may name the run after its configuration."""
 
     def place(self, placement: Placement) -> None:
-        """Take the run's place and configuration, before anything is logged."""
+        """Take the run's folder and configuration, before anything is logged."""

@@ -1,4 +1,4 @@
-"""What a run is called in W&B: an id of its own, and words of its configuration to group and to filter by."""
+"""The id of a run in W&B, and the words of its configuration by which runs are grouped and filtered."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from capsule_lightning.loggers.base import Placement
 from capsule_lightning.runs.folders import LONGEST
 
 LONGEST_ID = 100
-"""Characters of an id here: the names of a run's artifacts begin with it, and W&B takes 128 of those."""
+"""Most characters of an id: the names of a run's artifacts begin with it, and W&B takes 128 of those."""
 RUN_ID_VARIABLE = "WANDB_RUN_ID"
 LONGEST_TAG = 64
 
 
 class Labels(NamedTuple):
-    """Of a run.
+    """The labels of a run in W&B.
 
     Attributes:
-        name: shown for it.
-        group: runs that differ in their seed.
+        name: display name.
+        group: name that runs share if they differ only in their seed.
         tags: data, network and routing.
-        job_type: the command.
+        job_type: name of the command.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Labels(NamedTuple):
 
 
 def labels(placement: Placement) -> Labels:
-    """The words for a run: what it is, not when it was started.
+    """Return the labels of a run, which tell what it is, not when it was started.
 
-    A run that was named as those of a study are, ``<choice>-seed<k>``, is called so, and grouped by its choice. Any
-    other is called after its routing, or its network where there is none.
+    A run that is named as those of a study are, ``<choice>-seed<k>``, keeps that name and is grouped by its choice. Any
+    other is named after its routing, or after its network if it has no routing.
 
     Example:
         >>> config = {"experiment": "digits", "seed_everything": 1, "data": "DigitsDataModule", "model.net": "CapsNet"}
@@ -63,10 +63,10 @@ def labels(placement: Placement) -> Labels:
 
 
 def wandb_id(experiment: str, run_id: str) -> str:
-    """The id in W&B, where the runs of all experiments lie in one project.
+    """Return the id of a run in W&B, where the runs of all experiments lie in one project.
 
-    W&B does not take all characters: what it may refuse becomes ``_``. Where that is so, or the id is shortened, a
-    digest tells such ids apart.
+    W&B does not take all characters: those that it may refuse become ``_``. If there are any, or if the id is
+    shortened, a digest keeps ids apart that would be equal.
 
     Example:
         >>> wandb_id("digits", "one"), wandb_id("digits", "lr: 1")
@@ -81,13 +81,13 @@ def wandb_id(experiment: str, run_id: str) -> str:
 
 
 def known_wandb_id(placement: Placement) -> str | None:
-    """The id that W&B itself has given to the run, as the agent of a sweep does; None where it has not."""
+    """Return the id that W&B itself has given to the run, as the agent of a sweep does, or None."""
     run_id = placement.run_folder.name
     return run_id if os.environ.get(RUN_ID_VARIABLE) == run_id else None
 
 
 def begun_as(names: Iterable[str], *folders: Path) -> str | None:
-    """Which of some ids W&B has files of in one of some folders; None where it has none of any."""
+    """Return the first of some ids of which W&B has files in one of some folders, or None."""
     for name in names:
         pattern = f"wandb/*run-????????_??????-{glob.escape(name)}"
         if any(any(folder.glob(pattern)) for folder in folders):

@@ -177,9 +177,12 @@ class GuardedWandbLogger(Logger):
                 wandb_service.start_core(self._init_timeout)
             import wandb
 
-            if "mode" not in self.init and mode not in OFFLINE_MODES:
-                if self._stay_offline:
+            if "mode" not in self.init and mode != "disabled":
+                if mode in OFFLINE_MODES:
+                    self._say_offline(f"WANDB_MODE={mode}")
+                elif self._stay_offline:
                     self.init["mode"] = "offline"
+                    self._say_offline("offline, as configured")
                 elif not wandb.login(prompt=False, verify=False):
                     self.init["mode"] = "offline"
                     self._say_offline("no API key is known here; `wandb login` stores one")
@@ -445,7 +448,7 @@ def staged_in(folder: Path) -> Iterator[None]:
 def upload(*parts: Path) -> str:
     """Return the advice to upload parts of one run, in their order."""
     online = "--include-online " if any(part.name.startswith("run-") for part in parts) else ""
-    return f"upload later with: wandb sync {online}{' '.join(map(str, parts))}"
+    return f"upload later with:\n  wandb sync {online}{' '.join(map(str, parts))}"
 
 
 def reason(error: Exception) -> str:

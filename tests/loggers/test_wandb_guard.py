@@ -102,7 +102,7 @@ def signal_core(number: signal.Signals) -> None:
 
 def sync(line: str, url: str) -> None:
     """As a line says that the logger has printed."""
-    _, command = line.split("upload later with: wandb ")
+    _, command = line.split("upload later with:\n  wandb ")
     account = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": url}
     done = subprocess.run(
         f"{WANDB} {command}",
@@ -278,7 +278,7 @@ def test_a_server_that_goes_away_takes_nothing_along(
     finish(0)
     (part,) = parts(tmp_path / "run")
     (line,) = said
-    assert line.endswith(f"All of it is on disk; upload later with: wandb sync --include-online {part}")
+    assert line.endswith(f"All of it is on disk; upload later with:\n  wandb sync --include-online {part}")
     guard.abandon()
     assert steps(part) == list(range(5))
     with WandbServer() as server:

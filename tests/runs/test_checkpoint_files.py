@@ -16,7 +16,7 @@ from forked import run, start, wait_for
 from program import Run
 from resumed import FIT, NOISY, assert_same_end, die_while_writing, last, steps_logged
 
-from capsule_lightning.callbacks.checkpoint import RunCheckpoint, keep_as
+from capsule_lightning.callbacks.checkpoint import RunCheckpoint, hard_link
 from capsule_lightning.errors import InputError, StoppedError
 from capsule_lightning.runs.checkpoint_files import AtomicCheckpoints, newest_checkpoint, require_checkpoint
 
@@ -80,7 +80,7 @@ def test_the_farthest_on_is_taken(tmp_path: Path) -> None:
         save(tmp_path, name, state(step))
     assert newest_checkpoint(tmp_path, Net()) == tmp_path / "epoch003.ckpt"
     save(tmp_path, "last.ckpt", state(30))
-    keep_as(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
+    hard_link(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
     assert newest_checkpoint(tmp_path, Net()) == tmp_path / "last.ckpt"
     save(tmp_path, "epoch004.ckpt", state(35, gradients_pending=True))
     assert newest_checkpoint(tmp_path, Net()) == tmp_path / "last.ckpt"
@@ -115,7 +115,7 @@ def test_a_second_name_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = save(tmp_path, "last.ckpt", state(1))
     for step in (1, 2):
         save(tmp_path, "last.ckpt", state(step))
-        keep_as(path, tmp_path / "previous.ckpt")
+        hard_link(path, tmp_path / "previous.ckpt")
         assert require_checkpoint(tmp_path / "previous.ckpt")["global_step"] == step
     assert {p.name for p in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
 
@@ -219,7 +219,7 @@ def test_an_unwritable_place(tmp_path: Path) -> None:
 def test_a_run_taken_back_goes_on_from_where_it_was_taken(tmp_path: Path) -> None:
     left_behind = save(tmp_path, "last.ckpt", state(1000))
     save(tmp_path, "epoch009.ckpt", state(900))
-    keep_as(left_behind, tmp_path / "previous.ckpt")
+    hard_link(left_behind, tmp_path / "previous.ckpt")
     save(tmp_path, "last.ckpt", state(300))
     assert newest_checkpoint(tmp_path, Net()) == tmp_path / "last.ckpt"
 

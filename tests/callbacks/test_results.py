@@ -1,0 +1,56 @@
+"""The table of a test's results."""
+
+import re
+
+import pytest
+
+from capsule_lightning.callbacks.results import rows
+
+SMALL = (
+    "--model.net.encoder.channels=4",
+    "--model.net.encoder.num_types=2",
+    "--model.net.decoder.hidden=[8]",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1",
+    "--run_id=one",
+)
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_accuracy_and_error_come_first_and_single_classes_only_in_the_file(command, run_main, capsys):
+    cwd = run_main("fit", *SMALL, "--test_after_fit=false")
+    capsys.readouterr()
+    run_main(command, f"--ckpt_path={cwd}/runs/digits/one/checkpoints/last.ckpt", "--verbose=false")
+    output, stage = capsys.readouterr().out, {"test": "test", "validate": "val"}[command]
+    values = {}
+    for line in (cwd / "runs/digits/one" / command / "metrics.csv").read_text().splitlines()[1:]:
+        _, _, metric, value = line.split(",")
+        values[metric] = float(value)
+    accuracy = values[f"{stage}/accuracy"]
+    lines = [re.split(r"  +", line.strip()) for line in output.splitlines() if re.search(r"  +[\d.]+( %)?\s*$", line)]
+    assert lines == [
+        ["accuracy", f"{100 * accuracy:.2f} %"],
+        ["error", f"{100 * (1 - accuracy):.2f} %"],
+        ["loss", f"{values[f'{stage}/loss']:.4f}"],
+        ["class loss", f"{values[f'{stage}/class_loss']:.4f}"],
+        ["reconstruction loss", f"{values[f'{stage}/reconstruction_loss']:.4f}"],
+    ]
+    assert "class_accuracy" not in output
+    assert ("each class: runs/digits/one/test/metrics.csv" in output) == (command == "test")
+    assert any(name.startswith("test/class_accuracy/") for name in values) == (command == "test")
+
+
+def test_a_validation_within_training_prints_no_table(run_main, capsys):
+    run_main("fit", *SMALL, "--test_after_fit=false")
+    assert "Result" not in capsys.readouterr().out
+
+
+def test_other_metrics_stand_between_accuracies_and_losses():
+    found = rows({"test/loss": 0.5, "test/overlap": 0.25, "test/digit_accuracy": 0.5, "test/tiny_loss": 1e-7})
+    assert found == [
+        ("digit accuracy", "50.00 %"),
+        ("digit error", "50.00 %"),
+        ("overlap", "0.2500"),
+        ("loss", "0.5000"),
+        ("tiny loss", "1.000e-07"),
+    ]
