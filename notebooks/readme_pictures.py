@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from capsule_lightning.analysis.class_routing import child_map, class_routing, couplings_by_iteration, vote_maps
-from capsule_lightning.analysis.probe import moved, probe_network, thickened
+from capsule_lightning.analysis.probe import move, probe_network, thicken
 from capsule_lightning.errors import InputError
 from capsule_lightning.figures.animation import pixels
 from capsule_lightning.figures.couplings import child_figure, coupling_animation
@@ -41,10 +41,10 @@ STEPS = tuple(round(0.08 * n, 2) for n in range(-5, 6))
 AMOUNTS = tuple(0.25 * n for n in range(-3, 4))
 """How far the dials turn; 1 is from one change to its opposite."""
 CHANGES: dict[str, tuple[Callable[[Tensor, float], Tensor], float, float]] = {
-    "thicker": (thickened, -0.5, 0.5),
-    "turned": (lambda images, v: moved(images, angle=v), -20, 20),
-    "slanted": (lambda images, v: moved(images, shear=v), -20, 20),
-    "larger": (lambda images, v: moved(images, scale=v), 0.8, 1.2),
+    "thicker": (thicken, -0.5, 0.5),
+    "turned": (lambda images, v: move(images, angle=v), -20, 20),
+    "slanted": (lambda images, v: move(images, shear=v), -20, 20),
+    "larger": (lambda images, v: move(images, scale=v), 0.8, 1.2),
 }
 
 

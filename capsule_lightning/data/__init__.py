@@ -1,1 +1,1 @@
-"""Data sets as Lightning data modules, one family a file. The contract is `data.base.ImageDataModule`."""
+"""Data sets as Lightning data modules, one file for each family. The contract is `data.base.ImageDataModule`."""
