@@ -14,14 +14,14 @@ from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.decoders.class_independent import ClassIndependentDecoder
 from capsule_lightning.decoders.conv import ConvDecoder
 from capsule_lightning.decoders.dense import DenseDecoder
-from capsule_lightning.report.measured import Measured, spread_over_classes
+from capsule_lightning.report.measured import TestOutputs, spread_over_classes
 from capsule_lightning.report.pictures import dimension_notes
-from capsule_lightning.report.subject import Subject
+from capsule_lightning.report.trained_network import TrainedNetwork
 
 ON_PANEL = 20  # images to choose from
 
 
-def panel_data(subject: Subject, found: Measured, probe: Probe) -> dict[str, Any] | None:
+def panel_data(subject: TrainedNetwork, found: TestOutputs, probe: Probe) -> dict[str, Any] | None:
     """What the sliders of the page need: poses of some images, and the decoder; None where it cannot be computed."""
     decoder = subject.net.decoder
     layers = None if decoder is None else decoder_layers(decoder)
