@@ -15,29 +15,29 @@ import torch
 from measure import PRECISIONS, autocast, parser, positive, write
 
 from capsule_lightning.analysis.probe import probe_network
-from capsule_lightning.report import Subject, subject_of_file, subject_of_run
+from capsule_lightning.report import TrainedNetwork, load_from_file, load_from_run
 from capsule_lightning.report.measured import measure, spread_over_classes
 from capsule_lightning.sharing.network_file import is_shared
 
 
-def probed(subject: Subject, count: int, precision: str) -> dict[str, Any]:
+def probed(trained: TrainedNetwork, count: int, precision: str) -> dict[str, Any]:
     """The probe of one network, and its accuracy on all test images.
 
     Args:
-        subject: network and images.
+        trained: network and images.
         count: images of all classes together that are probed.
         precision: of the network, as the trainer takes it.
     """
-    some = spread_over_classes(subject.labels, count)
+    some = spread_over_classes(trained.labels, count)
     with autocast(torch.device("cpu"), precision):
-        found = probe_network(subject.net, subject.normalize, subject.pictures[some], subject.labels[some])
-        classes = measure(subject.net, subject.normalize, subject.pictures).activations.argmax(dim=-1)
+        found = probe_network(trained.net, trained.normalize, trained.pictures[some], trained.labels[some])
+        classes = measure(trained.net, trained.normalize, trained.pictures).activations.argmax(dim=-1)
     return {
-        "title": subject.title,
+        "title": trained.title,
         "probed": found.what,
         "numbers": len(found.single),
-        "steps": subject.facts.get("training steps"),
-        "test_accuracy": float((classes == subject.labels).float().mean()),
+        "steps": trained.facts.get("training steps"),
+        "test_accuracy": float((classes == trained.labels).float().mean()),
         "whole": dict(zip(found.parameters, found.whole.tolist(), strict=True)),
         "best_single": dict(zip(found.parameters, found.single.amax(dim=0).tolist(), strict=True)),
     }
@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     results = []
     for network in arguments.networks:
-        take = subject_of_file if is_shared(network) else subject_of_run
+        take = load_from_file if is_shared(network) else load_from_run
         results.append(probed(take(Path(network), arguments.root), arguments.images, arguments.precision))
         title, whole, single = (results[-1][key] for key in ("title", "whole", "best_single"))
         print(f"{title}: {results[-1]['probed']}, test accuracy {100 * results[-1]['test_accuracy']:.2f} %")

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from capsule_lightning.analysis.class_routing import child_map, class_routing, couplings_by_iteration, vote_maps
-from capsule_lightning.analysis.probe import moved, probe_network, thickened
+from capsule_lightning.analysis.probe import move, probe_network, thicken
 from capsule_lightning.errors import InputError
 from capsule_lightning.figures.animation import pixels
 from capsule_lightning.figures.couplings import child_figure, coupling_animation
@@ -29,8 +29,8 @@ from capsule_lightning.figures.perturbations import (
 )
 from capsule_lightning.figures.poses import picture_plane_figure, principal_components
 from capsule_lightning.figures.reconstructions import reconstruction_figure
-from capsule_lightning.report import Subject, subject_of_file, subject_of_run
-from capsule_lightning.report.measured import Measured, measure, spread_over_classes
+from capsule_lightning.report import TrainedNetwork, load_from_file, load_from_run
+from capsule_lightning.report.measured import TestOutputs, measure, spread_over_classes
 from capsule_lightning.sharing.network_file import is_shared
 
 NETWORK = "efficient_capsnet_mnist"
@@ -41,10 +41,10 @@ STEPS = tuple(round(0.08 * n, 2) for n in range(-5, 6))
 AMOUNTS = tuple(0.25 * n for n in range(-3, 4))
 """How far the dials turn; 1 is from one change to its opposite."""
 CHANGES: dict[str, tuple[Callable[[Tensor, float], Tensor], float, float]] = {
-    "thicker": (thickened, -0.5, 0.5),
-    "turned": (lambda images, v: moved(images, angle=v), -20, 20),
-    "slanted": (lambda images, v: moved(images, shear=v), -20, 20),
-    "larger": (lambda images, v: moved(images, scale=v), 0.8, 1.2),
+    "thicker": (thicken, -0.5, 0.5),
+    "turned": (lambda images, v: move(images, angle=v), -20, 20),
+    "slanted": (lambda images, v: move(images, shear=v), -20, 20),
+    "larger": (lambda images, v: move(images, scale=v), 0.8, 1.2),
 }
 
 
@@ -52,24 +52,24 @@ class Pictures:
     """Draws what a network has learnt.
 
     Args:
-        subject: the network and its test images.
+        trained: the network and its test images.
 
     Raises:
         InputError: a network without a decoder, or one that names no image rightly.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self.net, self.normalize, self.names = subject.net, subject.normalize, subject.class_names
-        self.pictures, self.labels = subject.pictures, subject.labels
-        self.found: Measured = measure(self.net, self.normalize, self.pictures)
+    def __init__(self, trained: TrainedNetwork) -> None:
+        self.net, self.normalize, self.names = trained.net, trained.normalize, trained.class_names
+        self.pictures, self.labels = trained.pictures, trained.labels
+        self.found: TestOutputs = measure(self.net, self.normalize, self.pictures)
         if self.net.decoder is None or self.found.reconstructions is None:
-            raise InputError(f"{subject.title}: has no decoder to paint pictures; choose a network with one")
+            raise InputError(f"{trained.title}: has no decoder to paint pictures; choose a network with one")
         self.decoder, self.painted = self.net.decoder, self.found.reconstructions
         self.classes = self.found.activations.argmax(dim=-1)
         self.right = (self.classes == self.labels).nonzero()[:, 0]
         named = sorted(set(self.labels[self.right].tolist()))
         if not named:
-            raise InputError(f"{subject.title}: names none of the test images rightly; train it first")
+            raise InputError(f"{trained.title}: names none of the test images rightly; train it first")
         self.typical = {label: self.nearest_mean(label) for label in named}
         self.one_each = torch.tensor(list(self.typical.values()))
 
@@ -188,8 +188,8 @@ def main(words: Sequence[str] | None = None) -> None:
     source = options.ckpt_path
     try:
         shared = is_shared(source)
-        subject = subject_of_file(source, options.root) if shared else subject_of_run(Path(source), options.root)
-        pictures = Pictures(subject)
+        trained = load_from_file(source, options.root) if shared else load_from_run(Path(source), options.root)
+        pictures = Pictures(trained)
     except InputError as error:
         parser.error(str(error))
     options.output.mkdir(parents=True, exist_ok=True)

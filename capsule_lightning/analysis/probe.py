@@ -1,8 +1,8 @@
-"""What each dimension of a class capsule encodes, measured.
+"""Measure what each dimension of a class capsule encodes.
 
-Images are transformed by known amounts, and the amount is read from the pose by linear regression.
+Images are transformed by known amounts, and linear regression predicts the amount from the pose.
 
-The question is that of Sabour et al. 2017, section 5.1, who answered it by eye.
+Sabour et al. 2017, section 5.1, answer the same question by eye.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from capsule_lightning.augmentations.geometry import affine
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.models.base import CapsuleNet
 
 FOLDS = 5
 RIDGE = 1e-3
 WIDTH = 28
-"""Columns of the images that shifts and thickness are given in pixels of; for others they scale."""
+"""Width of the images for which shifts and thickness are given in pixels; for other widths they scale."""
 
 
 class Parameter(NamedTuple):
     """One way to transform images.
 
     Attributes:
-        name: of what changes.
+        name: what changes.
         values: the amounts.
-        change: images ``(B, C, H, W)`` and an amount to images of that shape.
+        change: maps images ``(B, C, H, W)`` and an amount to images of the same shape.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Parameter(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """R2 of reading a parameter from capsules of the true class.
+    """R2 of predicting a parameter from the capsules of the true class.
 
     Attributes:
-        what: was probed, in words.
-        parameters: P names.
-        classes: that were probed, K of them.
-        of_class: ``(K, E, P)`` float64, from each dimension alone.
-        single: ``(E, P)``, the mean of ``of_class``.
-        whole: ``(P)`` float64, from all dimensions together, the mean over the classes.
+        what: what was probed, as text.
+        parameters: the P names.
+        classes: the K classes that were probed.
+        of_class: ``(K, E, P)`` float64, R2 of each dimension alone.
+        single: ``(E, P)``, mean of ``of_class`` over the classes.
+        whole: ``(P)`` float64, R2 of all dimensions together, mean over the classes.
     """
 
     what: str
@@ -62,7 +62,7 @@ class Probe(NamedTuple):
     whole: Tensor
 
     def csv(self) -> str:
-        """A table, a row for each dimension, counted from 1, and one for ``all``."""
+        """Return a CSV table with a row for each dimension, counted from 1, and one for ``all``."""
         text = StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("dimension", *self.parameters))
@@ -72,10 +72,19 @@ class Probe(NamedTuple):
         return text.getvalue()
 
 
-def moved(
+def move(
     images: Tensor, angle: float = 0, scale: float = 1, shear: float = 0, right: float = 0, down: float = 0
 ) -> Tensor:
-    """All images ``(B, C, H, W)`` by the same map: degrees, factor, degrees, and pixels of an image 28 wide."""
+    """Transform all images by the same affine map.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        angle: rotation in degrees.
+        scale: factor.
+        shear: in degrees.
+        right: shift in pixels of an image that is 28 pixels wide.
+        down: shift in the same pixels.
+    """
     unit = images.shape[-1] / WIDTH
     offset = images.new_tensor([right * unit, down * unit]).expand(len(images), 2)
     amounts = (radians(angle), scale, radians(shear))
@@ -83,15 +92,15 @@ def moved(
     return affine(images, turned, sized, sheared, offset)
 
 
-def thickened(images: Tensor, pixels: float) -> Tensor:
-    """Strokes that are brighter than their ground, made thicker or thinner.
+def thicken(images: Tensor, pixels: float) -> Tensor:
+    """Make strokes that are brighter than their background thicker or thinner.
 
-    A stroke grows by one pixel on each side where every pixel becomes the greatest of the 3x3 about it (gray-scale
-    dilation), and shrinks where it becomes the least (erosion). A fraction mixes what comes before and after it.
+    A stroke grows by one pixel on each side if every pixel becomes the maximum of the 3x3 pixels around it (gray-scale
+    dilation), and shrinks if it becomes the minimum (erosion). A fraction interpolates between two whole numbers.
 
     Args:
         images: ``(B, C, H, W)``.
-        pixels: of an image 28 wide, on each side of a stroke; below 0 to thin.
+        pixels: change on each side of a stroke, in pixels of an image that is 28 pixels wide; below 0 to thin.
     """
     left = abs(pixels) * images.shape[-1] / WIDTH
     sign = 1 if pixels >= 0 else -1
@@ -103,31 +112,32 @@ def thickened(images: Tensor, pixels: float) -> Tensor:
 
 
 PARAMETERS: tuple[Parameter, ...] = (
-    Parameter("rotation", (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0), lambda x, v: moved(x, angle=v)),
-    Parameter("scale", (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), lambda x, v: moved(x, scale=v)),
-    Parameter("shear", (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0), lambda x, v: moved(x, shear=v)),
-    Parameter("shift x", (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0), lambda x, v: moved(x, right=v)),
-    Parameter("shift y", (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0), lambda x, v: moved(x, down=v)),
-    Parameter("thickness", (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75), thickened),
+    Parameter("rotation", (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0), lambda x, v: move(x, angle=v)),
+    Parameter("scale", (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), lambda x, v: move(x, scale=v)),
+    Parameter("shear", (-30.0, -20.0, -10.0, 0.0, 10.0, 20.0, 30.0), lambda x, v: move(x, shear=v)),
+    Parameter("shift x", (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0), lambda x, v: move(x, right=v)),
+    Parameter("shift y", (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0), lambda x, v: move(x, down=v)),
+    Parameter("thickness", (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75), thicken),
 )
 
 
 def cross_validated_r2(features: Tensor, targets: Tensor, folds: Tensor, ridge: float = RIDGE) -> Tensor:
-    """The share of the targets' variance that ridge regression foretells of examples it was not fitted to.
+    """Return the share of the targets' variance that ridge regression predicts in examples it was not fitted to.
 
-    For each fold, the examples of the others give mean and deviation m, d of each feature and the weights
+    For each fold, the examples of the other folds give mean and deviation m, d of each feature and the weights
     ``w = (Z'Z / n + ridge I)^-1 Z'(y - mean y) / n`` with ``Z = (X - m) / d``; then R2 is ``1 - sum (y - y_hat)^2 /
-    sum (y - mean y)^2`` over all examples. A feature that is constant in the others tells nothing. No prediction goes
-    beyond the targets of the others: a unit that is nearly always silent would send one far off when it speaks.
+    sum (y - mean y)^2`` over all examples. A feature that is constant in the other folds is ignored. Predictions are
+    clamped to the range of the targets of the other folds, because a unit that is nearly always silent would otherwise
+    send them far off when it fires.
 
     Args:
-        features: ``(..., N, F)``; regressions side by side.
-        targets: ``(N)``, not all the same.
-        folds: ``(N)`` int64, at least two different.
-        ridge: at least 0.
+        features: ``(..., N, F)``; the leading dimensions are separate regressions.
+        targets: ``(N)``, not all equal.
+        folds: ``(N)`` int64, with at least two different values.
+        ridge: strength of the penalty, at least 0.
 
     Returns:
-        ``(...)`` float64, at most 1; below 0 where the prediction is worse than the mean.
+        ``(...)`` float64, at most 1; below 0 if the prediction is worse than the mean.
     """
     x, y = features.double(), targets.double()
     errors = x.new_zeros(x.shape[:-2])
@@ -154,24 +164,23 @@ def probe(
     parameters: Sequence[Parameter] = PARAMETERS,
     what: str = "the capsule of the true class",
 ) -> Probe:
-    """Transform images by one parameter at a time, and read its amount from what a network makes of them.
+    """Transform images by one parameter at a time, and predict its amount from a network's features of them.
 
-    All amounts of an image are in the same fold, so that an image is never measured by what was fitted to it. Each
-    class has its own regressions; the result is their mean.
+    All amounts of an image are in the same fold, so that no regression is measured on an image that it was fitted to.
+    Each class has its own regressions; the result is their mean.
 
     Args:
-        features: pictures ``(B, C, H, W)`` and labels ``(B)`` to ``(B, E)``.
+        features: maps pictures ``(B, C, H, W)`` and labels ``(B)`` to features ``(B, E)``.
         pictures: ``(N, C, H, W)`` in [0, 1].
         labels: ``(N)`` int64.
-        parameters: the P ways to transform them.
-        what: is probed, in words.
+        parameters: the P ways to transform the pictures.
+        what: what is probed, as text.
 
     Raises:
         InputError: no class has two images.
     """
     classes = [j for j in sorted(set(labels.tolist())) if (labels == j).sum() >= 2]
-    if not classes:
-        raise InputError("a probe needs at least 2 images of some class: it is fitted to some and measured on others")
+    require(classes, "a probe needs at least 2 images of some class: it is fitted to some and measured on others")
     single, whole = [], []
     for parameter in parameters:
         poses = torch.stack([features(parameter.change(pictures, value), labels) for value in parameter.values])
@@ -201,14 +210,17 @@ def probe_network(
 ) -> Probe:
     """Probe the pose of the true class's capsule.
 
-    A network whose classes have one number each, a logit, is probed where its last dense layer reads: those features
-    are what stands in the place of a pose in the convolutional controls, and are the same for all classes.
+    If a network has a single number for each class, a logit, the input of its last dense layer is probed instead: those
+    features take the place of a pose in the convolutional controls, and are the same for all classes.
 
     Args:
-        net: for evaluation.
-        normalize: pictures in [0, 1] to what the network expects.
+        net: the network, in evaluation mode.
+        normalize: maps pictures in [0, 1] to what the network expects.
         pictures, labels, parameters: see `probe`.
-        batch_size: images at a time.
+        batch_size: number of images at a time.
+
+    Raises:
+        InputError: no class has two images.
     """
     with torch.no_grad():
         has_poses = net(normalize(pictures[:1])).poses.shape[-1] > 1

@@ -1,4 +1,4 @@
-"""affNIST: trained on MNIST digits moved about a 40x40 canvas, tested on digits rotated, scaled and sheared as well.
+"""affNIST: train on MNIST digits moved about a 40x40 canvas, test on digits that are also rotated, scaled and sheared.
 
 Tieleman, affNIST, 2013 (https://www.cs.toronto.edu/~tijmen/affNIST/). Sabour, Frosst & Hinton, Dynamic Routing Between
 Capsules, NIPS 2017 (arXiv 1710.09829), section 5.2.
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import Shift, shift
@@ -26,7 +27,7 @@ from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 
 TestSet = Literal["affnist", "mnist"]
 
@@ -39,19 +40,19 @@ TEST_COUNT = 320_000  # 32 transformations of each of MNIST's 10,000 test digits
 class AffNISTDataModule(NamedDataModule):
     """Train on MNIST digits at random places of a black 40x40 canvas, test on affNIST's 320,000 transformed digits.
 
-    Training knows no rotation, scale or shear, so that the test asks for generalization. Places are drawn anew in every
-    epoch; validation digits, held out of MNIST's training set, have one place each, always the same. The paper stops
-    training at 99.23 % on MNIST's test digits moved likewise, and then measures affNIST once (79 %).
+    Training images are not rotated, scaled or sheared, so that the test measures generalization. Places are drawn again
+    in every epoch; each validation digit, held out of MNIST's training set, always has the same place. The paper stops
+    training at 99.23 % on MNIST's test digits moved in the same way, and then measures affNIST once (79 %).
 
     Digits are found wherever `MNISTDataModule` finds them. affNIST's test images come from ``test.mat`` or
-    ``test.mat.zip`` of its folder ``transformed``, in ``root/affnist``; they are read once and kept under
-    ``prepared/affnist/test`` (512 MB). See `ImageDataModule` for the arguments not listed.
+    ``test.mat.zip`` of its folder ``transformed``, in ``root/affnist``; they are read once and kept in
+    ``prepared/affnist/test`` (512 MB). `ImageDataModule` describes the arguments that are not listed.
 
     Args:
-        test_on: ``affnist``, or ``mnist`` for MNIST's test digits on the canvas, each at one place, always the same.
+        test_on: ``affnist``, or ``mnist`` for MNIST's test digits on the canvas, each always at the same place.
 
     Raises:
-        InputError: values out of range; files missing, damaged or of another set.
+        InputError: a value is out of range, or files are missing, damaged or of another set.
     """
 
     name = "affnist"
@@ -73,24 +74,26 @@ class AffNISTDataModule(NamedDataModule):
         fake: bool = False,
     ) -> None:
         super().__init__(root, batch_size, val_size, seed, augmentation, normalization, download, images, fake)
-        if test_on not in get_args(TestSet):
-            raise InputError(f"test_on={test_on!r}: expected one of {', '.join(get_args(TestSet))}")
+        require(test_on in get_args(TestSet), f"test_on={test_on!r}: expected one of {', '.join(get_args(TestSet))}")
         self.test_on = test_on
         self.digits = MNISTDataModule(root, download=download)
 
+    @override
     def setup(self, stage: str | None = None) -> None:
-        """See `ImageDataModule.setup`; the validation digits get their places."""
+        """Load the images; the validation digits get their places."""
         super().setup(stage)
         if len(self._val) and "val" not in self.stores:
             train = self.store("train")
-            self.stores["val"] = MemoryStore(moved(train.take(self._val)), train.labels[self._val])
+            self.stores["val"] = MemoryStore(place_at_random(train.take(self._val)), train.labels[self._val])
 
+    @override
     def val_dataloader(self) -> ExactLoader | list[ExactLoader]:
-        """See `ImageDataModule.val_dataloader`; positions are those among the validation digits."""
+        """Return the loader of the validation digits; positions are those among the validation digits."""
         return self.loader("val") if len(self._val) else []
 
+    @override
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
-        """See `NamedDataModule.read_original`; of affNIST's test images."""
+        """Read affNIST's test images; MNIST's digits are read elsewhere."""
         folder = self.root / self.name
         if download:
             from torchvision.datasets.utils import download_url
@@ -113,7 +116,7 @@ class AffNISTDataModule(NamedDataModule):
         if found is None:
             digits, labels = self.digits._find(split, download)
             canvas = F.pad(digits, (PADDING,) * 4)
-            found = Images(canvas if split == "train" else moved(canvas), labels)
+            found = Images(canvas if split == "train" else place_at_random(canvas), labels)
         return found
 
     def _prepared(self, split: Split) -> Path:
@@ -121,26 +124,26 @@ class AffNISTDataModule(NamedDataModule):
         return usual if split == "train" or self.test_on == "affnist" else usual.with_name("test_mnist")
 
 
-def moved(canvas: Tensor) -> Tensor:
-    """Move digits in the middle of ``(N, 1, 40, 40)`` to places drawn at random, the same in every call."""
+def place_at_random(canvas: Tensor) -> Tensor:
+    """Move digits from the middle of ``(N, 1, 40, 40)`` to random places, the same in every call."""
     row, column = torch.rand(2, len(canvas), generator=torch.Generator().manual_seed(0))
     return shift(canvas, PADDING, row, column)
 
 
 def read_affnist(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the MATLAB file of transformed test images, which may lie in a zip archive.
+    """Read the MATLAB file of transformed test images, which may be in a zip archive.
 
     Its struct ``affNISTdata`` has the images as columns of ``image (1600, N)`` uint8, row after row of the picture, and
     their digits as ``label_int (1, N)``.
 
     Args:
-        path: ``test.mat``, or an archive that holds it.
+        path: ``test.mat``, or a zip archive with it.
 
     Returns:
         Images ``(N, 40, 40)`` uint8 and labels ``(N)``.
 
     Raises:
-        InputError: a file that is damaged, has no such struct, or holds other images.
+        InputError: the file is damaged, has no such struct, or holds other images.
     """
     from scipy.io import loadmat
 
@@ -154,7 +157,9 @@ def read_affnist(path: Path) -> tuple[np.ndarray, np.ndarray]:
             content = loadmat(path, variable_names=["affNISTdata"])
         data = content["affNISTdata"][0, 0]
         columns, labels = data["image"], data["label_int"].ravel().astype(np.int64)
-    except Exception as error:  # a broken file raises anything: OSError, ValueError, BadZipFile, KeyError, ...
+    except (
+        Exception
+    ) as error:  # SciPy raises anything for a broken file: OSError, ValueError, BadZipFile, KeyError, ...
         raise InputError(
             f"{path}: cannot be read as affNIST's MATLAB file; remove it and fetch it again from {URL} "
             f"({type(error).__name__}: {error})"

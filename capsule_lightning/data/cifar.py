@@ -5,6 +5,8 @@ Krizhevsky, Learning multiple layers of features from tiny images, 2009.
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.augmentations.patch import RandomPatch
 from capsule_lightning.data.module import Split
@@ -12,9 +14,9 @@ from capsule_lightning.data.named import ArrayLike, NamedDataModule
 
 
 class CIFAR10DataModule(NamedDataModule):
-    """Ten classes; 24x24 patches as in Sabour et al. 2017, section 7, standardized image by image as their code does.
+    """CIFAR-10: ten classes, 24x24 patches as in Sabour et al. 2017, section 7, standardized by image as in their code.
 
-    See `ImageDataModule`; the usual 32x32 images come with the augmentation `PaddedCrop`.
+    Use the augmentation `PaddedCrop` for the usual 32x32 images. `ImageDataModule` describes the arguments.
     """
 
     name = "cifar10"
@@ -24,8 +26,8 @@ class CIFAR10DataModule(NamedDataModule):
     usual_augmentation = RandomPatch
     usual_normalization = "per_image"
 
+    @override
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
-        """See `NamedDataModule.read_original`."""
         from torchvision.datasets import CIFAR10
 
         original = CIFAR10(str(self.root), train=split == "train", download=download)
@@ -44,7 +46,7 @@ _CIFAR100 = (
 
 
 class CIFAR100DataModule(NamedDataModule):
-    """A hundred classes; padded crop and mirror, normalized by channel; see `ImageDataModule`."""
+    """CIFAR-100: a hundred classes, padded crop and mirror, normalized by channel; arguments as `ImageDataModule`."""
 
     name = "cifar100"
     stored_shape = (3, 32, 32)
@@ -53,8 +55,8 @@ class CIFAR100DataModule(NamedDataModule):
     usual_augmentation = PaddedCrop
     usual_normalization = "channel"
 
+    @override
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
-        """See `NamedDataModule.read_original`."""
         from torchvision.datasets import CIFAR100
 
         original = CIFAR100(str(self.root), train=split == "train", download=download)

@@ -1,4 +1,4 @@
-"""1,797 real handwritten digits that come with scikit-learn: the data set that needs no download.
+"""The 1,797 real handwritten digits that come with scikit-learn: a data set that needs no download.
 
 Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from typing_extensions import override
 
 from capsule_lightning.augmentations.geometry import Shift
 from capsule_lightning.data.base import ImageDataModule
@@ -18,9 +19,9 @@ TEST_SIZE = 360
 
 
 class DigitsDataModule(ImageDataModule):
-    """8x8 gray images in 10 classes; see `ImageDataModule`.
+    """Gray images of 8x8 pixels in 10 classes; arguments as `ImageDataModule`.
 
-    The collection has no test set of its own: 360 images, 36 a class give or take one, are the test set of everyone,
+    The collection has no test set of its own: the same 360 images, 36 of each class give or take one, are the test set
     whatever the seed. The remaining 1,437 are the training set.
     """
 
@@ -29,8 +30,8 @@ class DigitsDataModule(ImageDataModule):
     class_names = tuple("0123456789")
     usual_augmentation = staticmethod(partial(Shift, pixels=1))
 
+    @override
     def load(self, split: Split) -> Images:
-        """See `ImageDataModule.load`."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()

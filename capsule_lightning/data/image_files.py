@@ -1,4 +1,4 @@
-"""Image files and trees of class folders, read into one tensor."""
+"""Read image files and trees of class folders into one tensor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,7 +23,13 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 class ClassTree(NamedTuple):
-    """The image files of a folder of class folders: their paths, the class number of each, the classes' names."""
+    """Image files in a tree of class folders.
+
+    Attributes:
+        paths: the N files.
+        labels: class number of each file.
+        class_names: names of the classes.
+    """
 
     paths: list[Path]
     labels: list[int]
@@ -31,7 +37,7 @@ class ClassTree(NamedTuple):
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """All image files below a folder, in order of their names; hidden files and folders are left out."""
+    """Return all image files below a folder, in order of their paths, without hidden files and folders."""
     found: list[Path] = []
     for top, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -40,23 +46,23 @@ def image_paths(folder: Path) -> list[Path]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The names of the class folders of a folder, in order."""
+    """Return the names of the class folders in a folder, in alphabetical order."""
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def class_tree(folder: Path, class_names: Sequence[str] | None = None) -> ClassTree:
-    """Look through ``<folder>/<class>/**``.
+    """Find the image files ``<folder>/<class>/**``.
 
     Args:
         folder: the tree.
-        class_names: names in the order of their numbers; the folders' own names in order where None.
+        class_names: names of the classes, in the order of their numbers; None for the names of the folders, in
+            alphabetical order.
 
     Raises:
-        InputError: no class folders, other classes than expected, or a class without images.
+        InputError: there are no class folders, other ones than expected, or one without images.
     """
     names = class_folders(folder)
-    if not names:
-        raise InputError(f"{folder}: no class folders; expected {folder}/<class>/<image>")
+    require(names, f"{folder}: no class folders; expected {folder}/<class>/<image>")
     if class_names is None:
         class_names = names
     elif set(names) != set(class_names):
@@ -68,20 +74,26 @@ def class_tree(folder: Path, class_names: Sequence[str] | None = None) -> ClassT
     labels: list[int] = []
     for label, name in enumerate(class_names):
         found = image_paths(folder / name)
-        if not found:
-            raise InputError(
-                f"{folder / name}: the class folder is empty; put images ({', '.join(SUFFIXES)}) into it or remove it"
-            )
+        require(
+            found,
+            f"{folder / name}: the class folder is empty; put images ({', '.join(SUFFIXES)}) into it or remove it",
+        )
         paths += found
         labels += [label] * len(found)
     return ClassTree(paths, labels, list(class_names))
 
 
 def fingerprint(paths: Iterable[Path], folder: Path) -> str:
-    """A hash of names, sizes and times of files below a folder: another when any changes, the same when all move.
+    """Return a hash of the names, sizes and times of files.
+
+    It changes if a file changes, and stays the same if the folder moves.
+
+    Args:
+        paths: the files.
+        folder: the folder that their names are relative to.
 
     Raises:
-        InputError: a file that is not there, such as the end of a link.
+        InputError: a file does not exist, such as the target of a link.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -94,12 +106,12 @@ def fingerprint(paths: Iterable[Path], folder: Path) -> str:
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Rows and columns of an image file.
+    """Return the numbers of rows and columns of an image file.
 
     Raises:
-        InputError: a file that is no image.
+        InputError: the file is not an image.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         return image.height, image.width
 
 
@@ -107,15 +119,15 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool
     """Decode image files.
 
     Args:
-        paths: the files, of 8 or 16 bits a channel.
-        shape: ``(C, H, W)`` to read them as; one channel for gray, three for color.
+        paths: N files with 8 or 16 bits for each channel.
+        shape: ``(C, H, W)`` of the result; one channel for gray, three for color.
         resize: scale images of another size (bilinear, antialiased) instead of refusing them.
 
     Returns:
         ``(N, C, H, W)`` uint8.
 
     Raises:
-        InputError: an unreadable file, or one of another size; the file is named.
+        InputError: a file cannot be read or has another size; the message names it.
     """
     from PIL import Image
 
@@ -124,7 +136,7 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool
 
     def read(number: int) -> None:
         path = paths[number]
-        with _opened(path) as image:
+        with _open_image(path) as image:
             if image.mode.startswith("I;16"):  # which `convert` would clip at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             elif image.mode in ("I", "F"):
@@ -146,11 +158,13 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _open_image(path: Path) -> Iterator[Image.Image]:
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             yield image
-    except Exception as error:  # a broken file raises anything: OSError, ValueError, SyntaxError, struct.error, ...
+    except (
+        Exception
+    ) as error:  # Pillow raises anything for a broken file: OSError, ValueError, SyntaxError, struct.error, ...
         raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error

@@ -1,4 +1,4 @@
-"""Any images in a tree of class folders."""
+"""A data set of one's own images in a tree of class folders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
@@ -15,37 +16,43 @@ from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.image_files import ClassTree, class_tree, fingerprint, read_images, size_of
 from capsule_lightning.data.module import Split, split_off
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 
 
 class Decoded(NamedTuple):
-    """Images of a split, and where they are kept; ``made_from`` is None where they are there already."""
+    """Images of a split, and where they are kept.
+
+    Attributes:
+        images: the images.
+        folder: where they are kept.
+        made_from: fingerprint of the image files; None if the images are in the folder already.
+    """
 
     images: Images
     folder: Path
     made_from: str | None
 
     def keep(self) -> None:
-        """Write them, where that can be done."""
+        """Write the images into the folder, if that is possible and they are not there already."""
         if self.made_from is not None:
             prepared.save(self.folder, self.images, self.made_from)
 
 
 class ImageFolderDataModule(ImageDataModule):
-    """Images of ``<root>/{train,test}/<class>/*``, or of ``<root>/<class>/*`` with a test set split off.
+    """Images in ``<root>/{train,test}/<class>/*``, or in ``<root>/<class>/*`` with a test set split off.
 
-    Files are decoded once; the result is kept under ``<root>/.prepared`` where that can be written. See
-    `ImageDataModule` for the arguments not listed.
+    Files are decoded once; the result is kept in ``<root>/.prepared`` if that can be written. `ImageDataModule`
+    describes the arguments that are not listed.
 
     Args:
-        image_size: rows and columns to scale every image to; null to take them as they are, all of one size.
+        image_size: rows and columns to scale every image to; null to take the images as they are, all of one size.
         channels: 3 for color, 1 for gray.
-        test_size: number or fraction of the images that are the test set, where the tree has no ``test`` folder. Chosen
-            stratified, the same for every seed.
+        test_size: number or fraction of the images that form the test set if the tree has no ``test`` folder; the
+            choice is stratified and the same for every seed.
 
     Raises:
-        InputError: no tree at ``root``, an empty class folder, an unreadable image, images of several sizes, values out
-            of range.
+        InputError: there is no tree at ``root``, a class folder is empty, an image cannot be read, sizes differ, or a
+            value is out of range.
     """
 
     name = "image_folder"
@@ -66,12 +73,12 @@ class ImageFolderDataModule(ImageDataModule):
         images: str | None = None,
     ) -> None:
         super().__init__(root, batch_size, val_size, seed, augmentation, normalization, images=images)
-        if channels not in (1, 3):
-            raise InputError(f"channels={channels}: expected 1 (gray) or 3 (color)")
-        if image_size is not None and min(image_size) < 1:
-            raise InputError(f"image_size={image_size}: expected at least 1 row and 1 column")
-        if not self.root.is_dir():
-            raise InputError(f"{self.root}: no such folder; set --data.root to a folder of class folders")
+        require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
+        require(
+            image_size is None or min(image_size) >= 1,
+            f"image_size={image_size}: expected at least 1 row and 1 column",
+        )
+        require(self.root.is_dir(), f"{self.root}: no such folder; set --data.root to a folder of class folders")
         self.has_splits = (self.root / "train").is_dir()
         if self.has_splits and not (self.root / "test").is_dir():
             raise InputError(f"{self.root / 'test'}: no such folder; expected it beside {self.root / 'train'}")
@@ -89,12 +96,12 @@ class ImageFolderDataModule(ImageDataModule):
         self.stored_shape = (channels, *(image_size or size_of(tree.paths[0])))
 
     def prepare_data(self) -> None:
-        """Decode the files once, all before the first is kept; called by one process of each machine."""
+        """Decode the files once, all of them before any are kept; called by one process of each machine."""
         for found in [self._read(split) for split in ("train", "test")]:
             found.keep()
 
+    @override
     def load(self, split: Split) -> Images:
-        """See `ImageDataModule.load`."""
         found = self._read(split)
         found.keep()
         return found.images

@@ -6,13 +6,15 @@ LeCun, Cortes & Burges, The MNIST database of handwritten digits. Xiao, Rasul & 
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from capsule_lightning.augmentations.geometry import Shift
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule
 
 
 class MNISTDataModule(NamedDataModule):
-    """Handwritten digits, shifted by up to 2 pixels in training as the paper has it; see `ImageDataModule`."""
+    """Handwritten digits, shifted in training by up to 2 pixels as Sabour et al. do; arguments as `ImageDataModule`."""
 
     name = "mnist"
     stored_shape = (1, 28, 28)
@@ -20,8 +22,8 @@ class MNISTDataModule(NamedDataModule):
     statistics = ((0.1307,), (0.3081,))
     usual_augmentation = Shift
 
+    @override
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
-        """See `NamedDataModule.read_original`."""
         from torchvision.datasets import MNIST
 
         original = MNIST(str(self.root), train=split == "train", download=download)
@@ -29,7 +31,7 @@ class MNISTDataModule(NamedDataModule):
 
 
 class FashionMNISTDataModule(NamedDataModule):
-    """Articles of clothing, shifted by up to 2 pixels in training; see `ImageDataModule`."""
+    """Articles of clothing, shifted by up to 2 pixels in training; arguments as `ImageDataModule`."""
 
     name = "fashion_mnist"
     stored_shape = (1, 28, 28)
@@ -48,8 +50,8 @@ class FashionMNISTDataModule(NamedDataModule):
     statistics = ((0.2860,), (0.3530,))
     usual_augmentation = Shift
 
+    @override
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
-        """See `NamedDataModule.read_original`."""
         from torchvision.datasets import FashionMNIST
 
         original = FashionMNIST(str(self.root), train=split == "train", download=download)

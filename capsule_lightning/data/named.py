@@ -1,4 +1,4 @@
-"""Data sets of the literature, looked for in four places."""
+"""Data sets of the literature, which are looked for in four places."""
 
 from __future__ import annotations
 
@@ -9,38 +9,46 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from capsule_lightning.data import prepared
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, fingerprint, image_paths, read_images
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 
 ArrayLike = Tensor | np.ndarray | Sequence[int]
 
 
 class NamedDataModule(ImageDataModule):
-    """A data set known by name. Under ``root`` it is looked for, in this order, as.
+    """A data set that is known by its name.
 
-    1. a prepared file, ``prepared/<name>/{train,test}`` (written by ``prepare``, or from 3 on first use),
-    2. the original files where torchvision keeps them,
-    3. a tree of class folders, ``<name>/{train,test}/<class>/*``,
-    4. a download.
+    Its images are taken from the first of four places that has them: the prepared files in
+    ``<root>/prepared/<name>/{train,test}``, which ``prepare`` writes, or the first use of a tree of class folders; the
+    original files, where torchvision keeps them under ``root``; a tree of class folders,
+    ``<root>/<name>/{train,test}/<class>/*``; a download.
 
-    A subclass states its name, shapes and classes and implements ``read_original``.
+    A subclass states its name, shapes and classes, and implements `read_original`.
     """
 
     @abstractmethod
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
-        """Torchvision's files under ``root``, fetched first if ``download``; RuntimeError or OSError without them.
+        """Read the original files under ``root``.
+
+        Args:
+            split: which images.
+            download: whether to fetch the files first.
 
         Returns:
             Images ``(N, H, W)`` or ``(N, H, W, C)`` uint8 and labels ``(N)``.
+
+        Raises:
+            RuntimeError, OSError: the files are not there; torchvision raises the first.
         """
 
     def prepare_data(self) -> None:
-        """Download, or decode a tree of class folders once; called by one process of each machine."""
+        """Download the files, or decode a tree of class folders once; called by one process of each machine."""
         measures = self.normalization == "channel" and self.statistics is None
         predicts_files = self.predict_path is not None and self.trainer is not None and self.trainer.predicting
         if self.fake or (predicts_files and not measures):
@@ -48,20 +56,25 @@ class NamedDataModule(ImageDataModule):
         for split in ("train", "test"):
             self._find(split, self.download)
 
+    @override
     def load(self, split: Split) -> Images:
-        """See `ImageDataModule.load`."""
         return self._find(split, download=False)
 
     def write_prepared(self) -> Path:
-        """Store the decoded images for memory-mapped use, and say where.
+        """Store the decoded images for memory-mapped use.
+
+        Returns:
+            The folder that they are in.
 
         Raises:
-            InputError: a place that cannot be written.
+            InputError: the folder cannot be written.
         """
         self.prepare_data()
         for split in ("train", "test"):
-            if not prepared.save(self._prepared(split), self.load(split), self._tree_fingerprint(split)):
-                raise InputError(f"{self._prepared(split)}: cannot be written; choose another --data.root")
+            require(
+                prepared.save(self._prepared(split), self.load(split), self._tree_fingerprint(split)),
+                f"{self._prepared(split)}: cannot be written; choose another --data.root",
+            )
         return self._prepared("train").parent
 
     def _prepared(self, split: Split) -> Path:
@@ -80,7 +93,7 @@ class NamedDataModule(ImageDataModule):
             return found
         try:
             return as_images(*self.read_original(split, download=False))
-        except Exception as error:  # RuntimeError where there are none, anything where they are cut short
+        except Exception as error:  # RuntimeError if there are none, anything if they are cut short
             original = _reason(error)
             torn = not isinstance(error, InputError) and "not found" not in original
         if self._tree(split).is_dir():
@@ -109,12 +122,17 @@ class NamedDataModule(ImageDataModule):
 
 
 def as_images(images: ArrayLike, labels: ArrayLike) -> Images:
-    """Channels first, whatever torchvision keeps them as."""
+    """Return images as ``(N, C, H, W)`` and labels as int64.
+
+    Args:
+        images: ``(N, H, W)`` or ``(N, H, W, C)`` uint8, as torchvision keeps them.
+        labels: ``(N)``.
+    """
     pixels = torch.as_tensor(images)
     pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.movedim(-1, 1).contiguous()
     return Images(pixels, torch.as_tensor(labels, dtype=torch.int64))
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of a message, or the kind of error where it has none."""
+    """Return the first sentence of an error, which torchvision breaks into lines, or the error's type."""
     return " ".join(str(error).split()).split(". ")[0] or type(error).__name__

@@ -1,11 +1,8 @@
-"""Decoded data sets on disk: plain NumPy files, memory-mapped, so that the processes of a machine share one copy."""
+"""Decoded data sets on disk: plain NumPy files, memory-mapped so that all processes of a machine share one copy."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,21 +10,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, first_line
+from capsule_lightning.runs.files import make_whole, open_whole
 
 
 class Images(NamedTuple):
-    """A stored set: ``images (N, C, H, W)`` uint8 and ``labels (N)`` int64."""
+    """A stored data set.
+
+    Attributes:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N)`` int64.
+    """
 
     images: Tensor
     labels: Tensor
 
 
 def load(folder: Path, fingerprint: str | None = None) -> Images | None:
-    """Map the set in ``folder``; None where there is none, or one made from other files than ``fingerprint`` says.
+    """Memory-map the set in a folder.
+
+    Args:
+        folder: where `save` has written it.
+        fingerprint: of the files that the set should be made from; None to take any.
+
+    Returns:
+        The set, or None if there is none, or one that was made from other files.
 
     Raises:
-        InputError: a set of which something is missing or torn.
+        InputError: a part of the set is missing or damaged.
     """
     try:
         made_from = json.loads((folder / "source.json").read_text())["fingerprint"]
@@ -37,7 +47,7 @@ def load(folder: Path, fingerprint: str | None = None) -> Images | None:
         raise _damaged(folder, error) from error
     if fingerprint is not None and fingerprint != made_from:
         return None
-    # copy-on-write: PyTorch warns about arrays it could not write to, and nothing here writes
+    # copy-on-write, because PyTorch warns about read-only arrays; nothing here writes to them
     try:
         images = np.load(folder / "images.npy", mmap_mode="c")
         return Images(torch.from_numpy(images), torch.from_numpy(np.load(folder / "labels.npy")))
@@ -46,28 +56,29 @@ def load(folder: Path, fingerprint: str | None = None) -> Images | None:
 
 
 def _damaged(folder: Path, error: Exception) -> InputError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return InputError(
-        f"{folder}: the prepared set is damaged ({reason}); remove this folder, it is made anew from its source"
+        f"{folder}: the prepared set is damaged ({first_line(error)}); remove this folder, it is made again from its "
+        "source"
     )
 
 
 def save(folder: Path, data: Images, fingerprint: str | None = None) -> bool:
-    """Write a set so that it is there whole or not at all; False where the place cannot be written."""
+    """Write a set, all of it or nothing.
+
+    Args:
+        folder: where to write; a set that is there is replaced.
+        data: the set.
+        fingerprint: of the files that it is made from.
+
+    Returns:
+        False if the folder cannot be written.
+    """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError:
+        with make_whole(folder) as staging:
+            for name, values in (("images.npy", data.images), ("labels.npy", data.labels)):
+                with open_whole(staging / name) as file:
+                    np.save(file, values.numpy())
+            (staging / "source.json").write_text(json.dumps({"fingerprint": fingerprint}))
+    except InputError:
         return False
-    try:
-        np.save(staging / "images.npy", data.images.numpy())
-        np.save(staging / "labels.npy", data.labels.numpy())
-        (staging / "source.json").write_text(json.dumps({"fingerprint": fingerprint}))
-        staging.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(staging, folder)
-        return True
-    except OSError:
-        shutil.rmtree(staging, ignore_errors=True)
-        return False
+    return True

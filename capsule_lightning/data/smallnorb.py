@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.patch import RandomPatch
@@ -25,14 +26,20 @@ from capsule_lightning.data.base import Normalization
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 
 Viewpoints = Literal["none", "azimuth", "elevation"]
 TestViewpoints = Literal["novel", "familiar"]
 
 
 class Matrix(NamedTuple):
-    """What an original file holds: the magic number of its type, the type, the dimensions after the first."""
+    """Format of an original file.
+
+    Attributes:
+        magic: number at the start of the file that states the type.
+        dtype: the type of the values.
+        shape: the dimensions after the first.
+    """
 
     magic: int
     dtype: np.dtype
@@ -59,40 +66,40 @@ MD5 = {
 }
 TRAINING_INSTANCES = (4, 6, 7, 8, 9)
 CATEGORY, INSTANCE, ELEVATION, AZIMUTH, LIGHTING = range(5)  # columns of the facts
-#: The column that says from where a toy is seen, and its values in training: azimuth / 10 degrees, elevation 30 to 40.
 FAMILIAR = {"azimuth": (AZIMUTH, (30, 32, 34, 0, 2, 4)), "elevation": (ELEVATION, (0, 1, 2))}
+"""Column of the viewpoint, and its values in training: azimuth in 10 degrees; elevations of 30 to 40 degrees."""
 
 
 class SmallNORBDataModule(NamedDataModule):
-    """Toys seen from 18 azimuths and 9 elevations under 6 lightings: 5 toys a class to train on, 5 others to test on.
+    """Toys seen from 18 azimuths and 9 elevations under 6 lightings: 5 toys of each class for training, 5 for testing.
 
     The original files are looked for in ``root`` and ``root/smallnorb``, packed (``.mat.gz``) or not (``.mat``); images
-    are scaled once and kept under ``prepared/smallnorb/<size>``. The usual augmentation is that of Sabour et al. 2017,
-    section 7, with the figures of the released code: a random 32x32 patch of random brightness and contrast, never
-    mirrored, standardized pair by pair after the cut; evaluation sees the central patch. See `ImageDataModule` for the
-    arguments not listed.
+    are scaled once and kept in ``prepared/smallnorb/<size>``. The usual augmentation is that of Sabour et al. 2017,
+    section 7, with the values of the released code: a random 32x32 patch of random brightness and contrast, never
+    mirrored, each pair standardized after the crop; evaluation uses the central patch. `ImageDataModule` describes the
+    arguments that are not listed.
 
     Args:
-        stereo: the two views of a pair as two channels. False makes each view an example of its own: one channel,
-            48,600 training and 48,600 test images, which must be said beside any result.
+        stereo: use the two views of a pair as two channels. False makes each view an example of its own: one channel,
+            48,600 training and 48,600 test images, which must be stated beside any result.
         size: rows and columns that the 96x96 images are scaled to (bilinear, antialiased): 48 in the paper, 64 in
             Efficient-CapsNet.
-        viewpoints: train on familiar viewpoints alone, of the training toys: ``azimuth`` on 300, 320, 340, 0, 20 and 40
+        viewpoints: train on familiar viewpoints of the training toys alone: ``azimuth`` on 300, 320, 340, 0, 20 and 40
             degrees, ``elevation`` on 30, 35 and 40 (Hinton, Sabour & Frosst, Matrix capsules with EM routing, 2018);
             ``none`` trains and tests on all.
-        test_viewpoints: test on the ``novel`` viewpoints or on the ``familiar`` ones, of the test toys; without effect
-            where ``viewpoints`` is ``none``.
-        val_instance: validate on this toy of each class (4, 6, 7, 8 or 9) in place of ``val_size`` images; a
-            ``val_size`` of 0 still trains on all. Views of one toy are nearly the same, so that images held out one by
-            one say little about toys never seen.
+        test_viewpoints: test on the ``novel`` or the ``familiar`` viewpoints of the test toys; without effect if
+            ``viewpoints`` is ``none``.
+        val_instance: validate on this toy of each class (4, 6, 7, 8 or 9) instead of ``val_size`` images; with a
+            ``val_size`` of 0, training still uses all toys. Views of one toy are nearly the same, so single images that
+            are held out tell little about new toys.
         images: needs ``stereo: false``, since an image file holds one view.
 
     Attributes:
-        facts: of each split loaded ``(N, 5)`` int64: category, instance, elevation (0 to 8, from 30 degrees in steps of
-            5), azimuth (in 10 degrees), lighting (0 to 5) of every image.
+        facts: for each loaded split, ``(N, 5)`` int64: category, instance, elevation (0 to 8, from 30 degrees in steps
+            of 5), azimuth (in 10 degrees) and lighting (0 to 5) of every image.
 
     Raises:
-        InputError: values out of range; files missing, damaged or of another format.
+        InputError: a value is out of range, or files are missing, damaged or of another format.
     """
 
     name = "smallnorb"
@@ -119,26 +126,26 @@ class SmallNORBDataModule(NamedDataModule):
     ) -> None:
         super().__init__(root, batch_size, val_size, seed, augmentation, normalization, download, images, fake)
         original = MATRICES["dat"].shape[-1]
-        if not 1 <= size <= original:
-            raise InputError(f"size={size}: expected 1 to {original}, the size of the original images")
+        require(1 <= size <= original, f"size={size}: expected 1 to {original}, the size of the original images")
         for option, word, known in (
             ("viewpoints", viewpoints, get_args(Viewpoints)),
             ("test_viewpoints", test_viewpoints, get_args(TestViewpoints)),
         ):
-            if word not in known:
-                raise InputError(f"{option}={word!r}: expected one of {', '.join(known)}")
+            require(word in known, f"{option}={word!r}: expected one of {', '.join(known)}")
         if val_instance is not None and val_instance not in TRAINING_INSTANCES:
             toys = ", ".join(map(str, TRAINING_INSTANCES))
             raise InputError(f"val_instance={val_instance}: expected one of {toys}, the toys of the training set")
-        if stereo and images is not None:
-            raise InputError(f"images={images}: an image file holds one view of the two; set --data.stereo false")
+        require(
+            not stereo or images is None,
+            f"images={images}: an image file holds one view of the two; set --data.stereo false",
+        )
         self.stereo, self.size, self.val_instance = stereo, size, val_instance
         self.viewpoints, self.test_viewpoints = viewpoints, test_viewpoints
         self.stored_shape = (2 if stereo else 1, size, size)
         self.facts: dict[Split, Tensor] = {}
 
+    @override
     def load(self, split: Split) -> Images:
-        """See `ImageDataModule.load`."""
         images, facts = self._find(split, download=False)
         if self.viewpoints != "none":
             column, familiar = FAMILIAR[self.viewpoints]
@@ -151,15 +158,17 @@ class SmallNORBDataModule(NamedDataModule):
         self.facts[split] = facts
         return Images(images, facts[:, CATEGORY])
 
+    @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """See `ImageDataModule.hold_out`; a toy of each class where ``val_instance`` names one."""
+        """Hold out the toy ``val_instance`` of each class, or else ``val_size`` images."""
         if self.val_instance is None or self.val_size == 0 or self.fake:
             return super().hold_out(labels)
         held_out = self.facts["train"][:, INSTANCE] == self.val_instance
         return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
 
+    @override
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
-        """See `NamedDataModule.read_original`; stereo pairs, and in place of labels their facts ``(N, 5)``."""
+        """Read stereo pairs and, in place of labels, their facts ``(N, 5)``."""
         read = {kind: read_matrix(self._file(split, kind, download), m) for kind, m in MATRICES.items()}
         counts = {kind: len(matrix) for kind, matrix in read.items()}
         if len(set(counts.values())) > 1:
@@ -169,8 +178,9 @@ class SmallNORBDataModule(NamedDataModule):
         prepared.save(self._prepared(split), as_images(pairs, facts))
         return pairs, facts
 
+    @override
     def write_prepared(self) -> Path:
-        """See `NamedDataModule.write_prepared`; reading the original files stores the pairs and their facts."""
+        """Store the pairs and their facts, which reading the original files does."""
         self.prepare_data()
         for split in STEMS:
             if prepared.load(self._prepared(split)) is None:
@@ -187,7 +197,7 @@ class SmallNORBDataModule(NamedDataModule):
         )
 
     def _file(self, split: Split, kind: str, download: bool) -> Path:
-        """The packed file, or else the unpacked one; a packed one is the original to the byte."""
+        """Return the packed file, which has to be byte for byte the original, or else the unpacked one."""
         packed = f"{STEMS[split]}-{kind}.mat.gz"
         folder = self.root / self.name
         if download:
@@ -209,29 +219,27 @@ class SmallNORBDataModule(NamedDataModule):
 def read_matrix(path: Path, expected: Matrix) -> np.ndarray:
     """Read a file of the original format, packed or not.
 
-    It holds, little-endian and 4 bytes each, a magic number that says the type, the number of dimensions and the
-    dimensions, of which three are there even where the matrix has fewer; then the values.
+    It holds little-endian numbers of 4 bytes: a magic number that states the type, the number of dimensions, and the
+    dimensions, of which there are three even if the matrix has fewer; then the values.
 
     Args:
-        path: of the file; packed where it ends in ``.gz``.
+        path: the file; packed if it ends in ``.gz``.
         expected: type and dimensions.
 
     Returns:
         ``(N, *expected.shape)``, read-only.
 
     Raises:
-        InputError: another type, other dimensions, or a length that does not fit them.
+        InputError: the type or the dimensions differ, or the length does not fit them.
     """
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         content = file.read()
     again = f"fetch it again from {HOME}"
     num_dims = 1 + len(expected.shape)
     start = 4 * (2 + max(num_dims, 3))
-    if len(content) < start:
-        raise InputError(f"{path}: cut short, {len(content)} bytes are no header; {again}")
+    require(len(content) >= start, f"{path}: cut short, {len(content)} bytes are less than the header; {again}")
     magic, found_dims, *dims = np.frombuffer(content[:start], dtype="<u4").tolist()
-    if magic != expected.magic:
-        raise InputError(f"{path}: magic number {magic:#x}, expected {expected.magic:#x}; {again}")
+    require(magic == expected.magic, f"{path}: magic number {magic:#x}, expected {expected.magic:#x}; {again}")
     shape = (dims[0], *expected.shape)
     if found_dims != num_dims or tuple(dims[:num_dims]) != shape:
         stated = dims[: min(found_dims, len(dims))]
@@ -245,7 +253,7 @@ def read_matrix(path: Path, expected: Matrix) -> np.ndarray:
 def scale(images: np.ndarray, size: int) -> Tensor:
     """Scale images ``(N, C, H, W)`` uint8 to ``(N, C, size, size)`` uint8, bilinear and antialiased."""
     out = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
-    for start in range(0, len(images), 500):  # as float32 all of them would take gigabytes
+    for start in range(0, len(images), 500):  # all of them as float32 would take gigabytes
         some = torch.tensor(images[start : start + 500], dtype=torch.float32)
         scaled = F.interpolate(some, size=(size, size), mode="bilinear", antialias=True)
         out[start : start + 500] = scaled.round().to(torch.uint8)

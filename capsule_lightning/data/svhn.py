@@ -5,15 +5,18 @@ Netzer et al., Reading digits in natural images with unsupervised feature learni
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from capsule_lightning.augmentations.geometry import Shift
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule
 
 
 class SVHNDataModule(NamedDataModule):
-    """House numbers, without the 531,131 extra images, as Sabour et al. 2017, section 7; see `ImageDataModule`.
+    """House numbers without the 531,131 extra images, as in Sabour et al. 2017, section 7.
 
-    Digits are not mirrored; shifts of up to 2 pixels are our choice, the paper names none.
+    Digits are not mirrored; shifts of up to 2 pixels are our choice, since the paper names none. Arguments are those of
+    `ImageDataModule`.
     """
 
     name = "svhn"
@@ -23,8 +26,8 @@ class SVHNDataModule(NamedDataModule):
     usual_augmentation = Shift
     usual_normalization = "channel"
 
+    @override
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
-        """See `NamedDataModule.read_original`."""
         from torchvision.datasets import SVHN
 
         original = SVHN(str(self.root), split=split, download=download)

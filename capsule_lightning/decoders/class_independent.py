@@ -75,9 +75,7 @@ class ClassIndependentDecoder(Decoder):
         self.crop = Crop(rows, columns)
         for layer in self.enlarge:
             assert isinstance(layer, nn.ConvTranspose2d)
-            nn.init.xavier_uniform_(
-                layer.weight
-            )  # with smaller ones in every layer the pose would hardly get through
+            nn.init.xavier_uniform_(layer.weight)  # with smaller ones in every layer the pose would hardly get through
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     @override

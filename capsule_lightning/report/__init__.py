@@ -1,6 +1,6 @@
-"""The command ``report``: what a network has learnt, as one page."""
+"""Report what a network has learned, on one page."""
 
 from capsule_lightning.report.page import Written, build, report
-from capsule_lightning.report.subject import Subject, subject_of_file, subject_of_run
+from capsule_lightning.report.trained_network import TrainedNetwork, load_from_file, load_from_run
 
-__all__ = ["Subject", "Written", "build", "report", "subject_of_file", "subject_of_run"]
+__all__ = ["TrainedNetwork", "Written", "build", "load_from_file", "load_from_run", "report"]

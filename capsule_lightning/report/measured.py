@@ -1,4 +1,4 @@
-"""What a network says of the images, in numbers."""
+"""Measure a network on its test images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.figures.lengths import dead_capsules
 from capsule_lightning.losses.reconstruction import reconstruction_error
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.report.subject import Normalizer, Subject
+from capsule_lightning.report.trained_network import Normalizer, TrainedNetwork
 
-BATCH = 256
+BATCH = 256  # images at a time
 
 
-class Measured(NamedTuple):
-    """What a network says of the test images.
+class TestOutputs(NamedTuple):
+    """Outputs of a network for the test images.
 
     Attributes:
-        poses: ``(N, J, E)``.
-        activations: ``(N, J)``.
-        reconstructions: ``(N, C, H, W)`` from the longest capsule; None without a decoder.
+        poses: ``(N, J, E)``, poses of the class capsules.
+        activations: ``(N, J)``, their activations.
+        reconstructions: ``(N, C, H, W)`` in [0, 1] from the longest capsule; None without a decoder.
     """
 
     poses: Tensor
@@ -33,8 +33,14 @@ class Measured(NamedTuple):
 
 
 @torch.no_grad()
-def measure(net: CapsuleNet, normalize: Normalizer, pictures: Tensor) -> Measured:
-    """Class capsules and reconstructions of all pictures ``(N, C, H, W)``, a batch at a time."""
+def measure(net: CapsuleNet, normalize: Normalizer, pictures: Tensor) -> TestOutputs:
+    """Run a network on all pictures, a batch at a time.
+
+    Args:
+        net: the network, in evaluation mode.
+        normalize: maps pictures in [0, 1] to what the network expects.
+        pictures: ``(N, C, H, W)`` in [0, 1].
+    """
     poses, activations, reconstructions = [], [], []
     for start in range(0, len(pictures), BATCH):
         capsules: Capsules = net(normalize(pictures[start : start + BATCH]))
@@ -44,11 +50,16 @@ def measure(net: CapsuleNet, normalize: Normalizer, pictures: Tensor) -> Measure
         if made is not None:
             reconstructions.append(made.float().clamp(0, 1))
     joined = torch.cat(reconstructions) if reconstructions else None
-    return Measured(torch.cat(poses), torch.cat(activations), joined)
+    return TestOutputs(torch.cat(poses), torch.cat(activations), joined)
 
 
 def wilson_interval(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """An interval for a share of which ``right`` of ``count`` were seen, 95 % unless told otherwise.
+    """Return a confidence interval for a share of which ``right`` of ``count`` were observed, 95 % by default.
+
+    Args:
+        right: number of successes.
+        count: number of trials.
+        z: quantile of the normal distribution.
 
     Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
 
@@ -64,24 +75,41 @@ def wilson_interval(right: int, count: int, z: float = 1.959964) -> tuple[float,
 
 
 def spread_over_classes(labels: Tensor, count: int) -> Tensor:
-    """Indices of at most ``count`` images, the first of each class, as many of one class as of another."""
+    """Return the indices of at most ``count`` images: the first of each class, the same number of every class.
+
+    Args:
+        labels: ``(N)`` int64.
+        count: number of images wanted.
+
+    Returns:
+        ``(M)`` int64; at least one image of each class, if ``count`` allows.
+    """
     classes = sorted(set(labels.tolist()))
     each = max(count // len(classes), 1)
     chosen = [(labels == j).nonzero()[:each, 0] for j in classes]
     return torch.cat(chosen)[: max(count, 1)]
 
 
-def numbers(subject: Subject, found: Measured, classes: Tensor, seen: ClassRouting | None) -> dict[str, str]:
-    """The numbers of the page, name and value."""
-    count, right = len(classes), int((classes == subject.labels).sum())
+def numbers(
+    trained: TrainedNetwork, outputs: TestOutputs, classes: Tensor, seen: ClassRouting | None
+) -> dict[str, str]:
+    """Return the numbers of the page by name.
+
+    Args:
+        trained: the network and its images.
+        outputs: of the network, for all images.
+        classes: ``(N)`` int64, predicted classes.
+        seen: routing of some images; None if the network does not route.
+    """
+    count, right = len(classes), int((classes == trained.labels).sum())
     low, high = wilson_interval(right, count)
     interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f} %"
     facts = {"test accuracy": f"{100 * right / count:.2f} % ({right:,} of {count:,}), {interval}"}
-    if found.reconstructions is not None:
-        errors = reconstruction_error(found.reconstructions, subject.pictures)
+    if outputs.reconstructions is not None:
+        errors = reconstruction_error(outputs.reconstructions, trained.pictures)
         half = 1.959964 * float(errors.std(correction=min(1, count - 1))) / sqrt(count)
         facts["reconstruction error"] = f"{float(errors.mean()):.2f} ± {half:.2f} (squared, summed over pixels)"
-    dead = [subject.class_names[j] for j in dead_capsules(found.activations).nonzero()[:, 0].tolist()]
+    dead = [trained.class_names[j] for j in dead_capsules(outputs.activations).nonzero()[:, 0].tolist()]
     facts["dead capsules"] = ", ".join(dead) if dead else "none"
     if seen is not None:
         couplings = couplings_by_iteration(seen)[-1]
@@ -96,7 +124,7 @@ def numbers(subject: Subject, found: Measured, classes: Tensor, seen: ClassRouti
 
 
 def network(net: CapsuleNet) -> dict[str, str]:
-    """What a network is made of, name and value."""
+    """Return the parts of a network and its number of parameters, by name."""
     slots = [
         type(getattr(net, slot)).__name__ for slot in ("encoder", "routing", "decoder") if getattr(net, slot, None)
     ]

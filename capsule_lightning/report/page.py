@@ -1,4 +1,4 @@
-"""What a network has learnt, as one page: numbers, pictures, and a panel whose sliders move the picture."""
+"""Write a page about a trained network: numbers, pictures, and a panel whose sliders change the picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from capsule_lightning import __version__
 from capsule_lightning.analysis.class_routing import class_routing
 from capsule_lightning.analysis.probe import Probe, probe_network
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import require
 from capsule_lightning.report.measured import measure, network, numbers, spread_over_classes
 from capsule_lightning.report.panel import panel_data
 from capsule_lightning.report.pictures import (
@@ -25,10 +25,11 @@ from capsule_lightning.report.pictures import (
     reconstructions,
     training_pictures,
 )
-from capsule_lightning.report.subject import Subject, subject_of_file, subject_of_run
+from capsule_lightning.report.trained_network import TrainedNetwork, load_from_file, load_from_run
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
+from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import run_of_checkpoint
-from capsule_lightning.sharing.export import require_place, write_whole
+from capsule_lightning.sharing.export import require_place
 from capsule_lightning.sharing.network_file import is_shared, require_source
 
 SUFFIX = ".html"
@@ -38,12 +39,12 @@ _PAGE = Path(__file__).with_name("page.html")
 
 
 class Written(NamedTuple):
-    """What `report` has written.
+    """Files that `report` has written.
 
     Attributes:
-        path: of the page.
-        table: of the probe's numbers, a CSV file.
-        size: of the page in bytes.
+        path: the page.
+        table: the numbers of the probe, a CSV file.
+        size: size of the page in bytes.
     """
 
     path: Path
@@ -62,75 +63,76 @@ def report(
     """Write a page about a trained network, and beside it the numbers of its probe.
 
     Args:
-        checkpoint: that ``fit`` has written, its run's configuration above it; or a ``.safetensors`` file of `export`,
-            or the name of a network that comes with the package.
-        output: ends in ``.html``; None for ``report.html`` in the run's folder, or for a shared network ``<name>.html``
-            here.
-        root: folder of the data, where it is another than in training.
-        images: test images ``<images>/<class>/*`` in place of the data set's.
-        overwrite: replace a page that is there.
+        checkpoint: a checkpoint of ``fit``, with the configuration of its run in a folder above; or a ``.safetensors``
+            file of `export`, or the name of a network that comes with the package.
+        output: file that ends in ``.html``; None for ``report.html`` in the run's folder or, for a shared network,
+            ``<name>.html`` in the working folder.
+        root: folder of the data, if it has moved since training.
+        images: test images ``<images>/<class>/*`` to use in place of the data set's.
+        overwrite: replace an existing page.
 
     Raises:
-        InputError: a file that holds no network, missing images, images of several labels, an output that cannot or
-            must not be written.
+        InputError: the file holds no network, images are missing or have several labels, or the output cannot or must
+            not be written.
     """
     require_source(checkpoint)
     source, shared = Path(checkpoint).expanduser(), is_shared(checkpoint)
     if not shared:
         require_checkpoint(source)
     path = Path(output).expanduser() if output is not None else usual_place(source, shared)
-    if path.suffix != SUFFIX:
-        raise InputError(f"{path}: expected a name that ends in {SUFFIX}")
+    require(path.suffix == SUFFIX, f"{path}: expected a name that ends in {SUFFIX}")
     table = path.with_name(f"{path.stem}_probe.csv")
     for place in (path, table):
         require_place(place, overwrite)
-    subject = subject_of_file(source, root, images) if shared else subject_of_run(source, root, images)
-    page, probe = build(subject)
+    trained = load_from_file(source, root, images) if shared else load_from_run(source, root, images)
+    page, probe = build(trained)
     content = page.encode()
-    write_whole(table, probe.csv().encode(), overwrite)
-    write_whole(path, content, overwrite)
+    for place, written in ((table, probe.csv()), (path, content)):
+        write_whole(place, written, overwrite=overwrite, remedy="choose another --output")
     return Written(path, table, len(content))
 
 
 def usual_place(source: Path, shared: bool) -> Path:
-    """Where a page goes that was not given a place."""
-    return (
-        Path(f"{source.stem}{SUFFIX}") if shared else (run_of_checkpoint(source) or source.parent) / f"report{SUFFIX}"
-    )
+    """Return the place of a page if none was given."""
+    if shared:
+        return Path(f"{source.stem}{SUFFIX}")
+    return (run_of_checkpoint(source) or source.parent) / f"report{SUFFIX}"
 
 
-def build(subject: Subject) -> tuple[str, Probe]:
-    """The page, and the probe whose numbers it shows."""
-    net, labels = subject.net, subject.labels
-    found = measure(net, subject.normalize, subject.pictures)
-    classes = found.activations.argmax(dim=-1)
-    seen = class_routing(net, subject.normalize(subject.pictures[spread_over_classes(labels, ROUTED)]))
+def build(trained: TrainedNetwork) -> tuple[str, Probe]:
+    """Build the page.
+
+    Returns:
+        The page as HTML, and the probe whose numbers it shows.
+    """
+    net, labels = trained.net, trained.labels
+    outputs = measure(net, trained.normalize, trained.pictures)
+    classes = outputs.activations.argmax(dim=-1)
+    seen = class_routing(net, trained.normalize(trained.pictures[spread_over_classes(labels, ROUTED)]))
     chosen = spread_over_classes(labels, PROBED)
-    probe = probe_network(net, subject.normalize, subject.pictures[chosen], labels[chosen])
+    probe = probe_network(net, trained.normalize, trained.pictures[chosen], labels[chosen])
     pictures = [
-        *reconstructions(subject, found, classes),
-        *perturbations(subject, found, probe),
+        *reconstructions(trained, outputs, classes),
+        *perturbations(trained, outputs, probe),
         probe_picture(probe),
-        *coupling_pictures(subject),
-        *training_pictures(subject),
-        lengths(subject, found),
-        *pose_pictures(subject, found),
-        confusion(subject, classes),
+        *coupling_pictures(trained),
+        *training_pictures(trained),
+        lengths(trained, outputs),
+        *pose_pictures(trained, outputs),
+        confusion(trained, classes),
     ]
-    facts = {**numbers(subject, found, classes, seen), **subject.facts, **network(net)}
-    panel = panel_data(subject, found, probe)
+    facts = {**numbers(trained, outputs, classes, seen), **trained.facts, **network(net)}
+    panel = panel_data(trained, outputs, probe)
     if net.decoder is None:
-        note = "This network has no decoder: it makes no pictures of its capsules, so there are none to move."
+        note = "This network has no decoder, so it cannot draw its capsules, and there are no sliders."
     else:
-        note = (
-            f"Its decoder, {type(net.decoder).__name__}, is none that this page can compute; there is nothing to move."
-        )
+        note = f"The decoder of this network, {type(net.decoder).__name__}, is not supported by the sliders."
     fill = {
-        "title": html.escape(subject.title),
+        "title": html.escape(trained.title),
         "facts": "".join(f"<tr><th>{html.escape(k)}<td>{html.escape(v)}" for k, v in facts.items()),
         "pictures": "\n".join(map(figure_html, pictures)),
         "table": table_html(probe),
-        "config": config_html(subject.config),
+        "config": config_html(trained.config),
         "note": "" if panel else f'<p class="note">{html.escape(note)}</p>',
         "hidden": "" if panel else " hidden",
         "panel": json.dumps(panel, separators=(",", ":")).replace("<", "\\u003c"),
@@ -140,14 +142,14 @@ def build(subject: Subject) -> tuple[str, Probe]:
 
 
 def figure_html(picture: Picture) -> str:
-    """A picture as a section of the page."""
+    """Return a picture as a section of the page."""
     heading = html.escape(picture.heading)
     images = "".join(f'<div class="sheet"><img alt="{heading}" src="{source}"></div>' for source in picture.sources)
     return f"<section><h2>{heading}</h2><p>{html.escape(picture.caption)}</p>{images}</section>"
 
 
 def table_html(probe: Probe) -> str:
-    """The probe's numbers as a table."""
+    """Return the probe's numbers as a table."""
     head = "".join(f"<th>{html.escape(name)}" for name in probe.parameters)
     rows = [(str(n), values) for n, values in enumerate(probe.single.tolist(), start=1)]
     rows.append(("all", probe.whole.tolist()))
@@ -156,7 +158,7 @@ def table_html(probe: Probe) -> str:
 
 
 def config_html(config: str | None) -> str:
-    """The run's configuration, folded; nothing where it is not known."""
-    return (
-        "" if config is None else f"<details><summary>Configuration</summary><pre>{html.escape(config)}</pre></details>"
-    )
+    """Return the run's configuration as a folded section; empty if it is not known."""
+    if config is None:
+        return ""
+    return f"<details><summary>Configuration</summary><pre>{html.escape(config)}</pre></details>"

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from capsule_lightning.analysis.probe import Probe
 from capsule_lightning.decoders.base import Crop, Decoder, mask
-from capsule_lightning.report.measured import Measured, spread_over_classes
+from capsule_lightning.report.measured import TestOutputs, spread_over_classes
 from capsule_lightning.report.pictures import dimension_notes
-from capsule_lightning.report.subject import Subject
+from capsule_lightning.report.trained_network import TrainedNetwork
 
 ON_PANEL = 20  # images to choose from
 
 
-def panel_data(subject: Subject, found: Measured, probe: Probe) -> dict[str, Any] | None:
+def panel_data(subject: TrainedNetwork, found: TestOutputs, probe: Probe) -> dict[str, Any] | None:
     """Return what the sliders of the page need: poses of some images, and the decoder; None if it is not computable."""
     decoder = subject.net.decoder
     layers = None if decoder is None else decoder_layers(decoder)

@@ -15,10 +15,10 @@ from capsule_lightning.analysis.probe import (
     RIDGE,
     Parameter,
     cross_validated_r2,
-    moved,
+    move,
     probe,
     probe_network,
-    thickened,
+    thicken,
 )
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
@@ -127,20 +127,20 @@ def test_every_parameter_leaves_images_alone_at_one_of_its_values():
 @pytest.mark.parametrize(("width", "pixels"), [(28, 1), (56, 2)])
 def test_shifts_are_in_pixels_of_an_image_28_wide(width, pixels):
     images = torch.rand(1, 1, width, width)
-    assert_close(moved(images, right=1)[..., pixels:], images[..., :-pixels], atol=1e-4, rtol=0)
-    assert_close(moved(images, down=1)[..., pixels:, :], images[..., :-pixels, :], atol=1e-4, rtol=0)
+    assert_close(move(images, right=1)[..., pixels:], images[..., :-pixels], atol=1e-4, rtol=0)
+    assert_close(move(images, down=1)[..., pixels:, :], images[..., :-pixels, :], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("pixels", [-1.5, -1.0, -0.25, 0.0, 0.5, 1.0, 2.0])
 def test_thickness_is_gray_scale_morphology(pixels):
     images = torch.rand(2, 1, 28, 28, dtype=torch.float64)
-    filtered = ndimage.gray_dilation if pixels > 0 else ndimage.gray_erosion
+    filtered = ndimage.grey_dilation if pixels > 0 else ndimage.grey_erosion
     for n in range(2):
         expected, left = images[n, 0].numpy(), abs(pixels)
         while left > 0:
             grown, share = filtered(expected, size=(3, 3), mode="nearest"), min(left, 1)
             expected, left = (1 - share) * expected + share * grown, left - 1
-        np.testing.assert_allclose(thickened(images, pixels)[n, 0], expected, atol=1e-12)
+        np.testing.assert_allclose(thicken(images, pixels)[n, 0], expected, atol=1e-12)
 
 
 def test_capsules_are_those_of_the_true_class_of_normalized_pictures():

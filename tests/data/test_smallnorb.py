@@ -297,8 +297,8 @@ NUMBERS = SETS[TEST][1][:, 0].copy()
 @pytest.mark.parametrize(
     ("kind", "content", "named"),
     [
-        ("cat", b"", "cut short, 0 bytes are no header"),
-        ("cat", matrix(NUMBERS)[:19], "cut short, 19 bytes are no header"),
+        ("cat", b"", "cut short, 0 bytes are less than the header"),
+        ("cat", matrix(NUMBERS)[:19], "cut short, 19 bytes are less than the header"),
         ("cat", matrix(NUMBERS)[:-1], r"239 bytes of values, expected 240 of \(60,\)"),
         ("cat", matrix(NUMBERS) + b"x", r"241 bytes of values, expected 240 of \(60,\)"),
         ("dat", matrix(SETS[TEST][0])[:-5000], r"bytes of values, expected 1105920 of \(60, 2, 96, 96\)"),

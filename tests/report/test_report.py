@@ -28,10 +28,10 @@ from capsule_lightning.errors import InputError
 from capsule_lightning.figures.perturbations import perturbed_pictures
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.models.cnn import BaselineCNN
-from capsule_lightning.report import Subject, build, page, pictures, report
+from capsule_lightning.report import TrainedNetwork, build, page, pictures, report
 from capsule_lightning.report.measured import spread_over_classes, wilson_interval
 from capsule_lightning.report.panel import decoder_layers
-from capsule_lightning.report.subject import evaluation_pictures, monitored, normalizer
+from capsule_lightning.report.trained_network import evaluation_pictures, monitored, normalizer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ["zero", "one & <all>", "two"]
@@ -65,9 +65,11 @@ def network(in_shape: tuple[int, ...], decoder: object) -> CapsNet:
     return net.eval()
 
 
-def subject(net: torch.nn.Module, count: int = 12) -> Subject:
+def trained(net: torch.nn.Module, count: int = 12) -> TrainedNetwork:
     pictures, labels = torch.rand(count, *net.in_shape), torch.arange(count) % 3
-    return Subject(net, lambda x: x, pictures, labels, NAMES, "A <b>title</b>", {"data": "none"}, "model: <x>", {})
+    return TrainedNetwork(
+        net, lambda x: x, pictures, labels, NAMES, "A <b>title</b>", {"data": "none"}, "model: <x>", {}
+    )
 
 
 @pytest.fixture
@@ -112,13 +114,13 @@ def embedded(page: str) -> dict | None:
 
 
 def test_page_has_every_picture_names_no_other_file_and_escapes_what_it_is_told() -> None:
-    page, probe = build(subject(network(*DECODERS["dense"])))
+    page, probe = build(trained(network(*DECODERS["dense"])))
     elements = Elements(page)
     assert "A <b>title</b>" not in page
     assert elements.headings[0] == "A <b>title</b>"
     assert "model: &lt;x&gt;" in page
     for heading in (
-        "Move a capsule",
+        "Change a capsule",
         "Reconstructions: most certain",
         "What each dimension does",
         "What each dimension encodes",
@@ -138,7 +140,7 @@ def test_page_has_every_picture_names_no_other_file_and_escapes_what_it_is_told(
 
 
 def test_numbers_are_those_of_the_network(few: None) -> None:
-    about = subject(network(*DECODERS["dense"]), 30)
+    about = trained(network(*DECODERS["dense"]), 30)
     page, _ = build(about)
     with torch.no_grad():
         capsules = about.net(about.pictures)
@@ -163,7 +165,7 @@ def test_wilson_interval_solves_its_equation() -> None:
     "net", [network((1, 9, 8), None), BaselineCNN((1, 9, 8), 3, channels=(2,), hidden=(4,)).eval()]
 )
 def test_without_a_decoder_the_page_says_so_and_has_no_panel(net: torch.nn.Module, few: None) -> None:
-    page, _ = build(subject(net))
+    page, _ = build(trained(net))
     assert Elements(page).hidden["panel"]
     assert embedded(page) is None
     assert "no decoder" in page
@@ -171,9 +173,9 @@ def test_without_a_decoder_the_page_says_so_and_has_no_panel(net: torch.nn.Modul
 
 
 def test_a_decoder_that_the_page_cannot_compute_is_named(few: None) -> None:
-    page, _ = build(subject(network((1, 9, 8), Plain)))
+    page, _ = build(trained(network((1, 9, 8), Plain)))
     assert Elements(page).hidden["panel"]
-    assert "Plain, is none that this page can compute" in page
+    assert "Plain, is not supported by the sliders" in page
     assert "What each dimension does" in page
 
 
@@ -249,7 +251,7 @@ document.body.append(out);
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("name", DECODERS)
 def test_in_a_browser_the_sliders_move_the_picture_that_the_decoder_makes(name: str, few: None, tmp_path: Path) -> None:
-    about = subject(network(*DECODERS[name]))
+    about = trained(network(*DECODERS[name]))
     page, _ = build(about)
     path = tmp_path / "page.html"
     path.write_text(page.replace("<meta name=", f"{WATCH}<meta name=", 1).replace("</body>", f"{MOVE}</body>"))

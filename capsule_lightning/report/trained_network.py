@@ -1,4 +1,4 @@
-"""What a page is about: a network, its images and what is known of them."""
+"""A trained network with its test images and what is known about both: the subject of a report."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.components.build import build_data
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, read_images
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.runs.files import read_yaml
+from capsule_lightning.runs.files import read_metrics, read_yaml
 from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
 from capsule_lightning.sharing.export import network_of
 from capsule_lightning.sharing.network_file import (
@@ -30,27 +30,27 @@ from capsule_lightning.sharing.network_file import (
     read_metadata,
 )
 
-TESTED = 25_000  # most test images that are looked at, and held in memory
+TESTED = 25_000  # most test images that are examined, and held in memory
 MONITORED = ("coupling_entropy", "agreement", "dead_capsules")
-"""What `RoutingMonitor` logs, see there."""
+"""Metrics that `RoutingMonitor` logs, see there."""
 
 Normalizer = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What a page is about.
+class TrainedNetwork:
+    """A trained network, its test images and what is known about both.
 
     Attributes:
-        net: for evaluation.
-        normalize: pictures in [0, 1] to what the network expects.
+        net: the network, in evaluation mode.
+        normalize: maps pictures in [0, 1] to what the network expects.
         pictures: ``(N, C, H, W)`` in [0, 1], the test images.
         labels: ``(N)`` int64.
-        class_names: the J names.
-        title: of the page.
-        facts: lines of its table, name and value.
-        config: of the run, YAML; None where it is not known.
-        curves: of the routing over training, see `routing_curves`; may be empty.
+        class_names: names of the J classes.
+        title: title of the page.
+        facts: names and values for the table of the page.
+        config: configuration of the run as YAML; None if it is not known.
+        curves: curves of the routing over training, see `routing_curves`; may be empty.
     """
 
     net: CapsuleNet
@@ -64,11 +64,11 @@ class Subject:
     curves: Mapping[str, Sequence[tuple[int, float]]]
 
 
-def subject_of_run(checkpoint: Path, root: str | None = None, images: str | Path | None = None) -> Subject:
-    """A checkpoint, its run's configuration and its test images; arguments as of `report`.
+def load_from_run(checkpoint: Path, root: str | None = None, images: str | Path | None = None) -> TrainedNetwork:
+    """Load the network of a checkpoint, its run's configuration and its test images; arguments as for `report`.
 
     Raises:
-        InputError: no configuration, images that are missing or have several labels.
+        InputError: there is no configuration, or images are missing or have several labels.
     """
     tensors, metadata = network_of(checkpoint)
     net = filled(build_network(metadata, checkpoint), tensors, checkpoint)
@@ -91,11 +91,11 @@ def subject_of_run(checkpoint: Path, root: str | None = None, images: str | Path
     name = f"{settings.get('experiment', folder.parent.name)}, run {folder.name}"
     facts = {"data": told, "checkpoint": checkpoint.name, **training(metadata)}
     curves = monitored(folder / "metrics.csv")
-    return Subject(net, normalize, pictures, labels, data.class_names, name, facts, config, curves)
+    return TrainedNetwork(net, normalize, pictures, labels, data.class_names, name, facts, config, curves)
 
 
-def subject_of_file(path: str | Path, root: str | None = None, images: str | Path | None = None) -> Subject:
-    """A shared network, and the test images of its data set or of a folder; arguments as of `report`.
+def load_from_file(path: str | Path, root: str | None = None, images: str | Path | None = None) -> TrainedNetwork:
+    """Load a shared network and the test images of its data set or of a folder; arguments as for `report`.
 
     Raises:
         InputError: the file does not say what its images are, or they are missing.
@@ -112,19 +112,19 @@ def subject_of_file(path: str | Path, root: str | None = None, images: str | Pat
         pictures, labels, told = folder_pictures(images, net, names)
     normalize = normalizer(normalization)
     facts = {"network file": Path(path).name, "data": told, **training(metadata)}
-    return Subject(net, normalize, pictures, labels, names, Path(path).stem, facts, None, {})
+    return TrainedNetwork(net, normalize, pictures, labels, names, Path(path).stem, facts, None, {})
 
 
 def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataModule:
     """The data module of a configuration, for images of one label.
 
     Args:
-        settings: as YAML reads them.
-        source: where they are from, for the error.
-        root: folder of the data, where it is another than the configuration says.
+        settings: the configuration.
+        source: where it is from, for the message.
+        root: folder of the data, if it is not the one in the configuration.
 
     Raises:
-        InputError: nothing is said of the data, or their images have several labels.
+        InputError: the configuration does not name the data, or their images have several labels.
     """
     try:
         slot = settings["data"]
@@ -142,12 +142,12 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
 
 
 def training(metadata: Metadata) -> dict[str, str]:
-    """How long it was trained, where the file says so."""
+    """Return how long the network was trained, if the file says so."""
     return {"training steps": f"{int(metadata['step']):,}"} if metadata.get("step", "").isdecimal() else {}
 
 
 def normalizer(kind: Mapping[str, Any]) -> Normalizer:
-    """What is done to pictures in [0, 1] before the network sees them, from the metadata of `export`.
+    """Return the map from pictures in [0, 1] to what the network expects, from the metadata of `export`.
 
     Args:
         kind: ``kind``, one of ``none``, ``per_image`` and ``channel``; for the last ``mean`` and ``deviation``.
@@ -166,11 +166,11 @@ def normalizer(kind: Mapping[str, Any]) -> Normalizer:
 
 
 def evaluation_pictures(data: ImageDataModule, most: int = TESTED) -> tuple[Tensor, Tensor, int]:
-    """Test images as evaluation sees them, not normalized.
+    """Return test images as evaluation sees them, not normalized.
 
     Args:
-        data: after ``setup("test")``.
-        most: N; of more test images every second, third, ... is taken.
+        data: the data, after ``setup("test")``.
+        most: largest N; if there are more test images, every second, third, ... is taken.
 
     Returns:
         ``(N, C, H, W)`` in [0, 1], their labels ``(N)``, and how many test images there are.
@@ -188,21 +188,20 @@ def evaluation_pictures(data: ImageDataModule, most: int = TESTED) -> tuple[Tens
 
 
 def data_pictures(data: ImageDataModule) -> tuple[Tensor, Tensor, str]:
-    """Test images, see `evaluation_pictures`, with words that say how many of them there are."""
+    """Return test images and labels, see `evaluation_pictures`, and a text that says how many there are."""
     pictures, labels, total = evaluation_pictures(data)
     count = f"{len(labels):,}" if len(labels) == total else f"{len(labels):,} of {total:,}"
     return pictures, labels, f"{data.name}, {count} test images"
 
 
 def folder_pictures(images: str | Path, net: CapsuleNet, class_names: Sequence[str]) -> tuple[Tensor, Tensor, str]:
-    """Images ``<images>/<class>/*`` in [0, 1] scaled to what the network takes, their labels, and where they are.
+    """Return images ``<images>/<class>/*`` in [0, 1], scaled to the network's input, their labels and their folder.
 
     Raises:
-        InputError: no such folder, or other classes.
+        InputError: there is no such folder, or it has other classes.
     """
     folder = Path(images).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; --images takes one of test images, {folder}/<class>/<image>")
+    require(folder.is_dir(), f"{folder}: no such folder; --images takes one of test images, {folder}/<class>/<image>")
     channels, rows, columns = net.in_shape
     tree = class_tree(folder, class_names)
     found = read_images(tree.paths, (channels, rows, columns), resize=True)
@@ -210,12 +209,10 @@ def folder_pictures(images: str | Path, net: CapsuleNet, class_names: Sequence[s
 
 
 def monitored(metrics: Path) -> dict[str, list[tuple[int, float]]]:
-    """The curves that `RoutingMonitor` has left in a run's ``metrics.csv``, by name; nothing where it was not used."""
-    if not metrics.is_file():
-        return {}
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for line in metrics.read_text().splitlines():
-        fields = line.split(",")
-        if len(fields) == 4 and fields[2].removeprefix("train/") in MONITORED:
-            curves.setdefault(fields[2].removeprefix("train/"), []).append((int(fields[1]), float(fields[3])))
-    return curves
+    """Return the curves of `RoutingMonitor` in a run's ``metrics.csv``, by name; empty if it was not used.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    history = {name.removeprefix("train/"): curve for name, curve in read_metrics(metrics).history.items()}
+    return {name: list(curve.items()) for name, curve in history.items() if name in MONITORED}
