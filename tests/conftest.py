@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from budget import allowed, cpu_seconds, longest_first
+from budget import allowed, cpu_seconds, give_memory_back, longest_first
 from once import once
 from program import Run, capsule_lightning
 from resumed import undisturbed
@@ -15,6 +15,10 @@ from capsule_lightning.cli import main
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     longest_first(items)
+
+
+def pytest_runtest_logfinish() -> None:
+    give_memory_back()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from measure import Bench, Setting, interleave, ratio, spread
 from plain import PlainCapsNet, training_loss
 from probes import main as probes
 from program import Run, clean_environment, metrics
@@ -22,7 +23,13 @@ from capsule_lightning.analysis.probe import PARAMETERS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FEW = "--repeats 2 --warmup 1"
-pytestmark = pytest.mark.xdist_group("benchmarks")  # one worker runs the scripts for all
+
+
+def of_the_scripts(test: Any) -> Any:
+    """Mark a test of `records`: one worker runs the scripts for all, each of which starts two processes and more."""
+    return pytest.mark.nightly(pytest.mark.xdist_group("benchmarks")(test))
+
+
 SMALLEST = {
     "step": f"{FEW} --batch_size 2 --precision 32-true --heap default",
     "routing": f"{FEW} --batch_size 2 --backends torch blocked --base 16 4 3 5 --num_in 16 --num_out 3 --dims 4x5",
@@ -62,6 +69,25 @@ def assert_spread(found: dict[str, float]) -> None:
     assert found["repeats"] >= 1
 
 
+def test_turns_are_measured() -> None:
+    benches = {
+        precision: Bench(Setting("cpu", threads=1, keep_heap=False, seed=0)) for precision in ("32-true", "bf16-mixed")
+    }
+    for precision, bench in benches.items():
+        bench.start(PackageStep(["--config", "digits.yaml"], 2, precision))
+    times = interleave(benches, repeats=2, warmup=1, inner=1)
+    losses = []
+    for precision, bench in benches.items():
+        assert_spread(spread(times[precision]))
+        summary = bench.summary()
+        losses.append(summary["loss"])
+        assert summary["parameters"] == sum(p.numel() for p in bench.workload.task.parameters())
+        assert (summary["in_shape"], summary["num_classes"]) == ([1, 8, 8], 10)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert ratio(times["32-true"], times["32-true"])["median"] == 1
+
+
+@of_the_scripts
 @pytest.mark.parametrize("name", SMALLEST)
 def test_says_where_the_numbers_come_from(name: str, records: dict[str, Future[dict[str, Any]]]) -> None:
     record = records[name].result()
@@ -75,6 +101,7 @@ def test_says_where_the_numbers_come_from(name: str, records: dict[str, Future[d
     assert "config" not in record["arguments"] or record["arguments"]["config"]
 
 
+@of_the_scripts
 def test_step(records: dict[str, Future[dict[str, Any]]]) -> None:
     results = records["step"].result()["results"]
     assert set(results["steps"]) == {"plain", "32-true"}
@@ -89,6 +116,7 @@ def test_step(records: dict[str, Future[dict[str, Any]]]) -> None:
     assert_spread(ratio["time"])
 
 
+@of_the_scripts
 def test_routing(records: dict[str, Future[dict[str, Any]]]) -> None:
     (shape,) = records["routing"].result()["results"]
     assert [shape[size] for size in ("num_in", "dim_in", "num_out", "dim_out")] == [16, 4, 3, 5]
@@ -99,6 +127,7 @@ def test_routing(records: dict[str, Future[dict[str, Any]]]) -> None:
         assert found["peak_mib"] is None or found["peak_mib"] >= 0
 
 
+@of_the_scripts
 def test_data(records: dict[str, Future[dict[str, Any]]]) -> None:
     found = records["data"].result()["results"]["mnist"]
     assert found["source"] == "generated"
@@ -107,6 +136,7 @@ def test_data(records: dict[str, Future[dict[str, Any]]]) -> None:
     assert_spread(found["ratio"])
 
 
+@of_the_scripts
 def test_floor(records: dict[str, Future[dict[str, Any]]]) -> None:
     results = records["floor"].result()["results"]
     for found in results.values():
@@ -119,6 +149,7 @@ def test_floor(records: dict[str, Future[dict[str, Any]]]) -> None:
     )
 
 
+@of_the_scripts
 def test_profile(records: dict[str, Future[dict[str, Any]]]) -> None:
     record = records["profile_step"].result()
     table = record["out"].with_suffix(".txt").read_text()
@@ -130,6 +161,7 @@ def test_profile(records: dict[str, Future[dict[str, Any]]]) -> None:
     assert "aten::convolution_backward" in table
 
 
+@of_the_scripts
 def test_time_to_accuracy(records: dict[str, Future[dict[str, Any]]]) -> None:
     results = records["time_to_accuracy"].result()["results"]
     (run,) = results["runs"]

@@ -72,6 +72,15 @@ def complete(
     return subprocess.CompletedProcess(words, process.exitcode, output, errors)
 
 
+def call(cwd: Path, function: Callable[[], None]) -> int:
+    """Call a function to its end, as `start` runs the program, and return the status of its process."""
+    output = str(cwd / "output.txt")
+    process = _fork(str(cwd), (), {**clean_environment(cwd), "WANDB_MODE": "disabled"}, (output, output), function)
+    process.join(300)
+    assert process.exitcode is not None, "the function hangs"
+    return process.exitcode
+
+
 def cpu_seconds() -> float:
     """Return the processor time of the server and of the processes forked from it that have ended; 0 without one."""
     total = 0.0
@@ -118,7 +127,8 @@ def _run(
     sys.modules["__main__"].__spec__ = find_spec("capsule_lightning.__main__")  # how ddp starts further processes
     if first is not None:
         first()
-    main(words)
+    if words:
+        main(words)
 
 
 def wait_for(what: Callable[[], bool], process: ForkServerProcess, seconds: float = 120) -> None:

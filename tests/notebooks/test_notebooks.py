@@ -1,12 +1,17 @@
 """Every notebook, run from its first cell to its last in an empty folder, and the pictures of the README."""
 
+import ast
+import functools
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
 import nbformat
 import pytest
 import torch
+from forked import call
+from matplotlib.figure import Figure
 from nbclient import NotebookClient
 from PIL import Image
 from program import Run
@@ -39,6 +44,32 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_the_first_notebook_runs_by_day(tmp_path: Path) -> None:
+    status = call(
+        tmp_path, functools.partial(run_cells, FOLDER / "01_first_run.ipynb", {"max_epochs=12": "max_epochs=1"})
+    )
+    assert status == 0, (tmp_path / "output.txt").read_text()[-3000:]
+    assert (tmp_path / "figures.txt").read_text() == "3"
+
+
+def run_cells(path: Path, instead: dict[str, str]) -> None:
+    """Run the cells as plain Python, some text replaced; write down how many of them end in a figure."""
+    os.environ["MPLBACKEND"] = "agg"
+    names: dict[str, object] = {}
+    shown = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+            for text, other in instead.items():
+                source = source.replace(text, other)
+            *most, last = ast.parse(source).body
+            assert isinstance(last, ast.Expr)
+            exec(compile(ast.Module(most, []), path.name, "exec"), names)
+            shown.append(eval(compile(ast.Expression(last.value), path.name, "eval"), names))
+    Path("figures.txt").write_text(str(sum(isinstance(value, Figure) for value in shown)))
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_and_is_saved_without_output(
     path: Path, tmp_path: Path, mnist_root: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +102,7 @@ def readme_pictures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+@pytest.mark.nightly
 def test_readme_pictures_of_the_shipped_network_are_small(
     readme_pictures: ModuleType, mnist_root: Path, tmp_path: Path
 ) -> None:
