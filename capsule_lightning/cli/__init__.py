@@ -21,11 +21,11 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
     Args:
-        args: words of the command line; those of the process where None.
+        args: words of the command line; None for those of the process.
 
     Raises:
-        SystemExit: with a short message, status 2 for wrong input and 1 for training that cannot go on; ``--debug``
-            shows the traceback instead. Left on a signal, see `Interrupted`.
+        SystemExit: with a short message, status 2 for wrong input and 1 for training that cannot continue; ``--debug``
+            shows the traceback instead. See `Interrupted` for signals.
     """
     words = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in words

@@ -11,11 +11,11 @@ from capsule_lightning.shipped import PROGRAM
 
 
 class LightParser(argparse.ArgumentParser):
-    """The options of a light command; what is wrong with them becomes an `InputError` of one line.
+    """A parser of a light command's options, which answers a mistake by an `InputError` of one line.
 
     Args:
-        command: its name.
-        epilog: below the options, as it stands.
+        command: name of the command.
+        epilog: text below the options, printed as it is.
     """
 
     def __init__(self, command: str, epilog: str = "") -> None:
@@ -30,10 +30,10 @@ class LightParser(argparse.ArgumentParser):
         self._command = command
 
     def options(self, words: Sequence[str]) -> argparse.Namespace:
-        """What words say.
+        """Parse the options.
 
         Raises:
-            InputError: an option that is not there, a value that is missing or too much.
+            InputError: there is no such option, or a value is missing or too much.
         """
         try:
             found, unknown = self.parse_known_intermixed_args(words)
@@ -48,10 +48,10 @@ class LightParser(argparse.ArgumentParser):
 
 
 def require_network(command: str, path: str | None) -> None:
-    """Refuse to go on without a trained network.
+    """Raise if no checkpoint was given.
 
     Raises:
-        InputError: none was given.
+        InputError: ``path`` is None.
     """
     if path is None:
         raise InputError(f"{command} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")

@@ -14,11 +14,11 @@ from capsule_lightning.shipped import PROGRAM
 
 
 def run(words: Sequence[str]) -> None:
-    """``compare``: finished runs in folders or in W&B, or those of a study, which it makes first.
+    """Compare finished runs in folders or in W&B, or those of a study, which are made first: ``compare``.
 
     Raises:
         InputError: wrong input.
-        SystemExit: with status 1, where a run of a study failed; 128 + the signal that ended it.
+        SystemExit: with status 1 if a run of a study failed; with 128 + the signal that ended the study.
     """
     options = options_parser().options(words[1:])
     if options.wandb is not None and (options.config is not None or options.folders):
@@ -67,7 +67,7 @@ def options_parser() -> LightParser:
         "folders",
         nargs="*",
         metavar="FOLDER",
-        help="of runs, of experiments or of all (default: runs); with --config, where the study keeps its runs",
+        help="folders of runs, of experiments or of all (default: runs); with --config, the folder of the study's runs",
     )
     parser.add_argument(
         "--config", metavar="STUDY", help="a study, run first: what is done is kept, what was cut goes on"

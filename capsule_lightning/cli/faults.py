@@ -1,4 +1,4 @@
-"""What ended a run, in one line."""
+"""Describe in one line what ended a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|connectFullMesh
 
 
 def as_user_error(error: BaseException) -> InputError | StoppedError | None:
-    """The message behind an exception, where it is one that a user can act on; None for a fault of the program."""
+    """Return the message behind an exception if a user can act on it; None for a fault of the program."""
     chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, InputError | StoppedError):  # the parser wraps what a constructor refuses
@@ -37,19 +37,19 @@ def as_user_error(error: BaseException) -> InputError | StoppedError | None:
         if isinstance(cause, OSError) and cause.errno in _FULL:
             where = f" for {cause.filename}" if cause.filename else ""
             return StoppedError(
-                f"no space is left{where} ({cause.strerror}); what was saved before is whole. Make room, then go on "
-                "with: fit --resume"
+                f"no space is left{where} ({cause.strerror}); what was saved before is whole. Make room, then "
+                "resume with: fit --resume"
             )
         if lost_process(cause):
             return StoppedError(
                 f"another process of this run is gone or out of reach ({str(cause).strip().splitlines()[0][:200]}); "
-                "go on from the last checkpoint with: fit --resume"
+                "resume from the last checkpoint with: fit --resume"
             )
     return None
 
 
 def first_sentences(error: BaseException) -> str:
-    """The first line of a message and what follows it, as far as it is short.
+    """Return the first sentences of a message, as far as they are short.
 
     Example:
         >>> first_sentences(ValueError("`x` is wrong." + chr(10) + "Details."))
@@ -65,7 +65,7 @@ def _lightning_refuses(error: BaseException) -> bool:
 
 
 def _raised_in(error: BaseException, package: str) -> bool:
-    """Whether the function that raised an exception lies in a package."""
+    """Return whether the function that raised an exception lies in a package."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -73,7 +73,7 @@ def _raised_in(error: BaseException, package: str) -> bool:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that led to it."""
+    """Yield an exception and those that led to it."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:  # a chain may lead back to where it began
         yield error
@@ -82,7 +82,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def lost_process(error: BaseException) -> bool:
-    """Whether an exception says that processes have lost touch with each other."""
+    """Return whether an exception means that processes have lost touch with each other."""
     if isinstance(error, torch.distributed.DistNetworkError | torch.distributed.DistBackendError):
         return True
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

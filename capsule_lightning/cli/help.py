@@ -39,17 +39,18 @@ def training_help(command: str) -> str:
 
 {COMMANDS[command].summary}
 
-  --config NAME           a YAML file or a shipped config ({PROGRAM} configs); may be repeated, later ones win
+  --config NAME           a YAML file or a shipped config ({PROGRAM} configs); may be repeated, later ones win over
+                          earlier ones, and options over all of them
   --print_config          show the resolved configuration and stop
   --ckpt_path FILE        checkpoint to resume or to measure; its run's configuration is taken along. To measure also
                           a .safetensors file of export, or the name of a shipped one: efficient_capsnet_mnist
-  --resume [RUN]          fit: go on with the newest good checkpoint of a run (its folder or id; else the newest run)
-  --runs FOLDER           where runs are kept: FOLDER/<experiment>/<run id>   (default: runs)
+  --resume [RUN]          fit: resume a run from its newest good checkpoint (its folder or id; else the newest run)
+  --runs FOLDER           folder of the runs: FOLDER/<experiment>/<run id>   (default: runs)
   --experiment NAME       runs that belong together
   --seed_everything N     (default: 0)
   --test_after_fit BOOL   end fit with a test of its result   (default: true)
 
-  --data.root FOLDER      of the data   (default: $CAPSULE_LIGHTNING_DATA, else data)
+  --data.root FOLDER      folder of the data   (default: $CAPSULE_LIGHTNING_DATA, else data)
   --data.batch_size N     of all processes together
   --data.val_size N       images, or fraction, held out of the training set; 0 to train on all
   --data.images PATH      predict: a folder of images, or one image

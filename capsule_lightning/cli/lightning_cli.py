@@ -39,7 +39,7 @@ PATIENCE = timedelta(minutes=3)
 
 
 class RunRecord(L.Callback):
-    """Writes the resolved config into the folder of a training run, and flat into its loggers.
+    """Write the resolved config into the folder of a training run, and flat into its loggers.
 
     Args:
         config: the mapping to write.

@@ -22,7 +22,9 @@ def run(words: Sequence[str]) -> None:
         help="ends in .html (default: report.html in the run's folder, or NAME.html here for a shared network); the "
         "probe's numbers lie beside it as CSV",
     )
-    parser.add_argument("--data.root", dest="root", metavar="FOLDER", help="of the data, where it has moved")
+    parser.add_argument(
+        "--data.root", dest="root", metavar="FOLDER", help="data folder, if it has moved since training"
+    )
     parser.add_argument("--images", metavar="FOLDER", help="test images FOLDER/<class>/* in place of the data set's")
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     options = parser.options(words[1:])

@@ -1,4 +1,4 @@
-"""The training commands: from words to a trainer, a task and data, and to what is said at the end."""
+"""The training commands, from their words to the lines at the end."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ from capsule_lightning.runs.folders import (
 from capsule_lightning.runs.signals import SIGNALS, Interrupted, end_with_parent, rank
 from capsule_lightning.sharing.network_file import (
     evaluation_config,
-    filled,
     images_of,
     is_shared,
+    load_weights,
     read_metadata,
     read_tensors,
     require_source,
@@ -110,7 +110,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def quieten() -> None:
-    """Leave out what Lightning says that no user of ours can act on."""
+    """Silence messages of Lightning that nobody can act on."""
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's is
     warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # on the login nodes of clusters
@@ -255,7 +255,7 @@ def fit(cli: CapsuleCLI, choice: Choice, config: Mapping[str, Any], folder: Path
         choice: the run.
         config: that states everything.
         folder: where the run writes.
-        held: gets the folder once this process is the one that trains in it.
+        held: gets the folder when this process has locked it.
 
     Raises:
         InputError: the run exists, is being trained in, or has no checkpoint that can be used.
@@ -313,7 +313,7 @@ def take_shared(path: str, task: Task, data: ImageDataModule) -> None:
     tensors, net = read_tensors(path), task.net
     assert isinstance(net, CapsuleNet)
     require_weights(path, {"state_dict": tensors}, net)
-    filled(net, tensors, path)
+    load_weights(net, tensors, path)
     names, normalization = images_of(read_metadata(path), path)
     if list(data.class_names) != names:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Plain values of a config, of the type that their argument states."""
+"""Read plain values of a config as the type of their argument."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from capsule_lightning.runs.plain_yaml import parse_yaml
 
 
 def typed_value(text: Text, argument: Argument, key: str) -> Any:
-    """What was typed for a slot: nothing, a switch, a class by name, or YAML."""
+    """Return what was typed for a slot: null, true or false, a class by its name, or YAML."""
     if text in ("null", "None") and argument.admits(types.NoneType):
         return None
     if argument.admits(bool) and text.lower() in ("true", "false"):
@@ -26,15 +26,15 @@ def typed_value(text: Text, argument: Argument, key: str) -> Any:
 
 
 def yaml_value(text: str, key: str) -> Any:
-    """A value that was typed as YAML has it."""
+    """Return what was typed, as YAML reads it."""
     return parse_yaml(f"value: {text}", f"--{key}")["value"]
 
 
 def checked_value(value: Any, argument: Argument, key: str) -> Any:
-    """A plain value as its type has it.
+    """Return a plain value as its argument's type has it.
 
     Raises:
-        InputError: it is of another type.
+        InputError: the value is of another type.
     """
     if argument.annotation is Any:
         return yaml_value(value, key) if isinstance(value, Text) else value

@@ -24,9 +24,9 @@ from capsule_lightning.sharing.network_file import (
     Metadata,
     build_network,
     evaluation_config,
-    filled,
     images_of,
     load_network,
+    load_weights,
     read_metadata,
 )
 
@@ -71,11 +71,11 @@ def load_from_run(checkpoint: Path, root: str | None = None, images: str | Path 
         InputError: there is no configuration, or images are missing or have several labels.
     """
     tensors, metadata = network_of(checkpoint)
-    net = filled(build_network(metadata, checkpoint), tensors, checkpoint)
+    net = load_weights(build_network(metadata, checkpoint), tensors, checkpoint)
     folder = run_of_checkpoint(checkpoint)
     if folder is None:
         raise InputError(
-            f"{checkpoint}: no {CONFIG_NAME} of its run in the folders above it, which says what its images are; leave "
+            f"{checkpoint}: no {CONFIG_NAME} of its run in the folders above it, which states what its images are; leave "
             "the checkpoint in its run, or export it and give --images FOLDER"
         )
     config = (folder / CONFIG_NAME).read_text()
@@ -116,7 +116,7 @@ def load_from_file(path: str | Path, root: str | None = None, images: str | Path
 
 
 def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataModule:
-    """The data module of a configuration, for images of one label.
+    """Make the data module of a configuration, for images of one label.
 
     Args:
         settings: the configuration.

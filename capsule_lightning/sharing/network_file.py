@@ -39,17 +39,17 @@ Metadata = dict[str, str]
 
 
 def load_network(path: str | Path) -> CapsuleNet:
-    """The network of a ``.safetensors`` file that `export` has written, for evaluation.
+    """Load the network of a ``.safetensors`` file that `export` has written, for evaluation.
 
-    Weights in half precision are widened to float32, where they have the same values; float64 stays float64. What the
-    images need before they go in, `read_metadata` says under ``input``. Of what the file names,
-    classes of modules alone are called.
+    Weights in half precision are widened to float32, which keeps their values; float64 stays float64. `read_metadata`
+    tells under ``input`` what the images need before they go in. Only classes of networks are made of what the file
+    names, so that it cannot run code.
 
     Args:
-        path: of the file, or the name of a network that comes with the package.
+        path: the file, or the name of a network that comes with the package.
 
     Raises:
-        InputError: no such file, one of another kind, or weights that do not fit the network it describes.
+        InputError: there is no such file, it is of another kind, or its weights do not fit the network it describes.
 
     Example:
         >>> net = load_network("efficient_capsnet_mnist")
@@ -60,40 +60,40 @@ def load_network(path: str | Path) -> CapsuleNet:
     missing = [key for key in NEEDED if key not in metadata]
     if missing:
         raise InputError(
-            f"{path}: does not say how its network is built, it lacks {', '.join(missing)} in its metadata; expected "
+            f"{path}: does not state how its network is built, its metadata lack {', '.join(missing)}; expected "
             "a file that `export` has written"
         )
-    return filled(build_network(metadata, path), read_tensors(path), path)
+    return load_weights(build_network(metadata, path), read_tensors(path), path)
 
 
 def read_metadata(path: str | Path) -> Metadata:
-    """What a ``.safetensors`` file says of itself.
+    """Return the metadata of a ``.safetensors`` file.
 
     Returns:
         ``net``, the JSON of the class and its arguments; ``in_shape`` and ``num_classes``; ``step``, ``epoch`` and
-        ``capsule_lightning``, the version, of the training; and where they are known ``class_names``,
-        ``normalization``, ``input``, a sentence that says what images the network expects, and ``task`` and ``data``,
-        the JSON of the classes that evaluated it.
+        ``capsule_lightning``, the version, of the training; and if they are known ``class_names``, ``normalization``,
+        ``input``, a sentence about the images that the network expects, and ``task`` and ``data``, the JSON of the
+        classes that evaluated it.
 
     Raises:
-        InputError: no such file, or one of another kind.
+        InputError: there is no such file, or it is of another kind.
     """
-    with opened(path) as file:
+    with open_safetensors(path) as file:
         return {OLD_NAMES.get(key, key): value for key, value in (file.metadata() or {}).items()}
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a ``.safetensors`` file by name, as they are stored.
+    """Return the weights of a ``.safetensors`` file by name, as they are stored.
 
     Raises:
-        InputError: no such file, or one of another kind.
+        InputError: there is no such file, or it is of another kind.
     """
-    with opened(path) as file:
+    with open_safetensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
 
 
 def is_shared(path: str | Path) -> bool:
-    """Whether a path is meant for a shared network, and not for a checkpoint.
+    """Return whether a path is meant for a shared network, and not for a checkpoint.
 
     Example:
         >>> is_shared("efficient_capsnet_mnist"), is_shared("net.safetensors"), is_shared("last.ckpt")
@@ -103,16 +103,16 @@ def is_shared(path: str | Path) -> bool:
 
 
 def _shipped(name: str | Path) -> Path | None:
-    """The file of the shipped network of that name; a path that leads elsewhere is no name."""
+    """Return the file of the shipped network of that name; a path that leads elsewhere is not a name."""
     file = PRETRAINED / f"{name}{SUFFIX}"
     return file if file.parent == PRETRAINED and file.is_file() else None
 
 
-def opened(path: str | Path) -> Any:
-    """A ``.safetensors`` file, or the shipped one of that name, ready to be read.
+def open_safetensors(path: str | Path) -> Any:
+    """Open a ``.safetensors`` file, or the shipped one of that name.
 
     Raises:
-        InputError: no such file, or one of another kind.
+        InputError: there is no such file, or it is of another kind.
     """
     file = _shipped(path) or Path(path).expanduser()
     if not file.is_file():
@@ -121,18 +121,18 @@ def opened(path: str | Path) -> Any:
     try:
         return safetensors.safe_open(file, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path}: is no safetensors file, or a part of one ({first_line(error)})") from error
+        raise InputError(f"{path}: is not a safetensors file, or only a part of one ({first_line(error)})") from error
 
 
 def build_network(metadata: Mapping[str, str], path: str | Path) -> CapsuleNet:
-    """The network that metadata describe, its weights as they begin.
+    """Build the network that metadata describe, with its initial weights.
 
     Args:
         metadata: see `read_metadata`.
-        path: of the file that they are from, for the error.
+        path: the file that they are from, for the message.
 
     Raises:
-        InputError: it cannot be built.
+        InputError: the network cannot be built.
     """
     try:
         slot, in_shape, num_classes = (modernized(json.loads(metadata[key])) for key in NEEDED)
@@ -143,8 +143,8 @@ def build_network(metadata: Mapping[str, str], path: str | Path) -> CapsuleNet:
     return net
 
 
-def filled(net: CapsuleNet, tensors: Mapping[str, Tensor], path: str | Path) -> CapsuleNet:
-    """A network with these weights, for evaluation.
+def load_weights(net: CapsuleNet, tensors: Mapping[str, Tensor], path: str | Path) -> CapsuleNet:
+    """Load weights into a network, and set it to evaluation.
 
     Raises:
         InputError: names or shapes differ; the first difference is named.
@@ -159,18 +159,18 @@ def filled(net: CapsuleNet, tensors: Mapping[str, Tensor], path: str | Path) -> 
 
 
 def evaluation_config(path: str | Path) -> dict[str, Any]:
-    """What evaluates a shared network, as a configuration of the command line: its task, network and data set.
+    """Return the configuration that evaluates a shared network: its task, network and data set.
 
     Raises:
-        InputError: a file that does not say it, or says more than classes of the package's kinds and plain values: the
-            parser would call what it is given.
+        InputError: the file does not state it, or holds anything but classes of the package's kinds and plain values:
+            the parser would call what it is given.
     """
     metadata = read_metadata(path)
     missing = [key for key in ("task", "data", "net") if key not in metadata]
     if missing:
         raise InputError(
-            f"{path}: does not say its {' and '.join(missing)}; export it again from its run's folder, or read it with "
-            "load_network"
+            f"{path}: does not state its {' and '.join(missing)}; export it again from its run's folder, or read it "
+            "with load_network"
         )
     try:
         task, data, net = (modernized(json.loads(metadata[key])) for key in ("task", "data", "net"))
@@ -185,22 +185,22 @@ def evaluation_config(path: str | Path) -> dict[str, Any]:
 
 
 def images_of(metadata: Metadata, path: str | Path) -> tuple[list[str], dict[str, Any]]:
-    """Class names, and the normalization of the network's input.
+    """Return the class names, and the normalization of the network's input.
 
     Args:
         metadata: see `read_metadata`.
-        path: of the file that they are from, for the error.
+        path: the file that they are from, for the message.
 
     Returns:
         The J names, and ``kind``, one of ``none``, ``per_image`` and ``channel``, for the last with ``mean`` and
-        ``deviation`` of each channel where they are known.
+        ``deviation`` of each channel if they are known.
 
     Raises:
-        InputError: the file does not say them, or not so.
+        InputError: the file does not state them, or not in this form.
     """
     missing = [key for key in ("class_names", "normalization") if key not in metadata]
     if missing:
-        raise InputError(f"{path}: does not say its {' and '.join(missing)}; export it again from its run's folder")
+        raise InputError(f"{path}: does not state its {' and '.join(missing)}; export it again from its run's folder")
     try:
         names, normalization = (json.loads(metadata[key]) for key in ("class_names", "normalization"))
         good = len(names) == int(metadata["num_classes"]) and all(isinstance(name, str) for name in names)
@@ -212,15 +212,15 @@ def images_of(metadata: Metadata, path: str | Path) -> tuple[list[str], dict[str
     except (ValueError, TypeError, KeyError, AttributeError, LookupError):
         good = False
     if not good:
-        raise InputError(f"{path}: what it says of its class_names and normalization cannot be used; export it again")
+        raise InputError(f"{path}: its class_names and normalization cannot be used; export it again")
     return names, normalization
 
 
 def require_source(path: str | Path) -> None:
-    """Refuse what is neither a file nor the name of a network that comes with the package.
+    """Refuse a path that is neither a file nor the name of a network that comes with the package.
 
     Raises:
-        InputError: with the nearest name.
+        InputError: it is neither; the nearest name is given.
     """
     if not Path(path).expanduser().exists() and not is_shared(path):
         names = [each.stem for each in PRETRAINED.glob(f"*{SUFFIX}")]

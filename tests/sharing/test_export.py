@@ -35,17 +35,14 @@ from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRou
 from capsule_lightning.routing.self_attention import SelfAttentionRouting
 from capsule_lightning.routing.uniform import UniformRouting
 from capsule_lightning.sharing.export import (
-    Answers,
     export,
     load_network,
-    onnx_model,
     read_metadata,
-    require_onnx,
-    require_same_answers,
     what_images_need,
     write_whole,
 )
 from capsule_lightning.sharing.network_file import PRETRAINED
+from capsule_lightning.sharing.onnx import OnnxOutputs, onnx_model, require_onnx, require_same_outputs
 from capsule_lightning.shipped import CONFIG_DIR
 from capsule_lightning.tasks.classification import ClassificationTask
 
@@ -357,7 +354,7 @@ def small(routing: Callable) -> CapsNet:
 
 
 @torch.no_grad()
-def assert_same_answers(content: bytes, net: CapsNet) -> None:
+def assert_same_outputs(content: bytes, net: CapsNet) -> None:
     """Of another program, by the names of the outputs."""
     session = pytest.importorskip("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -382,7 +379,7 @@ def test_every_routing_as_onnx(routing: type, capfd: pytest.CaptureFixture[str])
         assert "\n" not in str(refused.value)
         assert capfd.readouterr().err == ""
     else:
-        assert_same_answers(onnx_model(net, {}), net)
+        assert_same_outputs(onnx_model(net, {}), net)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +395,7 @@ def test_a_fast_path_is_no_part_of_onnx(routing: Callable[..., Routing]) -> None
     net = small(partial(routing, backend="blocked"))
     content = onnx_model(net, {})
     net.routing.backend = "blocked"
-    assert_same_answers(content, net)
+    assert_same_outputs(content, net)
 
 
 def test_onnx_of_a_checkpoint(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -406,7 +403,7 @@ def test_onnx_of_a_checkpoint(digits: Path, tmp_path: Path, capsys: pytest.Captu
     path = tmp_path / "net.onnx"
     main(["export", "--ckpt_path", str(digits), "--output", str(path)])
     assert capsys.readouterr().out.startswith(f"wrote {path}: 829,760 parameters")
-    assert_same_answers(path.read_bytes(), ClassificationTask.load_from_checkpoint(digits, map_location="cpu").net)
+    assert_same_outputs(path.read_bytes(), ClassificationTask.load_from_checkpoint(digits, map_location="cpu").net)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     for value, sizes in ((model.graph.input[0], [1, 8, 8]), (model.graph.output[0], [10, 16])):
@@ -422,9 +419,9 @@ def test_onnx_that_answers_otherwise_is_refused() -> None:
     pytest.importorskip("onnxruntime")
     net, other = small(UniformRouting), small(UniformRouting)
     content, images = onnx_model(net, {}), images_for(net)
-    require_same_answers(content, Answers(net), [images])
+    require_same_outputs(content, OnnxOutputs(net), [images])
     with pytest.raises(InputError, match=r"answers otherwise, by its poses"):
-        require_same_answers(content, Answers(other), [images])
+        require_same_outputs(content, OnnxOutputs(other), [images])
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])

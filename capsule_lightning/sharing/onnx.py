@@ -1,0 +1,134 @@
+"""All that a network computes as an ONNX model, which other programs run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from capsule_lightning.errors import InputError, first_line
+from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.routing.base import Routing
+from capsule_lightning.sharing.network_file import (
+    Metadata,
+)
+
+ONNX_EXTRA = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-3
+"""Largest difference of an output, relative to its largest number: sums in another order stay far below, another
+computation far above."""
+
+
+class OnnxOutputs(nn.Module):
+    """Map images to all that a network computes of them, as one tuple: the outputs of an ONNX file.
+
+    Args:
+        net: the network.
+    """
+
+    def __init__(self, net: CapsuleNet) -> None:
+        super().__init__()
+        self.net = net
+        self.names = ["poses", "activations", *([] if net.decoder is None else ["reconstruction"])]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map ``(B, C, H, W)`` to ``(B, J, E)``, ``(B, J)``, and ``(B, C, H, W)`` from the longest capsule."""
+        capsules = self.net(images)
+        reconstruction = self.net.reconstruct(capsules, capsules.activations.argmax(dim=-1))
+        return (*capsules, *([] if reconstruction is None else [reconstruction]))
+
+
+def require_onnx() -> None:
+    """Refuse to continue without the packages that write ONNX.
+
+    Raises:
+        InputError: one of them is not installed.
+    """
+    for package in ONNX_EXTRA:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise InputError(
+                f'an .onnx file needs {package}, which is not installed: pip install "capsule_lightning[onnx]"'
+            ) from error
+
+
+def onnx_model(net: CapsuleNet, metadata: Metadata) -> bytes:
+    """Return a network as an ONNX model for batches of any size, in float32.
+
+    The model is run before it is returned: its outputs are those of the network.
+
+    Args:
+        net: for evaluation; its routing is set to plain functions.
+        metadata: to be carried by the file.
+
+    Raises:
+        InputError: the network cannot be expressed, or the model computes something else.
+    """
+    for module in net.modules():
+        if isinstance(module, Routing):
+            module.backend = "torch"  # no other program knows the operations of the fast paths
+    outputs = OnnxOutputs(net.float()).eval()
+    images = torch.rand(3, *net.in_shape, generator=torch.Generator().manual_seed(0))
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    try:
+        with torch.no_grad(), _quiet():
+            # strict, because then `len` of a tensor stays a symbol: plain tracing would fix the batch at 3
+            traced = torch.export.export(outputs, (images,), dynamic_shapes=shapes, strict=True)
+            program = torch.onnx.export(traced, input_names=["images"], output_names=outputs.names, verbose=False)
+        assert program is not None
+        model = program.model
+        for node in model.graph.all_nodes():
+            node.metadata_props.clear()  # which hold paths of the code
+        for value in (*model.graph.inputs, *model.graph.outputs):
+            assert value.shape is not None
+            value.shape[0] = "batch"
+        model.metadata_props.update(metadata)
+        content: bytes = program.model_proto.SerializeToString()
+    except Exception as error:  # whatever the tracer, the translator and the format's limit of 2 GiB raise
+        reason = first_line(error.__cause__ or error).split(" For more information")[0]
+        raise InputError(
+            f"this network cannot be written as ONNX for batches of any size ({reason}); share it as .safetensors"
+        ) from error
+    require_same_outputs(content, outputs, [images, images[:1]])
+    return content
+
+
+def require_same_outputs(content: bytes, outputs: OnnxOutputs, batches: Sequence[Tensor]) -> None:
+    """Run an ONNX model, and refuse it if its outputs are not those of the network.
+
+    Args:
+        content: of the model.
+        outputs: of the network.
+        batches: of images, each ``(B, C, H, W)``.
+
+    Raises:
+        InputError: names the output that differs.
+    """
+    runtime: Any = import_module("onnxruntime")
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    for images in batches:
+        with torch.no_grad():
+            expected = outputs(images)
+        found = session.run(outputs.names, {"images": images.numpy()})
+        for name, ours, theirs in zip(outputs.names, expected, map(torch.from_numpy, found), strict=True):
+            if ours.shape != theirs.shape or not (theirs - ours).abs().max() <= TOLERANCE * ours.abs().max():
+                raise InputError(
+                    f"as ONNX this network computes another {name} for {len(images)} images; share it as .safetensors"
+                )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the pages that torch logs about a network that it cannot trace."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
