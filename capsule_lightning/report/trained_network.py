@@ -75,8 +75,8 @@ def load_from_run(checkpoint: Path, root: str | None = None, images: str | Path 
     folder = run_of_checkpoint(checkpoint)
     if folder is None:
         raise InputError(
-            f"{checkpoint}: no {CONFIG_NAME} of its run in the folders above it, which states what its images are; leave "
-            "the checkpoint in its run, or export it and give --images FOLDER"
+            f"{checkpoint}: no {CONFIG_NAME} of its run in the folders above it, which states what its images are; "
+            "leave the checkpoint in its run, or export it and give --images FOLDER"
         )
     config = (folder / CONFIG_NAME).read_text()
     settings = read_yaml(folder / CONFIG_NAME)

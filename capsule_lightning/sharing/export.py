@@ -63,8 +63,8 @@ def export(
     """Write the network of a checkpoint to a file of its own.
 
     Args:
-        checkpoint: a file that ``fit`` has written; or a ``.safetensors`` file of this function, or the name of a network
-            that comes with the package, to be written as ONNX.
+        checkpoint: a file that ``fit`` has written; or a ``.safetensors`` file of this function, or the name of a
+            network that comes with the package, to be written as ONNX.
         output: ends in ``.safetensors``, which `load_network` reads, or in ``.onnx``: images ``(B, C, H, W)`` float32
             to ``poses (B, J, E)``, ``activations (B, J)``, and ``reconstruction (B, C, H, W)`` from the longest capsule
             if there is a decoder. None for ``.safetensors`` beside the checkpoint.
