@@ -344,6 +344,7 @@ def test_help_is_short_and_loads_nothing_heavy(tmp_path: Path) -> None:
 CLOSE = 1e-5
 # EM and variational Bayes cut the batch into blocks, whose number torch fixes; ONNX has no digamma besides
 REFUSED = {"EMRouting", "VariationalBayesRouting"}
+BY_DAY = {"DynamicRouting", "UniformRouting", "EMRouting"}
 
 
 def small(routing: Callable) -> CapsNet:
@@ -369,7 +370,13 @@ def assert_same_outputs(content: bytes, net: CapsNet) -> None:
             np.testing.assert_allclose(theirs, wanted, rtol=0, atol=CLOSE * np.abs(wanted).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("routing", ROUTINGS, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "routing",
+    [
+        pytest.param(cls, id=cls.__name__, marks=[] if cls.__name__ in BY_DAY else [pytest.mark.nightly])
+        for cls in ROUTINGS
+    ],
+)
 def test_every_routing_as_onnx(routing: type, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     net = small(routing)
