@@ -82,11 +82,11 @@ def call(cwd: Path, function: Callable[[], None]) -> int:
 
 
 def cpu_seconds() -> float:
-    """Return the processor time of the server and of the processes forked from it that have ended; 0 without one."""
+    """Return the processor time of the forked processes that have ended, without that of their server."""
     total = 0.0
     for server in _servers:
         try:
-            times = Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()[11:15]
+            times = Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()[13:15]
         except FileNotFoundError:
             continue
         total += sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
