@@ -21,6 +21,7 @@ from capsule_lightning.errors import InputError, StoppedError, require
 from capsule_lightning.runs.checkpoint_files import FOLDER, LAST, PENDING, PREVIOUS, remove_partial, require_checkpoint
 from capsule_lightning.runs.signals import SIGNALS, Interrupted
 from capsule_lightning.shipped import PROGRAM
+from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.nonfinite import all_finite
 
 
@@ -33,8 +34,9 @@ class RunCheckpoint(ModelCheckpoint):
     test set never selects.
 
     Args:
-        monitor: validation metric that selects.
-        mode: ``max`` if its maximum is best, ``min`` if its minimum is.
+        monitor: validation metric that selects; null for the one that the task names, see `Task.selected_by`.
+        mode: ``max`` if the maximum of ``monitor`` is best, ``min`` if its minimum is; the metric that the task names
+            comes with its mode.
         save_top_k: how many of the best to keep.
         dirpath: folder of the checkpoints; null for ``checkpoints`` in the run's folder.
         every_n_steps: training steps between two states; null for no such limit.
@@ -46,7 +48,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def __init__(
         self,
-        monitor: str = "val/accuracy",
+        monitor: str | None = None,
         mode: str = "max",
         save_top_k: int = 1,
         dirpath: str | None = None,
@@ -55,9 +57,9 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         super().__init__(
             dirpath=dirpath,
-            filename=f"epoch{{epoch:03d}}_{monitor.split('/')[-1]}{{{monitor}:.4f}}",
+            filename=_filename(monitor or "val/accuracy"),
             auto_insert_metric_name=False,
-            monitor=monitor,
+            monitor=monitor or "val/accuracy",
             mode=mode,
             save_top_k=save_top_k,
             save_on_train_epoch_end=False,
@@ -65,6 +67,7 @@ class RunCheckpoint(ModelCheckpoint):
         )
         for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
             require(value is None or value > 0, f"RunCheckpoint: {name}={value}: expected a number above 0, or null")
+        self._asks_task = monitor is None
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self._step = -1  # the last one seen: while gradients accumulate the step does not advance, and nothing is saved
         self._saved_at = time.monotonic()
@@ -80,6 +83,10 @@ class RunCheckpoint(ModelCheckpoint):
         """Choose the folder, and drop the monitor if no validation set is held out."""
         if self.dirpath is None:
             self.dirpath = str(Path(trainer.default_root_dir).absolute() / FOLDER)
+        if self._asks_task and isinstance(pl_module, Task):
+            name, self.mode = pl_module.selected_by
+            self.monitor, self.filename = f"val/{name}", _filename(f"val/{name}")
+            self.kth_value = torch.tensor(float("-inf" if self.mode == "max" else "inf"))
         if stage == "fit" and getattr(getattr(trainer, "datamodule", None), "val_size", None) == 0:
             self.monitor, self.save_top_k = None, 0
         if stage == "fit" and trainer.is_global_zero:
@@ -245,6 +252,10 @@ def validation_follows(trainer: L.Trainer, batch_idx: int) -> bool:
     number = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
     in_epoch = isinstance(every, int) and trainer.enable_validation and (number + 1) % every == 0
     return bool(loop.batch_progress.is_last_batch or in_epoch)
+
+
+def _filename(monitor: str) -> str:
+    return f"epoch{{epoch:03d}}_{monitor.split('/')[-1]}{{{monitor}:.4f}}"
 
 
 def hard_link(path: Path, link: Path) -> None:

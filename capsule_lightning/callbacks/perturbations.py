@@ -18,8 +18,8 @@ from capsule_lightning.models.base import CapsuleNet
 class PerturbationFigures(SparseFigures):
     """Draws, after validation and test, the first images with each dimension of the true class's capsule moved.
 
-    See `SparseFigures` for when this happens in training. Networks without a decoder and images of several labels are
-    left out.
+    See `SparseFigures` for when this happens in training. Predictions without ``classes``, networks without a
+    decoder and images of several labels are left out.
 
     Args:
         count: number of images; each has a figure of its own.
@@ -38,6 +38,7 @@ class PerturbationFigures(SparseFigures):
         if (
             self._first is None
             and trainer.is_global_zero
+            and offers(outputs, "classes")
             and offers(batch, "labels", "pictures")
             and batch.labels.ndim == 1
             and bool((batch.labels >= 0).all())

@@ -43,6 +43,8 @@ class Task(L.LightningModule, ABC):
 
     Attributes:
         loss_names: the keys of `losses`, known before any batch is seen.
+        selected_by: the metric or loss by whose validation value the best state is selected, and whether its ``max``
+            or its ``min`` is best.
         step_losses: the losses of the last training batch, without their gradients.
 
     Raises:
@@ -50,6 +52,7 @@ class Task(L.LightningModule, ABC):
     """
 
     loss_names: Sequence[str] = ("loss",)
+    selected_by: tuple[str, Literal["min", "max"]] = ("loss", "min")
 
     def __init__(
         self,

@@ -79,6 +79,7 @@ class ImageClassificationTask(Task):
     """
 
     num_labels: int = 1
+    selected_by = ("accuracy", "max")
 
     def __init__(
         self,
