@@ -110,6 +110,12 @@ def small_net(in_shape, num_classes):
     return CapsNet(in_shape, num_classes, encoder=encoder, routing=UniformRouting)
 
 
+def test_the_peak_is_in_bytes_without_proc_too(monkeypatch):
+    known = peak_memory(torch.device("cpu"))
+    monkeypatch.setattr(cost, "Path", lambda path: Path("nowhere"))
+    assert 0.9 * known <= peak_memory(torch.device("cpu")) < 50e9
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the high water is read there")
 def test_the_peak_outlasts_what_made_it():
     size, device = 200 * 2**20, torch.device("cpu")
