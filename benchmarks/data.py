@@ -1,8 +1,8 @@
-"""The package's data path alone, with augmentation, beside the usual one of a picture at a time, in the same run.
+"""Measure the package's data path with augmentation beside the usual one, a picture at a time, in the same run.
 
-Images a second over whole epochs. The package indexes a tensor in memory and augments a batch at a time; the usual way
-makes a PIL image of every sample, puts torchvision's transforms on it and collates, in 2 worker processes. MNIST is
-shifted by up to 2 pixels; CIFAR-10 is cropped from a padded image, mirrored and normalized.
+The result is images per second over whole epochs. The package indexes a tensor in memory and augments a batch at a
+time; the usual way makes a PIL image of every sample, applies torchvision's transforms to it and collates, in 2 worker
+processes. MNIST is shifted by up to 2 pixels; CIFAR-10 is cropped from a padded image, mirrored and normalized.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
+from typing_extensions import override
 
 from capsule_lightning.augmentations.geometry import PaddedCrop, Shift
 from capsule_lightning.data import prepared
@@ -44,12 +45,12 @@ from capsule_lightning.errors import InputError
 
 
 class Case(NamedTuple):
-    """A data set and its augmentation, as the package and as torchvision has it.
+    """A data set and its augmentation, in the package and in torchvision.
 
     Attributes:
-        module: called with options of every data module.
-        images: of the real training set.
-        transform: of a PIL image.
+        module: makes the data module from the options that all data modules have.
+        images: number of images in the real training set.
+        transform: augments a PIL image and converts it to a tensor.
     """
 
     module: Callable[..., NamedDataModule]
@@ -73,7 +74,7 @@ CASES = {
 
 
 class PackagePath(Workload):
-    """An epoch of the package's training batches, augmented on the device.
+    """One epoch of the package's training batches, augmented on the device.
 
     Args:
         name: of the case.
@@ -84,8 +85,8 @@ class PackagePath(Workload):
     def __init__(self, name: str, root: str, batch_size: int) -> None:
         self.name, self.root, self.batch_size = name, root, batch_size
 
+    @override
     def build(self, device: torch.device) -> Step:
-        """See `Workload.build`."""
         data = CASES[self.name].module(root=self.root, batch_size=self.batch_size, val_size=0, download=False)
         data.setup("fit")
         self.images = data.steps_per_epoch * self.batch_size
@@ -98,16 +99,16 @@ class PackagePath(Workload):
 
         return epoch
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """See `Workload.facts`."""
         return {"images": self.images}
 
 
 class PerSamplePath(PackagePath):
-    """An epoch of the usual ``DataLoader``; its worker processes stay from epoch to epoch."""
+    """One epoch of the usual ``DataLoader``, whose worker processes persist between epochs."""
 
+    @override
     def build(self, device: torch.device) -> Step:
-        """See `Workload.build`."""
         case = CASES[self.name]
         loader = DataLoader(
             PILImages(*case.module(root=self.root, download=False).load("train"), case.transform),
@@ -129,12 +130,12 @@ class PerSamplePath(PackagePath):
 
 
 class PILImages(Dataset[tuple[Tensor, int]]):
-    """Decoded images, each made a PIL image and transformed when it is asked for, as torchvision's data sets do.
+    """Decoded images that are converted to PIL images and transformed on access, as in torchvision's data sets.
 
     Args:
         images: ``(N, C, H, W)`` uint8.
         labels: ``(N)``.
-        transform: of a PIL image.
+        transform: transforms a PIL image.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable[[Image.Image], Tensor]) -> None:
@@ -151,7 +152,7 @@ class PILImages(Dataset[tuple[Tensor, int]]):
 
 @contextmanager
 def found_or_generated(name: str, root: Path | None, images: int | None) -> Iterator[tuple[str, str]]:
-    """The folder of the data and where they are from: ``files``, or else ``generated`` for as long as it is used."""
+    """Yield the folder of the data and their origin: ``files``, or ``generated`` for the time of the context."""
     case = CASES[name]
     data = case.module(root=None if root is None else str(root), download=False)
     if images is None:
@@ -171,7 +172,7 @@ def found_or_generated(name: str, root: Path | None, images: int | None) -> Iter
 
 
 def measure(name: str, benches: dict[str, Bench], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both paths on one data set."""
+    """Measure both paths on one data set."""
     with found_or_generated(name, arguments.root, arguments.images) as (root, source):
         workloads: dict[str, Workload] = {
             "package": PackagePath(name, root, arguments.batch_size),
@@ -191,7 +192,7 @@ def measure(name: str, benches: dict[str, Bench], arguments: argparse.Namespace)
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parsed = parser("data", __doc__)
     add_turns(parsed, repeats=5, warmup=1)
     parsed.set_defaults(device="cpu")

@@ -1,8 +1,8 @@
-"""What this machine can do at best, to hold every other figure against.
+"""Measure what this machine can do at best, for comparison with every other figure.
 
-Matrix products, the convolution that most of the original network's arithmetic is in (256 to 256 channels, 9x9, stride
-2, on 20x20) and copying memory, each alone; and the training step with uniform routing, which is convolutions, decoder
-and optimizer with next to no routing: no routing algorithm can be faster than that.
+Matrix products, the convolution that does most of the original network's arithmetic (256 to 256 channels, 9x9, stride
+2, on 20x20) and copying memory are measured by themselves; so is the training step with uniform routing, which is
+convolutions, decoder and optimizer with next to no routing: no routing algorithm can be faster than that.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from torch.nn import functional as F
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 Work = tuple[str, Step, float, str]
-"""Name, what to repeat, the work in it, and the unit of a thousand million of it a second."""
+"""Name, function to repeat, amount of work in it, and the unit of 10^9 of it per second."""
 
 
 def matmuls(size: int, device: torch.device) -> Iterator[Work]:
-    """Square matrix products."""
+    """Return square matrix products."""
     for name, dtype in DTYPES.items():
         a, b = torch.randn(2, size, size, device=device).to(dtype)
         out = torch.empty_like(a)
@@ -46,7 +46,7 @@ def matmuls(size: int, device: torch.device) -> Iterator[Work]:
 
 
 def convolutions(batch_size: int, device: torch.device) -> Iterator[Work]:
-    """The primary convolution, forward alone, and forward and backward, which is three times the arithmetic."""
+    """Return the primary convolution: forward, and forward and backward, which is three times the arithmetic."""
     flop = 2 * batch_size * (256 * 6 * 6) * (256 * 9 * 9)
     for name, dtype in DTYPES.items():
         for layout, memory_format in FORMATS.items():
@@ -70,14 +70,14 @@ def convolutions(batch_size: int, device: torch.device) -> Iterator[Work]:
 
 
 def copies(mib: int, device: torch.device) -> Iterator[Work]:
-    """Copy a tensor; each byte counts twice, as it is read and written."""
+    """Return the copy of a tensor; each byte counts twice, since it is read and written."""
     source = torch.zeros(mib * 2**20, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
     yield "copy", lambda: target.copy_(source), 2 * source.numel(), "GB/s"
 
 
 def without_routing(words: list[str], batch_size: int, device: torch.device) -> Iterator[Work]:
-    """The training step with uniform routing, in images."""
+    """Return the training step with uniform routing; its work is counted in images."""
     for precision in PRECISIONS:
         if precision == "16-mixed" and device.type == "cpu":
             continue
@@ -87,7 +87,7 @@ def without_routing(words: list[str], batch_size: int, device: torch.device) -> 
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parsed = parser("floor", __doc__)
     add_turns(parsed, repeats=9, warmup=2)
     add_config(parsed)

@@ -1,7 +1,7 @@
-"""Time and memory of alternatives, measured in one run so that a drift of the machine's speed hits all alike.
+"""Time and memory of alternatives, measured in one run, so that a drift of the machine's speed affects all of them.
 
 What is timed is a `Workload`. A `Worker` runs it in a process of its own and is told when to take a turn, so that the
-turns of all alternatives alternate (A, B, A, B, ...), and each has its own peak of memory and its own allocator.
+alternatives take turns (A, B, A, B, ...), and each has its own peak of memory and its own allocator.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from capsule_lightning import __version__
 from capsule_lightning.errors import InputError
 
 Step = Callable[[], Tensor | None]
-"""One repetition of what is timed; it gives back the loss, where there is one."""
+"""One repetition of what is timed; it returns the loss, if there is one."""
 
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""What a precision of the trainer computes convolutions in."""
+"""The type that convolutions are computed in, by precision of the trainer."""
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 2**20
 
 
 class Workload(ABC):
-    """What is timed, in two stages, so that memory is counted from the right moment. Must be picklable."""
+    """Something to time, set up in two stages so that memory is counted from the right moment. Must be picklable."""
 
     def load(self, device: torch.device) -> None:  # noqa: B027
-        """Import and read what does not count as the workload's memory; nothing by default."""
+        """Import and read what does not count as the workload's memory; does nothing by default."""
 
     @abstractmethod
     def build(self, device: torch.device) -> Step:
-        """Allocate everything else and give back what to repeat."""
+        """Allocate everything else and return the function to repeat."""
 
     def facts(self) -> dict[str, Any]:
-        """What the results should say of it, known after ``build``."""
+        """Return what the results should report about the workload; called after ``build``."""
         return {}
 
 
@@ -65,9 +65,9 @@ class Setting:
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        threads: of the CPU.
+        threads: number of CPU threads.
         keep_heap: keep memory between steps (`capsule_lightning.kernels.heap`), or leave the allocator as it is.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
 
     device: str
@@ -77,10 +77,10 @@ class Setting:
 
 
 class Bench:
-    """Runs one workload at a time in this process, a turn whenever it is told to.
+    """Runs one workload at a time in this process, one turn on each call.
 
     Args:
-        setting: how it runs; of the process, so the same for all benches in it.
+        setting: how workloads run; it applies to the process, so it is the same for all benches in it.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -92,9 +92,9 @@ class Bench:
         _use_runtime(self.device)
 
     def start(self, workload: Workload) -> None:
-        """Load and build, in place of the workload before."""
+        """Load and build a workload in place of the previous one."""
         self.workload = self.step = self.loss = None
-        if "torch._dynamo" in sys.modules:  # what was compiled for another workload counts against a limit
+        if "torch._dynamo" in sys.modules:  # what was compiled for other workloads counts against a limit
             torch.compiler.reset()
         workload.load(self.device)
         gc.collect()
@@ -103,13 +103,13 @@ class Bench:
         self.workload, self.step = workload, workload.build(self.device)
 
     def turn(self, count: int) -> float:
-        """Milliseconds a repetition, over ``count`` repetitions."""
+        """Return milliseconds per repetition, over ``count`` repetitions."""
         assert self.step is not None
         milliseconds, self.loss = timed(self.step, count, self.device)
         return milliseconds
 
     def summary(self) -> dict[str, Any]:
-        """The workload's facts, its peak memory in MiB (None where unknown) and its last loss, where it has one."""
+        """Return the workload's facts, its peak memory in MiB (None if unknown) and its last loss, if it has one."""
         assert self.workload is not None
         peak = _peak(self.device)
         known = None if peak is None or self.before is None else (peak - self.before) / MIB
@@ -118,7 +118,7 @@ class Bench:
 
 
 class WorkerError(RuntimeError):
-    """What went wrong in a worker; the last line says it in short."""
+    """Something went wrong in a worker; the last line of the message is the summary."""
 
 
 class Worker:
@@ -144,15 +144,15 @@ class Worker:
         self.close()
 
     def send(self, request: str, *arguments: object) -> None:
-        """Ask for something without waiting; `receive` gives the answer."""
-        with suppress(BrokenPipeError):  # `receive` says that the process is gone
+        """Send a request without waiting; `receive` returns the answer."""
+        with suppress(BrokenPipeError):  # `receive` reports that the process has ended
             self._connection.send((request, arguments))
 
     def receive(self) -> Any:
-        """The answer to the oldest request.
+        """Return the answer to the oldest request.
 
         Raises:
-            WorkerError: it failed, or the process is gone.
+            WorkerError: the request failed, or the process has ended.
         """
         try:
             failed, answer = self._connection.recv()
@@ -164,12 +164,12 @@ class Worker:
         return answer
 
     def turn(self, count: int) -> float:
-        """See `Bench.turn`."""
+        """Return milliseconds per repetition, see `Bench.turn`."""
         self.send("turn", count)
         return float(self.receive())
 
     def summary(self) -> dict[str, Any]:
-        """See `Bench.summary`."""
+        """Return facts, peak memory and last loss, see `Bench.summary`."""
         self.send("summary")
         answer: dict[str, Any] = self.receive()
         return answer
@@ -189,16 +189,16 @@ def start(workers: Mapping[str, Worker], workloads: Mapping[str, Workload]) -> N
 
 
 def interleave(workers: Mapping[str, Bench | Worker], repeats: int, warmup: int, inner: int) -> dict[str, list[float]]:
-    """Turns of all workers in alternation, after warm-up.
+    """Let all workers take turns, after a warm-up.
 
     Args:
-        workers: each with its workload.
-        repeats: turns of each.
-        warmup: repetitions before the first turn, at least a turn's.
-        inner: repetitions a turn.
+        workers: workers that have their workloads.
+        repeats: turns of each worker.
+        warmup: repetitions before the first turn; at least as many as a turn has.
+        inner: repetitions in a turn.
 
     Returns:
-        For each worker, milliseconds a repetition in each turn.
+        For each worker, milliseconds per repetition in each turn.
     """
     for worker in workers.values():
         worker.turn(max(warmup, inner))
@@ -210,9 +210,9 @@ def interleave(workers: Mapping[str, Bench | Worker], repeats: int, warmup: int,
 
 
 def timed(step: Step, count: int, device: torch.device) -> tuple[float, Tensor | None]:
-    """Milliseconds a repetition, and what the last one gave back.
+    """Return milliseconds per repetition, and what the last one returned.
 
-    On a GPU the time between two events of its own clock, the second after all work is done.
+    On a GPU, this is the time between two events of its own clock, the second of them after all work is done.
     """
     last: Tensor | None = None
     if device.type == "cuda":
@@ -231,13 +231,13 @@ def timed(step: Step, count: int, device: torch.device) -> tuple[float, Tensor |
 
 
 def repeat(step: Step, device: torch.device, repeats: int, warmup: int, inner: int) -> list[float]:
-    """Milliseconds a repetition in each of ``repeats`` turns, in this process, after warm-up."""
+    """Return milliseconds per repetition in each of ``repeats`` turns, in this process, after a warm-up."""
     timed(step, max(warmup, inner), device)
     return [timed(step, inner, device)[0] for _ in range(repeats)]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, minimum, quartiles and number of some values.
+    """Return median, minimum, quartiles and number of some values.
 
     Example:
         >>> spread([3.0, 1.0, 2.0])
@@ -248,17 +248,17 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratio(values: Sequence[float], to: Sequence[float]) -> dict[str, float]:
-    """Spread of the ratios of turns that followed one another."""
+    """Return the spread of the ratios between turns that followed each other."""
     return spread([value / other for value, other in zip(values, to, strict=True)])
 
 
 def memory_ratio(peak: float | None, to: float | None) -> float | None:
-    """The ratio of two peaks, where both are known."""
+    """Return the ratio of two peaks; None unless both are known."""
     return None if peak is None or to is None else peak / to
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """What the trainer computes the loss under."""
+    """Return the context that the trainer computes the loss in."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
@@ -266,7 +266,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def _serve(connection: Connection, setting: Setting) -> None:
     """Answer requests until the other end is closed."""
     bench = Bench(setting)
-    with suppress(EOFError, OSError, KeyboardInterrupt):  # nobody listens any more
+    with suppress(EOFError, OSError, KeyboardInterrupt):  # the other end has closed
         while True:
             request, arguments = connection.recv()
             try:
@@ -277,7 +277,7 @@ def _serve(connection: Connection, setting: Setting) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """The last line of an error, or what the package says of wrong input, which the parser wraps."""
+    """Return an error as one line; if wrong input caused it, that message of the package."""
     chain: BaseException | None = error
     while chain is not None:
         if isinstance(chain, InputError):
@@ -287,7 +287,7 @@ def reason(error: BaseException) -> str:
 
 
 def prepare(setting: Setting) -> None:
-    """Make this process what a setting says."""
+    """Apply a setting to this process."""
     if setting.keep_heap:
         from capsule_lightning.kernels.heap import keep_heap
 
@@ -297,7 +297,7 @@ def prepare(setting: Setting) -> None:
 
 
 def _use_runtime(device: torch.device) -> None:
-    """Let the libraries load their code, which is not a workload's memory."""
+    """Make the libraries load their code, which does not count as a workload's memory."""
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 8)).to(device)
     optimizer = torch.optim.Adam(net.parameters())
     for precision in ("32-true", "bf16-mixed"):
@@ -309,27 +309,29 @@ def _use_runtime(device: torch.device) -> None:
 
 
 def _begin_peak(device: torch.device) -> int | None:
-    """Bytes in use now, from which the peak is counted anew."""
+    """Reset the peak and return the bytes in use now."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with suppress(AttributeError, OSError, TypeError):  # free memory back to the kernel, so that what is used counts
+    with suppress(
+        AttributeError, OSError, TypeError
+    ):  # give free memory back to the kernel, so that only used memory counts
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark back to what is resident
+        Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark to the resident memory
     return _resident("VmRSS")
 
 
 def _peak(device: torch.device) -> int | None:
-    """The most bytes in use since `_begin_peak`."""
+    """Return the most bytes in use since `_begin_peak`."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
 
 
 def _resident(field: str) -> int | None:
-    """A field of the kernel's account of this process, in bytes; None where there is none.
+    """Return a field of the kernel's account of this process, in bytes; None if there is no such account.
 
-    Not ``ru_maxrss``, which a process inherits from the one that started it.
+    ``ru_maxrss`` is not used, because a process inherits it from its parent.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -339,7 +341,7 @@ def _resident(field: str) -> int | None:
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has.
+    """Return a parser with the options that every benchmark has.
 
     Args:
         name: of the benchmark, and of its JSON file.
@@ -356,7 +358,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def add_turns(options: argparse.ArgumentParser, repeats: int, warmup: int) -> None:
-    """The options of what is repeated, and their defaults."""
+    """Add the options about repetitions, with their defaults."""
     options.add_argument("--repeats", type=positive, default=repeats, help="timed turns (default: %(default)s)")
     options.add_argument(
         "--warmup", type=int, default=warmup, help="repetitions before the first turn (default: %(default)s)"
@@ -365,19 +367,19 @@ def add_turns(options: argparse.ArgumentParser, repeats: int, warmup: int) -> No
 
 
 def add_inner(options: argparse.ArgumentParser) -> None:
-    """The option ``--inner``; see `inner`."""
+    """Add the option ``--inner``, see `inner`."""
     options.add_argument(
         "--inner", type=positive, default=None, help="repetitions a turn (default: 1 on the CPU, else 20)"
     )
 
 
 def inner(arguments: argparse.Namespace) -> int:
-    """Repetitions a turn: many on a GPU, whose queue must fill, and where a turn of one would be too short to time."""
+    """Return the repetitions in a turn: many on a GPU, whose queue must fill, and if one is too short to time."""
     return arguments.inner or (20 if arguments.device == "cuda" else 1)
 
 
 def add_compile(options: argparse.ArgumentParser) -> None:
-    """The option ``--compile``, None or a mode of ``torch.compile``."""
+    """Add the option ``--compile``: None or a mode of ``torch.compile``."""
     options.add_argument(
         "--compile",
         nargs="?",
@@ -388,7 +390,7 @@ def add_compile(options: argparse.ArgumentParser) -> None:
 
 
 def add_config(options: argparse.ArgumentParser) -> None:
-    """The options that choose a config of the package; see `config_words`."""
+    """Add the options that choose a config of the package, see `config_words`."""
     options.add_argument(
         "--config", action="append", metavar="NAME", help="of the package, may be repeated (default: mnist.yaml)"
     )
@@ -398,14 +400,14 @@ def add_config(options: argparse.ArgumentParser) -> None:
 
 
 def config_words(arguments: argparse.Namespace) -> list[str]:
-    """Words of the package's command line for what `add_config` has read, the default filled in."""
+    """Return what `add_config` has read as words of the package's command line, with the default filled in."""
     arguments.config = arguments.config or ["mnist.yaml"]
     words = [word for name in arguments.config for word in ("--config", name)]
     return words + [f"--{pair}" for pair in arguments.set]
 
 
 def positive(word: str) -> int:
-    """A whole number of at least 1, for argparse."""
+    """Return a whole number of at least 1, for argparse."""
     number = int(word)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}: expected at least 1")
@@ -413,13 +415,15 @@ def positive(word: str) -> int:
 
 
 def setting(arguments: argparse.Namespace, keep_heap: bool = True) -> Setting:
-    """How a worker runs, from the options of `parser`."""
+    """Return how a worker runs, from the options of `parser`."""
     return Setting(arguments.device, arguments.threads, keep_heap, arguments.seed)
 
 
 def write(arguments: argparse.Namespace, results: object) -> None:
-    """Write results, and where they come from, to ``--out``."""
-    words = {name: value for name, value in vars(arguments).items() if not isinstance(value, Path)}  # no one's folders
+    """Write the results and their provenance to ``--out``."""
+    words = {
+        name: value for name, value in vars(arguments).items() if not isinstance(value, Path)
+    }  # without folders of this machine
     record = {
         "benchmark": Path(sys.argv[0]).stem,
         "environment": environment(arguments.device),
@@ -434,7 +438,7 @@ def write(arguments: argparse.Namespace, results: object) -> None:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Versions, commit and hardware, and how busy the machine was."""
+    """Return versions, commit and hardware, and how busy the machine was."""
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {
         "python": platform.python_version(),

@@ -2,8 +2,8 @@
 
 Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829): the MNIST network with its
 decoder, three routing iterations with the gradient through all of them, margin and reconstruction loss as the released
-code weighs them, Adam. Nothing but torch: votes by einsum, autograd, contiguous float32. It has none of the costs that
-are easily avoided (no loop over capsules, no copy of the weights for each sample) and no trick either.
+code weighs them, Adam. It uses nothing but torch: votes by einsum, autograd, contiguous float32. It avoids the
+costs that are easily avoided (no loop over capsules, no copy of the weights for each sample), and uses no tricks.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import torch
 from measure import Step, Workload
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 IN_SHAPE, NUM_CLASSES = (1, 28, 28), 10
 
 
 def squash(s: Tensor) -> Tensor:
-    """Equation 1 along the last axis."""
+    """Return equation 1, along the last axis."""
     length: Tensor = torch.linalg.vector_norm(s, dim=-1, keepdim=True)
     return s * (length / (1 + length.square()))
 
 
 def route(votes: Tensor, iterations: int = 3) -> Tensor:
-    """Procedure 1: votes ``(B, I, J, E)`` to parents ``(B, J, E)``."""
+    """Return the parents ``(B, J, E)`` of votes ``(B, I, J, E)`` by procedure 1."""
     logits = votes.new_zeros(votes.shape[:3])
     for iteration in range(iterations):
         parents = squash(torch.einsum("bij,bije->bje", logits.softmax(dim=2), votes))
@@ -47,18 +48,18 @@ class PlainCapsNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class capsules ``(B, J, E)`` of images ``(B, 1, 28, 28)``."""
+        """Return the class capsules ``(B, J, E)`` of images ``(B, 1, 28, 28)``."""
         maps = self.primary(torch.relu(self.conv(images)))  # (B, 32 * 8, 6, 6)
         poses = squash(maps.unflatten(1, (32, 8)).flatten(3).transpose(2, 3).flatten(1, 2))  # (B, I, D)
         return route(torch.einsum("bid,ijed->bije", poses, self.weight))
 
     def reconstruct(self, capsules: Tensor, present: Tensor) -> Tensor:
-        """Pictures ``(B, 784)`` from the capsule that ``present (B, J)`` is 1 for."""
+        """Return pictures ``(B, 784)`` from the capsules for which ``present (B, J)`` is 1."""
         return torch.sigmoid(self.decoder((capsules * present.unsqueeze(2)).flatten(1)))
 
 
 def training_loss(net: PlainCapsNet, images: Tensor, labels: Tensor) -> Tensor:
-    """Half the mean margin loss, and 0.0005 of the squared error summed over pixels."""
+    """Return half the mean margin loss plus 0.0005 times the squared error summed over pixels."""
     capsules = net(images)
     present = F.one_hot(labels, NUM_CLASSES).to(capsules.dtype)
     lengths = torch.linalg.vector_norm(capsules, dim=2)
@@ -71,15 +72,15 @@ class PlainStep(Workload):
     """A training step of the yardstick on random images.
 
     Args:
-        batch_size: images a step.
+        batch_size: images in a step.
     """
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.parameters = 0
 
+    @override
     def build(self, device: torch.device) -> Step:
-        """See `Workload.build`."""
         net = PlainCapsNet().to(device)
         self.parameters = sum(p.numel() for p in net.parameters())
         optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
@@ -95,6 +96,6 @@ class PlainStep(Workload):
 
         return step
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """See `Workload.facts`."""
         return {"parameters": self.parameters}

@@ -1,8 +1,8 @@
-"""What a linear probe reads from trained networks side by side: class capsules, or the features of a control.
+"""Probe trained networks side by side: their class capsules, or the features of a control.
 
-Each parameter is read from all numbers together (``whole``) and from the best single one, as R2 of images that the
-probe was not fitted to; see `capsule_lightning.analysis.probe`. A network with many features needs more images than
-the page of ``report`` takes, or the regression fits the images it sees.
+Each parameter is predicted from all numbers together (``whole``) and from the best single one, measured as R2 on images
+that the probe was not fitted to; see `capsule_lightning.analysis.probe`. A network with many features needs more images
+than the page of ``report`` uses, or the regression overfits.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from capsule_lightning.sharing.network_file import is_shared
 
 
 def probed(trained: TrainedNetwork, count: int, precision: str) -> dict[str, Any]:
-    """The probe of one network, and its accuracy on all test images.
+    """Probe one network, and measure its accuracy on all test images.
 
     Args:
-        trained: network and images.
-        count: images of all classes together that are probed.
-        precision: of the network, as the trainer takes it.
+        trained: the network and its test images.
+        count: number of images that are probed, of all classes together.
+        precision: precision of the network, as for the trainer.
     """
     some = spread_over_classes(trained.labels, count)
     with autocast(torch.device("cpu"), precision):
@@ -44,7 +44,7 @@ def probed(trained: TrainedNetwork, count: int, precision: str) -> dict[str, Any
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Probe the networks, print a table, write the JSON."""
     options = parser("probes", __doc__ or "")
     options.add_argument("networks", nargs="+", metavar="FILE", help="checkpoints of runs, or shared networks")
     options.add_argument("--root", help="folder of the data, where it has moved")
@@ -63,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments.networks, arguments.root = (
         [Path(network).name for network in arguments.networks],
         None,
-    )  # no one's folders
+    )  # without folders of this machine
     write(arguments, results)
 
 

@@ -1,6 +1,6 @@
-"""Where the time of a training step goes: the plain step and the package's, under torch.profiler after warm-up.
+"""Profile a training step, the plain one and the package's, under torch.profiler after a warm-up.
 
-Prints the operations that take most time by themselves, and writes the same tables beside the JSON file, as text.
+Prints the operations that take the most time by themselves, and writes the same tables beside the JSON file, as text.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def profiled(workload: Workload, arguments: argparse.Namespace) -> tuple[EventList, float]:
-    """Operations of ``--repeats`` steps, and milliseconds a step without the profiler."""
+    """Return the operations of ``--repeats`` steps, and milliseconds per step without the profiler."""
     device = torch.device(arguments.device)
     torch.manual_seed(arguments.seed)
     workload.load(device)
@@ -44,7 +44,7 @@ def profiled(workload: Workload, arguments: argparse.Namespace) -> tuple[EventLi
 
 
 def rows(events: EventList, steps: int) -> list[dict[str, Any]]:
-    """Calls and milliseconds a step of each operation by itself, the longest first."""
+    """Return calls and milliseconds per step of each operation by itself, the longest first."""
     found = [
         {
             "name": event.key,
@@ -58,7 +58,7 @@ def rows(events: EventList, steps: int) -> list[dict[str, Any]]:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parsed = parser("profile_step", __doc__)
     add_turns(parsed, repeats=3, warmup=3)
     add_config(parsed)

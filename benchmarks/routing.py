@@ -1,7 +1,8 @@
-"""Votes and routing alone, forward and backward, on each backend that the routing class offers for the device.
+"""Measure votes and routing alone, forward and backward, on each backend that the routing class has for the device.
 
-Milliseconds and peak memory above the inputs (poses, weights and the gradient that comes back), with their ratio to the
-plain backend ``torch``, from the paper's MNIST layer outwards along each size: I children, J parents, D x E dimensions.
+The results are milliseconds and peak memory above the inputs (poses, weights and incoming gradient), and their ratio to
+the plain backend ``torch``. Shapes start from the paper's MNIST layer and vary one size at a time: I children, J
+parents, D x E dimensions.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from measure import (
     spread,
     write,
 )
+from typing_extensions import override
 
 import capsule_lightning.routing
 from capsule_lightning.capsules import Capsules
@@ -40,15 +42,15 @@ from capsule_lightning.routing.base import Routing
 
 REFERENCE = "torch"
 ELSEWHERE = {"cpu": {"triton"}, "cuda": {"blocked"}}
-"""Backends that are for the other device."""
+"""Backends that run on the other device only."""
 
 
 Results = dict[str, dict[str, Any]]
-"""Of one shape, by backend."""
+"""Results of one shape by backend."""
 
 
 class Shape(NamedTuple):
-    """Sizes of a routed layer, by their letters."""
+    """Sizes of a routed layer."""
 
     num_in: int
     dim_in: int
@@ -64,10 +66,10 @@ class RoutingStep(Workload):
 
     Args:
         routing: name of the class.
-        backend: of the class; None where it has no choice.
-        shape: of the layer.
-        batch_size: examples.
-        precision: as the trainer takes it.
+        backend: backend of the class; None if it has only one.
+        shape: shape of the layer.
+        batch_size: number of examples.
+        precision: precision, as for the trainer.
     """
 
     def __init__(self, routing: str, backend: str | None, shape: Shape, batch_size: int, precision: str) -> None:
@@ -75,7 +77,7 @@ class RoutingStep(Workload):
         self.batch_size, self.precision = batch_size, precision
 
     def load(self, device: torch.device) -> None:
-        """The inputs, which do not count."""
+        """Make the inputs, which do not count as memory."""
         choice: dict[str, Any] = {} if self.backend is None else {"backend": self.backend}
         self.layer = routing_class(self.routing)(*self.shape, **choice).to(device)
         shape, batch = self.shape, self.batch_size
@@ -84,9 +86,8 @@ class RoutingStep(Workload):
         self.children.poses.requires_grad_()
         self.gradient = torch.randn(batch, shape.num_out, shape.dim_out, device=device)
 
+    @override
     def build(self, device: torch.device) -> Step:
-        """See `Workload.build`."""
-
         def step() -> None:
             self.layer.zero_grad()
             self.children.poses.grad = None
@@ -98,7 +99,7 @@ class RoutingStep(Workload):
 
 
 def routing_class(name: str) -> type[Routing]:
-    """The class of that name in the package's folder of routings."""
+    """Return the class of a name in the package's folder of routings."""
     folder = capsule_lightning.routing
     for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
         found = getattr(import_module(module.name), name, None)
@@ -109,13 +110,13 @@ def routing_class(name: str) -> type[Routing]:
 
 
 def backends(routing: type[Routing], device: str) -> list[str]:
-    """What the class accepts as ``backend``, for a device, the plain one first; nothing where it has no choice."""
+    """Return the backends of a class for a device, the plain one first; empty if it has only one."""
     accepted = get_args(get_type_hints(routing.__init__).get("backend"))
     return [name for name in accepted if name != "auto" and name not in ELSEWHERE[device]]
 
 
 def shapes(arguments: argparse.Namespace) -> list[Shape]:
-    """The base, and the base with one size changed at a time."""
+    """Return the base shape, and the base shape with one size changed at a time."""
     base = Shape(*arguments.base)
     found = [
         base,
@@ -127,13 +128,13 @@ def shapes(arguments: argparse.Namespace) -> list[Shape]:
 
 
 def dims(word: str) -> tuple[int, int]:
-    """``DxE``, for argparse."""
+    """Parse ``DxE``, for argparse."""
     d, e = word.split("x")
     return positive(d), positive(e)
 
 
 def measure(workers: Mapping[str, Worker], workloads: Mapping[str, Workload], arguments: argparse.Namespace) -> Results:
-    """One shape on each backend, their turns alternating; of a backend that fails, the reason."""
+    """Measure one shape on each backend, in turns; for a backend that fails, report the reason."""
     for name, workload in workloads.items():
         workers[name].send("start", workload)
     able: dict[str, Worker] = {}
@@ -155,7 +156,7 @@ def measure(workers: Mapping[str, Worker], workloads: Mapping[str, Workload], ar
 
 
 def cell(result: dict[str, Any]) -> str:
-    """What the table says of one shape on one backend."""
+    """Return the row of the table for one shape on one backend."""
     if "error" in result:
         return str(result["error"])[:40]
     text = f"{result['ms']['median']:.2f} ms"
@@ -167,7 +168,7 @@ def cell(result: dict[str, Any]) -> str:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parsed = parser("routing", __doc__)
     add_turns(parsed, repeats=9, warmup=2)
     add_inner(parsed)
@@ -200,7 +201,9 @@ def main() -> None:
     with ExitStack() as session:
         workers: dict[str, Worker] = {}
         for shape in shapes(arguments):
-            if arguments.device == "cpu" or not workers:  # where memory is that of the process, a fresh one each time
+            if (
+                arguments.device == "cpu" or not workers
+            ):  # if memory is that of the process, start a fresh one each time
                 session.close()
                 workers = {name: session.enter_context(Worker(setting(arguments))) for name in names}
             workloads = {

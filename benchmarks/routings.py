@@ -1,7 +1,7 @@
-"""Every routing algorithm in the same network on the same data: test accuracy, parameters, milliseconds a step.
+"""Compare all routing algorithms in the same network on the same data: test accuracy, parameters, time per step.
 
-Each is trained by ``python -m capsule_lightning fit`` with its shipped overlay, wall clock from the command to the end
-of the test; then its training step is timed alone. Prints the table that the README shows.
+Each is trained by ``python -m capsule_lightning fit`` with its shipped overlay, timed from the command to the end
+of the test; then its training step is timed by itself. Prints the table that the README shows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OVERLAYS = sorted(path.stem for path in CONFIG_DIR.glob("routing/*.yaml"))
 
 
 def cost(words: list[str], batch_size: int, repeats: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Parameters of the network without its decoder, and milliseconds of a training step."""
+    """Return the parameters of the network without its decoder, and milliseconds per training step."""
     with Worker(setting(arguments)) as worker:
         start({"step": worker}, {"step": PackageStep(words, batch_size)})
         worker.turn(5)
@@ -33,7 +33,7 @@ def cost(words: list[str], batch_size: int, repeats: int, arguments: argparse.Na
 
 
 def row(name: str, found: dict[str, Any]) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     accuracies = [100 * run["test_accuracy"] for run in found["runs"]]
     deviation = f" ± {statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
     seconds = statistics.mean(run["seconds"] for run in found["runs"])
@@ -44,7 +44,7 @@ def row(name: str, found: dict[str, Any]) -> str:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parsed = parser("routings", __doc__)
     add_config(parsed)
     parsed.add_argument("--routings", nargs="+", choices=OVERLAYS, default=OVERLAYS, help="default: all")

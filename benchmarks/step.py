@@ -1,8 +1,8 @@
-"""One training step of a config's network beside the plain step of `plain.py`, in the same run.
+"""Measure one training step of a config's network beside the plain step of `plain.py`, in the same run.
 
-Milliseconds a step, images a second and peak memory above the runtime; the network, its loss and its optimizer are
-built by the package's own parser, so that what is timed is what trains. Images are random and stay on the device:
-`data.py` measures how they get there.
+The results are milliseconds per step, images per second and peak memory above the runtime. Network, loss
+and optimizer are built by the package itself, so that what is timed is what trains. Images are random and stay on the
+device: `data.py` measures how they get there.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ from measure import (
 )
 from plain import IN_SHAPE, NUM_CLASSES, PlainStep
 from torch import Tensor
+from typing_extensions import override
 
 
 class PackageStep(Workload):
     """A training step of the network of a config.
 
     Args:
-        words: options of ``fit`` that choose it.
-        batch_size: images a step.
-        precision: as the trainer takes it.
-        mode: of ``torch.compile``, for network and loss; None to leave them as they are.
+        words: options of ``fit`` that choose the network.
+        batch_size: images in a step.
+        precision: precision, as for the trainer.
+        mode: mode of ``torch.compile`` for network and loss; None not to compile them.
     """
 
     def __init__(
@@ -61,8 +62,8 @@ class PackageStep(Workload):
 
         self.config = resolve(["fit", *self.words, "--model.lr_scheduler=null"])
 
+    @override
     def build(self, device: torch.device) -> Step:
-        """See `Workload.build`."""
         from capsule_lightning.components.build import build
 
         self.task = task = build(self.config).task.to(device).train()
@@ -84,11 +85,11 @@ class PackageStep(Workload):
         return step
 
     def loss(self) -> Tensor:
-        """What the task minimizes, of the batch."""
+        """Return the loss of the batch, which the task minimizes."""
         return self.task.losses(self.task.output(self.batch), self.batch)["loss"]
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """See `Workload.facts`."""
         task = self.task
         return {
             "in_shape": list(task.in_shape),
@@ -99,7 +100,7 @@ class PackageStep(Workload):
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parsed = parser("step", __doc__)
     add_turns(parsed, repeats=15, warmup=3)
     add_config(parsed)

@@ -1,4 +1,4 @@
-"""Wall clock from the command to its end, and the test accuracy reached, for several seeds.
+"""Measure the time from the command to its end, and the test accuracy reached, for several seeds.
 
 Runs ``python -m capsule_lightning fit`` as a user would, in a process of its own for each seed: start-up, training and
 the final test are all in the time. W&B is as the environment has it.
@@ -7,7 +7,6 @@ the final test are all in the time. W&B is as the environment has it.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
@@ -18,15 +17,17 @@ from typing import Any
 
 from measure import add_config, config_words, parser, spread, write
 
+from capsule_lightning.runs.files import read_metrics
+
 
 def train(words: list[str], seed: int, runs: Path, limit: float | None) -> dict[str, Any]:
     """Train with one seed.
 
     Args:
         words: options of ``fit``.
-        seed: of the run.
+        seed: seed of the run.
         runs: folder of the runs.
-        limit: seconds after which to give up; None for as long as it takes.
+        limit: seconds after which to give up; None for no limit.
 
     Returns:
         Seconds, and the test accuracy of the run's ``metrics.csv``.
@@ -51,13 +52,13 @@ def train(words: list[str], seed: int, runs: Path, limit: float | None) -> dict[
 
 
 def last(path: Path, metric: str) -> float:
-    """The last value of a metric in a run's ``metrics.csv``."""
-    with path.open() as file:
-        return [float(row["value"]) for row in csv.DictReader(file) if row["metric"] == metric][-1]
+    """Return the last value of a metric in a run's ``metrics.csv``."""
+    curve = read_metrics(path).history[metric]
+    return curve[max(curve)]
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parsed = parser("time_to_accuracy", __doc__)
     add_config(parsed)
     parsed.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run each (default: 0 1 2)")

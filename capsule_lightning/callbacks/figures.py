@@ -17,7 +17,7 @@ from typing_extensions import override
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import require
 
-Row = TypeVar("Row")
+Example = TypeVar("Example")
 
 
 def publish(trainer: L.Trainer, name: str, figure: Figure) -> None:
@@ -98,7 +98,7 @@ class SparseFigures(L.Callback, ABC):
         self.end_stage(trainer, pl_module, "test")
 
 
-class ImageFigures(SparseFigures, Generic[Row]):
+class ImageFigures(SparseFigures, Generic[Example]):
     """Draws, after validation, test and prediction, the first images, and the first that are predicted wrongly.
 
     See `SparseFigures` for when this happens in training.
@@ -113,19 +113,19 @@ class ImageFigures(SparseFigures, Generic[Row]):
     def __init__(self, count: int) -> None:
         require(count >= 1, f"{type(self).__name__}: count={count}: expected at least 1")
         self.count = count
-        self._first: list[Row] = []
-        self._wrong: list[Row] = []
+        self._first: list[Example] = []
+        self._wrong: list[Example] = []
 
     @abstractmethod
     def wrong(self, outputs: Any, batch: ImageBatch) -> Tensor | None:
         """Return which images are predicted wrongly, ``(B)`` bool; None if this callback cannot draw the prediction."""
 
     @abstractmethod
-    def row(self, outputs: Any, batch: ImageBatch, n: int) -> Row:
+    def row(self, outputs: Any, batch: ImageBatch, n: int) -> Example:
         """Return what is drawn for image ``n`` of a batch, with tensors on the CPU."""
 
     @abstractmethod
-    def draw(self, rows: Sequence[Row], names: Sequence[str], title: str) -> Figure:
+    def draw(self, rows: Sequence[Example], names: Sequence[str], title: str) -> Figure:
         """Return a figure of at least one row; ``names`` are those of the classes."""
 
     @override

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from capsule_lightning.data.base import ImageDataModule
 
-Row = tuple[int, list[int], list[int], float, float | str, list[float]]
+PredictionRow = tuple[int, list[int], list[int], float, float | str, list[float]]
 Each = TypeVar("Each")
 
 
@@ -47,7 +47,7 @@ class PredictionTable(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []
+        self._rows: list[PredictionRow] = []
 
     @override
     def on_predict_batch_end(

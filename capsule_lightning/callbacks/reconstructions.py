@@ -14,10 +14,10 @@ from capsule_lightning.callbacks.figures import ImageFigures
 from capsule_lightning.callbacks.predictions import offers
 from capsule_lightning.data.base import ImageBatch
 
-Row = tuple[Tensor, Tensor, int, int, float]
+Reconstruction = tuple[Tensor, Tensor, int, int, float]
 
 
-class ReconstructionFigures(ImageFigures[Row]):
+class ReconstructionFigures(ImageFigures[Reconstruction]):
     """Draws images of one class each and their reconstructions; see `ImageFigures`.
 
     Predictions of several classes an image, and those without reconstructions, are left out.
@@ -36,13 +36,13 @@ class ReconstructionFigures(ImageFigures[Row]):
         return wrong & (batch.labels >= 0)
 
     @override
-    def row(self, outputs: Any, batch: ImageBatch, n: int) -> Row:
+    def row(self, outputs: Any, batch: ImageBatch, n: int) -> Reconstruction:
         picture, reconstruction = batch.pictures[n].cpu(), outputs.reconstructions[n].float().cpu()
         confidence = float(outputs.activations[n].amax())
         return picture, reconstruction, int(batch.labels[n]), int(outputs.classes[n]), confidence
 
     @override
-    def draw(self, rows: Sequence[Row], names: Sequence[str], title: str) -> Figure:
+    def draw(self, rows: Sequence[Reconstruction], names: Sequence[str], title: str) -> Figure:
         from capsule_lightning.figures.reconstructions import reconstruction_figure
 
         pictures, reconstructions, labels, classes, confidences = zip(*rows, strict=True)
