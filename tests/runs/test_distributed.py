@@ -92,7 +92,7 @@ def test_a_rank_that_dies_takes_the_others_down(rank: int, tmp_path: Path) -> No
         "--trainer.callbacks.steps=[12]",
         f"--trainer.callbacks.rank={rank}",
     )
-    done = capsule_lightning(tmp_path, "fit", "--run_id=one", *two, *harm, timeout=90)
+    done = capsule_lightning(tmp_path, "fit", "--run_id=one", *two, *harm)
     assert done.returncode != 0
     assert (tmp_path / "killed-12").exists()
     if rank == 1:
