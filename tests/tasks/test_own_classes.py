@@ -198,12 +198,12 @@ def test_a_routing_an_encoder_a_decoder_and_a_loss_train_and_report(run_own):
     assert weights["net.routing.weight"].shape == (64, 10, 16, 8)
     assert weights["net.decoder.layer.weight"].shape == (64, 160)
     (best,) = folder.glob("checkpoints/epoch*.ckpt")
-    subject = load_from_run(best)
-    assert child_map(subject.net) == CapsuleMap(types=4, rows=4, columns=4)
-    assert len(list(coupling_pictures(subject))) == 1  # the encoder has told where its capsules lie
-    assert [layer["kind"] for layer in decoder_layers(subject.net.decoder)] == ["dense", "sigmoid"]
+    trained = load_from_run(best)
+    assert child_map(trained.net) == CapsuleMap(types=4, rows=4, columns=4)
+    assert len(list(coupling_pictures(trained))) == 1  # the encoder has told where its capsules lie
+    assert [layer["kind"] for layer in decoder_layers(trained.net.decoder)] == ["dense", "sigmoid"]
     with torch.no_grad():
-        assert is_chain(subject.net.decoder, subject.net(subject.pictures[:3]).poses)  # so there are sliders
+        assert is_chain(trained.net.decoder, trained.net(trained.pictures[:3]).poses)  # so there are sliders
 
 
 def test_a_task_of_another_kind_trains_is_selected_tests_and_predicts(run_own):
