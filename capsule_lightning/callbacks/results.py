@@ -33,6 +33,11 @@ class ResultTable(L.Callback):
             show(trainer, "val")
 
 
+def prints_result(trainer: L.Trainer) -> bool:
+    """Return whether a callback of a trainer prints the result, so that the trainer itself need not."""
+    return any(isinstance(callback, ResultTable) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+
+
 def show(trainer: L.Trainer, stage: str) -> None:
     """Print the metrics of a stage, ``test`` or ``val``, from the first process."""
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(f"{stage}/")}

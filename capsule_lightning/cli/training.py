@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint
+from capsule_lightning.callbacks.results import prints_result
 from capsule_lightning.cli.configs import argument_at, as_yaml, resolve
 from capsule_lightning.cli.faults import as_user_error
 from capsule_lightning.cli.lightning_cli import CapsuleCLI, place_loggers
@@ -282,7 +283,9 @@ def fit(cli: CapsuleCLI, choice: Choice, config: Mapping[str, Any], folder: Path
     trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)  # a checkpoint is values, and never code
     best = best_checkpoint(trainer)
     if config["test_after_fit"]:
-        trainer.test(task, datamodule=data, ckpt_path=best or None, weights_only=True)
+        own = prints_result(trainer)
+        trainer.test(task, datamodule=data, ckpt_path=best or None, weights_only=True, verbose=not own)
+    finish(0)  # what W&B prints at the end of a run comes before our last words
     say_where(best, choice.folder)
 
 
@@ -292,7 +295,8 @@ def measure(cli: CapsuleCLI, command: str, checkpoint: str | None) -> None:
     if command == "predict":  # the callbacks write what is wanted
         trainer.predict(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, return_predictions=False)
     else:
-        getattr(trainer, command)(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        own = prints_result(trainer)
+        getattr(trainer, command)(task, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=not own)
 
 
 def best_checkpoint(trainer: L.Trainer) -> str:

@@ -24,6 +24,7 @@ ROW = re.compile(r"^(\d+/\d+) +([\d.]+) +([\d.]+)% +([\d.]+) +([\d.]+)% +([\d.]+
 BAR = re.compile(r"^epoch \d+/\d+ .* \d+/20 loss [\d.]+ accuracy [\d.]+% .*\d:\d\d:\d\d left$", re.MULTILINE)
 
 
+@pytest.mark.long(20)
 def test_ctrl_c_leaves_its_two_sentences_and_a_command_on_the_terminal(tmp_path):
     terminal = Terminal(tmp_path, "fit", *SMALL, "--trainer.max_epochs=1000")
     terminal.wait_until(lambda text: len(ROW.findall(text)) > 1 and BAR.search(text))
@@ -43,6 +44,7 @@ def test_ctrl_c_leaves_its_two_sentences_and_a_command_on_the_terminal(tmp_path)
     assert f"{steps // 20 + 1}/{steps // 20 + 1} " in resumed.stdout
 
 
+@pytest.mark.nightly
 def test_a_terminal_keeps_a_line_for_each_epoch_and_no_bar(tmp_path):
     terminal = Terminal(tmp_path, "fit", *SMALL, "--trainer.max_epochs=3", "--test_after_fit=false")
     assert terminal.end() == 0

@@ -20,7 +20,7 @@ SMALL = (
 def test_accuracy_and_error_come_first_and_single_classes_only_in_the_file(command, run_main, capsys):
     cwd = run_main("fit", *SMALL, "--test_after_fit=false")
     capsys.readouterr()
-    run_main(command, f"--ckpt_path={cwd}/runs/digits/one/checkpoints/last.ckpt", "--verbose=false")
+    run_main(command, f"--ckpt_path={cwd}/runs/digits/one/checkpoints/last.ckpt")
     output, stage = capsys.readouterr().out, {"test": "test", "validate": "val"}[command]
     values = {}
     for line in (cwd / "runs/digits/one" / command / "metrics.csv").read_text().splitlines()[1:]:
@@ -38,6 +38,11 @@ def test_accuracy_and_error_come_first_and_single_classes_only_in_the_file(comma
     assert "class_accuracy" not in output
     assert ("each class: runs/digits/one/test/metrics.csv" in output) == (command == "test")
     assert any(name.startswith("test/class_accuracy/") for name in values) == (command == "test")
+
+
+def test_without_the_table_the_trainer_prints_its_own(run_main, capsys):
+    run_main("fit", *SMALL, "--trainer.callbacks=[{class_path: RunCheckpoint}]")
+    assert "test/class_accuracy/0" in capsys.readouterr().out
 
 
 def test_a_validation_within_training_prints_no_table(run_main, capsys):

@@ -182,7 +182,7 @@ def test_wandb_offline_holds_config_history_and_images(trained: Run) -> None:
         with Image.open(log.parent / "files" / path) as image:
             assert min(image.size) > 200
     assert [row["exit_code"] for row in of("exit")] == [0]
-    (hint,) = re.findall(r"W&B: .*", trained.output)
+    (hint,) = re.findall(r"W&B: .*\n.*", trained.output)
     assert "wandb login" in hint
     assert "wandb sync" in hint
 

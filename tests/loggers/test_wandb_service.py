@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from forked import run
-from program import clean_environment
+from tiers import nightly_but
 
 from capsule_lightning.loggers import wandb_service
 from capsule_lightning.loggers.wandb_service import Process, core, core_ended_after, processes
@@ -76,30 +75,19 @@ def test_ps_lists_the_same_processes_as_proc(monkeypatch: pytest.MonkeyPatch, tm
         mine.wait()
 
 
-@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("asked", nightly_but([False], [False, True]))
 def test_an_offline_run_ends_with_our_own_words_unless_wandb_is_asked(asked: bool, tmp_path: Path) -> None:
-    environment = {**clean_environment(tmp_path), **({"WANDB_QUIET": "false"} if asked else {})}
-    done = subprocess.run(
-        [sys.executable, "-m", "capsule_lightning", *FIT],
-        cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=True,
+    quiet = {"WANDB_QUIET": "false"} if asked else {}
+    assert run(tmp_path, *FIT, env={"WANDB_MODE": "online", "NETRC": str(tmp_path / "netrc"), **quiet}) == 0
+    output = (tmp_path / "output.txt").read_text().rstrip()
+    assert output.splitlines()[-1].startswith(
+        "test it:    python -m capsule_lightning test --ckpt_path runs/digits/one/"
     )
-    last = done.stdout.rstrip().splitlines()[-1]
-    if asked:
-        assert "wandb: Run history:" in done.stdout
-    else:
-        assert "wandb:" not in done.stdout
-        assert last.startswith("test it:    python -m capsule_lightning test --ckpt_path runs/digits/one/")
+    assert ("wandb:" in output) == ("Run history:" in output) == asked
     assert list((tmp_path / "runs/digits/one/wandb").glob("offline-run-*-digits-one/run-digits-one.wandb"))
 
 
-@pytest.mark.parametrize("mode", ["online", "offline"])
+@pytest.mark.parametrize("mode", nightly_but(["online"], ["online", "offline"]))
 def test_a_run_that_is_told_to_stay_offline_says_where_it_is(mode: str, tmp_path: Path) -> None:
     offline = "true" if mode == "online" else "false"
     logger = f"--trainer.logger=[{{class_path: GuardedWandbLogger, init_args: {{offline: {offline}}}}}]"
