@@ -39,7 +39,7 @@ class Decoder(nn.Module, ABC):
 
 
 class Crop(nn.Module):
-    """Cuts the center out of maps.
+    """A crop of the center of maps.
 
     Args:
         rows: rows of what is cut out.

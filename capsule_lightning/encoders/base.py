@@ -12,7 +12,7 @@ from capsule_lightning.capsules import Capsules
 
 
 class CapsuleMap(NamedTuple):
-    """Where capsules lie in the image.
+    """The positions of capsules in the image.
 
     Attributes:
         types: number of capsules at each place.

@@ -61,7 +61,7 @@ class Windows:
 
     @property
     def places(self) -> int:
-        """Places of a window."""
+        """Number of places in a window."""
         return self.kernel[0] * self.kernel[1]
 
     def cut(self, maps: Tensor) -> Tensor:
