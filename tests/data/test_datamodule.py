@@ -80,7 +80,7 @@ def test_in_shape_follows_the_augmentation(size, shape):
 
 
 def test_a_patch_larger_than_the_images_is_refused():
-    with pytest.raises(InputError, match="size=33 is larger than the images of 32x32"):
+    with pytest.raises(InputError, match="size=33: larger than the images of 32x32"):
         _ = CIFAR10DataModule(augmentation=lambda: RandomPatch(33)).in_shape
 
 

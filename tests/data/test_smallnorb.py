@@ -364,7 +364,7 @@ def test_bad_values_are_refused(tmp_path, options, named):
 
 
 def test_a_patch_larger_than_the_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="size=32 is larger than the images of 24x24"):
+    with pytest.raises(InputError, match="size=32: larger than the images of 24x24"):
         _ = make(tmp_path, size=24).in_shape
 
 
