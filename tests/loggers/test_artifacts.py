@@ -20,7 +20,7 @@ KEY = {"WANDB_MODE": "online", "WANDB_API_KEY": "k" * 40}
 
 
 def logging(log_model: str) -> str:
-    logger = f"{{class_path: GuardedWandbLogger, init_args: {{log_model: {log_model}, init_timeout: 5}}}}"
+    logger = f"{{class_path: GuardedWandbLogger, init_args: {{log_model: {log_model}, init_timeout: 60}}}}"
     return f"--config={{trainer: {{logger: [{logger}, {{class_path: MetricsFile}}]}}}}"
 
 

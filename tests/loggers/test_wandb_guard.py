@@ -62,12 +62,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Callable[[], GuardedWandbLogger]:
-    """A logger of the run ``run`` in the folder of that name."""
+def begin(tmp_path: Path) -> Callable[..., GuardedWandbLogger]:
+    """A logger of the run ``run`` in the folder of that name, which waits so many seconds for a server."""
     config = {"experiment": "trial", "seed_everything": 7, "data": "MyDataModule", "model.net": "Net"}
 
-    def logger() -> GuardedWandbLogger:
-        logger = GuardedWandbLogger(init_timeout=1.0, finish_timeout=2.0, tags=["a"], job_type="b", notes="c")
+    def logger(patience: float = 60.0) -> GuardedWandbLogger:
+        logger = GuardedWandbLogger(init_timeout=patience, finish_timeout=2.0, tags=["a"], job_type="b", notes="c")
         logger.place(Placement(tmp_path / "run", tmp_path / "run", "fit", config))
         logger.log_hyperparams({"model.lr": 0.1})
         return logger
@@ -121,7 +121,7 @@ def sync(line: str, url: str) -> None:
 def test_a_run_that_cannot_begin_online_is_whole_offline(
     failure: str,
     account: Callable[[str], None],
-    begin: Callable[[], GuardedWandbLogger],
+    begin: Callable[..., GuardedWandbLogger],
     said: list[str],
     tmp_path: Path,
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_run_that_cannot_begin_online_is_whole_offline(
     with WandbServer(status=status, silent=failure == "silent") as server:
         if failure != "no key":
             account(REFUSES if failure == "refuses" else server.url)
-        logger = begin()
+        logger = begin(patience=1.0)
         log(logger, 0, 1, 2)
         assert (logger.version, logger.save_dir) == ("trial-run", str(tmp_path / "run"))
         finish(0)
@@ -148,7 +148,7 @@ def test_a_run_that_cannot_begin_online_is_whole_offline(
 
 
 def test_a_killed_core_is_followed_by_an_offline_part(
-    account: Callable[[str], None], begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+    account: Callable[[str], None], begin: Callable[..., GuardedWandbLogger], said: list[str], tmp_path: Path
 ) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "figure.png")
     with WandbServer() as server:
@@ -174,7 +174,7 @@ def test_a_killed_core_is_followed_by_an_offline_part(
 
 @pytest.mark.nightly
 def test_a_core_that_always_dies_is_left_alone(
-    begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+    begin: Callable[..., GuardedWandbLogger], said: list[str], tmp_path: Path
 ) -> None:
     logger = begin()
     for step in range(guard.BEGINNINGS):
@@ -193,7 +193,7 @@ def test_a_core_that_always_dies_is_left_alone(
 
 
 def test_a_w_and_b_that_cannot_be_imported_is_left_alone(
-    begin: Callable[[], GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch
+    begin: Callable[..., GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     logger = begin()
@@ -207,7 +207,7 @@ def test_a_w_and_b_that_cannot_be_imported_is_left_alone(
 
 
 def test_pictures_in_a_table_cost_nothing_where_wandb_is_disabled(
-    begin: Callable[[], GuardedWandbLogger], monkeypatch: pytest.MonkeyPatch, said: list[str]
+    begin: Callable[..., GuardedWandbLogger], monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr("wandb.Image", lambda *_: pytest.fail("a picture was made"))
@@ -218,7 +218,7 @@ def test_pictures_in_a_table_cost_nothing_where_wandb_is_disabled(
 
 @pytest.mark.nightly
 def test_a_table_survives_its_core(
-    begin: Callable[[], GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    begin: Callable[..., GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     logger = begin()
     log(logger, 0, 1)
@@ -237,7 +237,7 @@ def test_a_table_survives_its_core(
 @pytest.mark.parametrize("number", nightly_but([signal.SIGSTOP], [signal.SIGKILL, signal.SIGSTOP]))
 def test_the_end_is_reached_without_a_core(
     number: signal.Signals,
-    begin: Callable[[], GuardedWandbLogger],
+    begin: Callable[..., GuardedWandbLogger],
     said: list[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -254,7 +254,7 @@ def test_the_end_is_reached_without_a_core(
 
 @pytest.mark.nightly
 def test_a_core_that_hangs_does_not_hold_up_training(
-    begin: Callable[[], GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    begin: Callable[..., GuardedWandbLogger], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     logger = begin()
     log(logger, 0, 1)
@@ -270,7 +270,7 @@ def test_a_core_that_hangs_does_not_hold_up_training(
 
 
 def test_a_server_that_goes_away_takes_nothing_along(
-    account: Callable[[str], None], begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+    account: Callable[[str], None], begin: Callable[..., GuardedWandbLogger], said: list[str], tmp_path: Path
 ) -> None:
     with WandbServer() as server:
         account(server.url)
@@ -289,7 +289,7 @@ def test_a_server_that_goes_away_takes_nothing_along(
 
 
 def test_a_call_that_w_and_b_refuses_is_one_line(
-    begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+    begin: Callable[..., GuardedWandbLogger], said: list[str], tmp_path: Path
 ) -> None:
     logger = begin()
     said.clear()
@@ -304,7 +304,7 @@ def test_a_call_that_w_and_b_refuses_is_one_line(
     assert steps(part) == [0, 1, 2]
 
 
-def test_rows_out_of_order_join_the_last_one(begin: Callable[[], GuardedWandbLogger], tmp_path: Path) -> None:
+def test_rows_out_of_order_join_the_last_one(begin: Callable[..., GuardedWandbLogger], tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "figure.png")
     logger = begin()
     log(logger, 3, 19)
@@ -320,7 +320,7 @@ def test_rows_out_of_order_join_the_last_one(begin: Callable[[], GuardedWandbLog
 
 @pytest.mark.nightly
 def test_offline_parts_of_a_resumed_run_are_one_run(
-    begin: Callable[[], GuardedWandbLogger], said: list[str], tmp_path: Path
+    begin: Callable[..., GuardedWandbLogger], said: list[str], tmp_path: Path
 ) -> None:
     log(begin(), *range(6))
     finish(1)
@@ -342,7 +342,7 @@ def test_offline_parts_of_a_resumed_run_are_one_run(
 
 def test_a_run_resumed_online_has_every_step_once(
     account: Callable[[str], None],
-    begin: Callable[[], GuardedWandbLogger],
+    begin: Callable[..., GuardedWandbLogger],
     said: list[str],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
