@@ -128,13 +128,13 @@ class _Trainer:
 @cache
 def _root(command: str) -> dict[str, Argument]:
     """The arguments at the top of a config."""
-    from capsule_lightning.data.base import ImageDataModule
+    from capsule_lightning.data.module import DataModule
     from capsule_lightning.tasks.base import Task
 
     options = {name: Argument(option.annotation, option.default) for name, option in options_of(command).items()}
     return {
         **options,
-        "data": Argument(ImageDataModule),
+        "data": Argument(DataModule),
         "model": Argument(Task),
         "trainer": Argument(_Trainer, None),
     }

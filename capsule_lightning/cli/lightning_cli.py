@@ -20,7 +20,7 @@ from capsule_lightning.cli.configs import as_yaml
 from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.trainer_checks import refused, require_launcher
 from capsule_lightning.components.build import FROM_DATA, build_part
-from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.loggers.base import PlacedLogger, Placement
 from capsule_lightning.runs.checkpoint_files import (
@@ -61,7 +61,7 @@ class RunRecord(L.Callback):
 
 
 class CapsuleCLI(LightningCLI):
-    """Lightning's command line over tasks and image data; it makes the objects, and `perform` runs them.
+    """Lightning's command line over tasks and data; it makes the objects, and `perform` runs them.
 
     Args:
         args: what to make: a mapping that states everything, or ``["--help"]``.
@@ -87,7 +87,7 @@ class CapsuleCLI(LightningCLI):
             args = {**args, "trainer": {**args["trainer"], "callbacks": None, "logger": None}}
         super().__init__(
             Task,
-            ImageDataModule,
+            DataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,

@@ -13,7 +13,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 
 from capsule_lightning.cli.faults import first_sentences
-from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.errors import InputError, nearest, require
 from capsule_lightning.tasks.base import Task
 
@@ -135,7 +135,7 @@ def require_launcher(trainer: L.Trainer) -> None:
         )
 
 
-def require_monitors(trainer: L.Trainer, task: Task, data: ImageDataModule) -> None:
+def require_monitors(trainer: L.Trainer, task: Task, data: DataModule) -> None:
     """Refuse to wait an epoch for a metric that will not come.
 
     Classes from elsewhere may log what cannot be known here: if there is one, nothing is refused.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from capsule_lightning.components.names import import_components, modernized
 from capsule_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from capsule_lightning.data.base import ImageDataModule
+    from capsule_lightning.data.module import DataModule
     from capsule_lightning.tasks.base import Task
 
+Part = TypeVar("Part")
 FROM_DATA = ("in_shape", "num_classes")
 """Arguments of a task that its data state."""
 
@@ -25,7 +26,7 @@ class Experiment(NamedTuple):
     """
 
     task: Task
-    data: ImageDataModule
+    data: DataModule
 
 
 def build(config: Mapping[str, Any]) -> Experiment:
@@ -40,11 +41,11 @@ def build(config: Mapping[str, Any]) -> Experiment:
     """
     from lightning.pytorch.cli import LightningArgumentParser
 
-    from capsule_lightning.data.base import ImageDataModule
+    from capsule_lightning.data.module import DataModule
     from capsule_lightning.tasks.base import Task
 
     parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
     parser.add_lightning_class_args(Task, "model", subclass_mode=True)
     for name in FROM_DATA:
         parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
@@ -52,23 +53,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     return Experiment(made.model, made.data)
 
 
-def build_data(slot: Any) -> ImageDataModule:
-    """Make the data module of one slot of a configuration.
-
-    Args:
-        slot: ``class_path`` and ``init_args``.
-
-    Raises:
-        InputError: a class or a value that the slot does not take.
-    """
-    from capsule_lightning.data.base import ImageDataModule
-
-    made: ImageDataModule = build_part(slot, ImageDataModule)
-    return made
-
-
-def build_part(slot: Any, base: type) -> Any:
-    """Make the object of one slot of a configuration.
+def build_part(slot: Any, base: type[Part]) -> Part:
+    """Make the object of one slot of a configuration, such as its data module.
 
     Args:
         slot: ``class_path`` and ``init_args``.
@@ -81,7 +67,8 @@ def build_part(slot: Any, base: type) -> Any:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "part")
-    return _instantiated(parser, {"part": slot}).part
+    made: Part = _instantiated(parser, {"part": slot}).part
+    return made
 
 
 def _instantiated(parser: Any, config: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from capsule_lightning.augmentations.base import standardize
-from capsule_lightning.components.build import build_data
+from capsule_lightning.components.build import build_part
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, read_images
 from capsule_lightning.errors import InputError, require
@@ -132,7 +132,7 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
             slot.setdefault("init_args", {})["root"] = root
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{source}: says nothing of the data; expected one that `fit` has written") from error
-    data = build_data(slot)
+    data = build_part(slot, ImageDataModule)
     if data.num_labels != 1:
         raise InputError(
             f"{data.name}: its images have {data.num_labels} labels each; a report is about images of one class, such "

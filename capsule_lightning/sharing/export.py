@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from capsule_lightning import __version__
-from capsule_lightning.components.build import build_data
+from capsule_lightning.components.build import build_part
 from capsule_lightning.components.names import modernized
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, first_line
@@ -137,7 +137,7 @@ def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
         return {}, f"its class names and normalization, for want of the run's {CONFIG_NAME} beside the checkpoint"
     try:
         config = modernized(read_yaml(folder / CONFIG_NAME))
-        data, seed = build_data(config["data"]), config.get("seed_everything")
+        data, seed = build_part(config["data"], ImageDataModule), config.get("seed_everything")
         slots = {"data": without(config["data"], OF_MACHINE)}
         if slots["data"]["init_args"].get("seed", ...) is None:  # which chose the validation images
             slots["data"]["init_args"]["seed"] = data.seed if seed is None else seed

@@ -19,7 +19,8 @@ from trained import FAKE_MNIST, fit
 
 from capsule_lightning import __version__
 from capsule_lightning.cli import main
-from capsule_lightning.components.build import build_data
+from capsule_lightning.components.build import build_part
+from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.loader import StoredBatch
@@ -207,7 +208,7 @@ def test_images_prepared_as_the_file_says_are_those_of_training(data: type, argu
     place, slot = run_of(tmp_path, data, **arguments)
     said, unknown = what_images_need(place)
     assert unknown is None
-    module = build_data(slot)
+    module = build_part(slot, ImageDataModule)
     pixels = torch.randint(0, 256, (5, *module.stored_shape), dtype=torch.uint8)
     if module.normalization == "channel" and module.statistics is None:
         module.setup("fit")
