@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from capsule_lightning.components.names import import_components, modernized
 from capsule_lightning.errors import InputError
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from capsule_lightning.data.module import DataModule
     from capsule_lightning.tasks.base import Task
 
-Part = TypeVar("Part")
 FROM_DATA = ("in_shape", "num_classes")
 """Arguments of a task that its data state."""
 
@@ -53,7 +52,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     return Experiment(made.model, made.data)
 
 
-def build_part(slot: Any, base: type[Part]) -> Part:
+def build_part(slot: Any, base: type) -> Any:
     """Make the object of one slot of a configuration, such as its data module.
 
     Args:
@@ -67,8 +66,7 @@ def build_part(slot: Any, base: type[Part]) -> Part:
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "part")
-    made: Part = _instantiated(parser, {"part": slot}).part
-    return made
+    return _instantiated(parser, {"part": slot}).part
 
 
 def _instantiated(parser: Any, config: Mapping[str, Any]) -> Any:

@@ -132,7 +132,7 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
             slot.setdefault("init_args", {})["root"] = root
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{source}: says nothing of the data; expected one that `fit` has written") from error
-    data = build_part(slot, ImageDataModule)
+    data: ImageDataModule = build_part(slot, ImageDataModule)
     if data.num_labels != 1:
         raise InputError(
             f"{data.name}: its images have {data.num_labels} labels each; a report is about images of one class, such "
