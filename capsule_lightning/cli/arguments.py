@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
+
+from typing_extensions import override
 
 from capsule_lightning.cli.commands import COMMANDS
 from capsule_lightning.errors import InputError, nearest
@@ -19,6 +22,7 @@ class LightParser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, epilog: str = "") -> None:
+        self._command, self._known = command, list[str]()
         super().__init__(
             prog=f"{PROGRAM} {command}",
             description=f"{COMMANDS[command].summary}.",
@@ -27,7 +31,12 @@ class LightParser(argparse.ArgumentParser):
             allow_abbrev=False,
             exit_on_error=False,
         )
-        self._command = command
+
+    @override
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        action = super().add_argument(*names, **settings)
+        self._known += [name for name in action.option_strings[-1:] if name != "--help"]
+        return action
 
     def options(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse the options.
@@ -40,10 +49,8 @@ class LightParser(argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             raise InputError(f"{self._command}: {error}") from error
         if unknown:
-            known = [action.option_strings[-1] for action in self._actions[1:] if action.option_strings]
-            raise InputError(
-                f"{self._command}: no option {unknown[0]!r}; expected {', '.join(known)}{nearest(unknown[0], known)}"
-            )
+            expected = f"expected {', '.join(self._known)}{nearest(unknown[0], self._known)}"
+            raise InputError(f"{self._command}: no option {unknown[0]!r}; {expected}")
         return found
 
 

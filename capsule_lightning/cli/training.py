@@ -65,6 +65,9 @@ from capsule_lightning.sharing.network_file import (
 from capsule_lightning.shipped import PROGRAM
 from capsule_lightning.tasks.base import Task
 
+QUIET = ("GPU available: False", "TPU available: False", "Trainer already configured", "litlogger")
+"""Parts of messages of Lightning that nobody can act on."""
+
 
 def run(words: Sequence[str]) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
@@ -116,7 +119,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's is
     warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # on the login nodes of clusters
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())
+    rank_zero.addFilter(lambda record: not any(part in record.getMessage() for part in QUIET))
 
 
 def show_help_of(given: Words) -> None:
