@@ -65,7 +65,7 @@ def heinsen_matrix_routing(
     couplings = votes.new_full(votes.shape[:-1], 1 / votes.shape[-3])
     scores, weights, means = parents(couplings)
     for _ in range(iterations - 1):
-        squares = _SquaredDistance.apply(votes, means)
+        squares = _squared_distance(votes, means)
         variances = weights @ squares + _EPSILON  # (..., J, 1, E)
         distances = (squares @ variances.reciprocal().mT).squeeze(-1)
         log_densities = (
@@ -74,6 +74,14 @@ def heinsen_matrix_routing(
         couplings = coupling_coefficients(F.logsigmoid(scores).unsqueeze(-1) + log_densities, dim=-2)
         scores, weights, means = parents(couplings)
     return means.squeeze(-2), scores.sigmoid(), couplings.mT
+
+
+def _squared_distance(votes: Tensor, means: Tensor) -> Tensor:
+    """Return ``(votes - means)^2``."""
+    if torch.compiler.is_compiling():  # torch 2.11 compiles the backward pass below to wrong gradients
+        return (votes - means).square()
+    squares: Tensor = _SquaredDistance.apply(votes, means)
+    return squares
 
 
 class _SquaredDistance(torch.autograd.Function):
