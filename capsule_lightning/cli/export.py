@@ -35,4 +35,4 @@ def run(words: Sequence[str]) -> None:
     done = write(options.ckpt_path, options.output, options.overwrite, options.half)
     print(f"wrote {done.path}: {done.parameters:,} parameters, {done.size / 1e6:.1f} MB")
     if done.unknown is not None:
-        print(f"{PROGRAM}: the file does not say {done.unknown}", file=sys.stderr)
+        print(f"{PROGRAM}: the file does not state {done.unknown}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,8 @@ def checked_value(value: Any, argument: Argument, key: str) -> Any:
     """
     if argument.annotation is Any:
         return yaml_value(value, key) if isinstance(value, Text) else value
+    if {int, float} <= set(_kinds(argument.annotation)) and re.fullmatch(r"[+-]?\d+", str(value)):
+        return int(value)  # 2 batches are not 2.0 of them; typing may give the two types in either order
     parser = _parser_of(argument.annotation)
     try:
         if isinstance(value, Text):

@@ -48,6 +48,7 @@ class ConvCapsules(nn.Module):
         InputError: the windows do not fit, or the routing does not support the coordinates or the competition.
 
     Example:
+        >>> import torch
         >>> from capsule_lightning.routing.uniform import UniformRouting
         >>> layer = ConvCapsules((8, 8), 4, 16, 6, 16, routing=UniformRouting, kernel_size=3, stride=2)
         >>> layer(Capsules.from_vectors(torch.rand(2, 8, 8, 4, 16))).poses.shape

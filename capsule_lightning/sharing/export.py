@@ -118,7 +118,7 @@ def network_of(checkpoint: Path) -> tuple[dict[str, Tensor], Metadata]:
     given, weights = found.get("hyper_parameters", {}), found["state_dict"]
     tensors = {name.removeprefix(_PREFIX): weights[name] for name in weights if name.startswith(_PREFIX)}
     if not tensors or not all(key in given for key in NEEDED):
-        raise InputError(f"{checkpoint}: does not say how its network was built; expected one that `fit` has written")
+        raise InputError(f"{checkpoint}: does not state how its network was built; expected one that `fit` has written")
     recipe = {key: json.dumps(given[key]) for key in NEEDED}
     progress = {key: str(found[name]) for key, name in (("step", "global_step"), ("epoch", "epoch")) if name in found}
     return tensors, {**recipe, **progress, "capsule_lightning": __version__}

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 from typing_extensions import override
 
 from capsule_lightning.errors import InputError, require
@@ -66,6 +66,7 @@ class Task(L.LightningModule, ABC):
         require_optimizer(optimizer, lr_scheduler)
         self.step_losses: Mapping[str, Tensor] = {}
         self._stage_metrics: nn.ModuleDict | None = None
+        self._stage_losses = nn.ModuleDict()
 
     @abstractmethod
     def output(self, batch: Any) -> Any:
@@ -126,8 +127,10 @@ class Task(L.LightningModule, ABC):
         for name, metric in metrics.items():
             metric.update(*compared)  # type: ignore[operator]
             self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy", on_step=False, on_epoch=True)  # type: ignore[arg-type]
+        means = self._stage_losses[stage]
         for name, value in self.losses(output, batch).items():
-            self.log(f"{stage}/{name}", value, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch[0]))
+            means[name].update(value, weight=len(batch[0]))  # type: ignore[index]
+            self.log(f"{stage}/{name}", means[name], on_step=False, on_epoch=True)  # type: ignore[index]
         return self.prediction(output, batch)
 
     def stage_metrics(self, stage: Stage) -> nn.ModuleDict:
@@ -135,6 +138,9 @@ class Task(L.LightningModule, ABC):
         if self._stage_metrics is None:
             made = {each: nn.ModuleDict(self.metrics(each)) for each in get_args(Stage)}
             self._stage_metrics = nn.ModuleDict(made).to(self.device)
+            # Lightning's own mean over processes rounds the number of examples down
+            means = {each: {name: MeanMetric(nan_strategy="disable") for name in self.loss_names} for each in made}
+            self._stage_losses = nn.ModuleDict({k: nn.ModuleDict(v) for k, v in means.items()}).to(self.device)
         found: nn.ModuleDict = self._stage_metrics[stage]  # type: ignore[assignment]
         return found
 

@@ -54,7 +54,7 @@ def test_the_first_test_images_are_perturbed_as_their_true_class(tmp_path, drawn
     task, data = digits()
     trainer(tmp_path, PerturbationFigures(count=2)).test(task, datamodule=data, verbose=False)
     assert [name for _, name, _ in drawn] == ["test/perturbations_1", "test/perturbations_2"]
-    images, labels = data.load("test")
+    images, labels = data.store("test").take(torch.arange(2)), data.store("test").labels
     task.eval()
     for n, (_, _, figure) in enumerate(drawn):
         picture, label = images[n : n + 1].float() / 255, int(labels[n])

@@ -308,7 +308,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
         ["trainer.devices=two", "int > 0"],
         None,
     ),
-    ("nodes-none", f"{FIT} --trainer.num_nodes 0", ["trainer.num_nodes=0", "positive"], None),
+    ("nodes-none", f"{FIT} --trainer.num_nodes 0", ["trainer.num_nodes=0", "at least 1"], None),
     (
         "nodes-alone",
         f"{FIT} --trainer.num_nodes 2 --trainer.accelerator cpu --trainer.strategy ddp",
@@ -405,10 +405,10 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     (
         "test-other-task",
         f"{TEST} --model MultiLabelTask --config '{{model: {{init_args: {{net: CapsNet}}}}}}'",
-        ["8x8"],
+        ["num_labels=1 of each image", "--model ClassificationTask"],
         None,
     ),
-    ("test-config-torn", TEST, ["config.yaml, line 2"], lambda f: (f / RUN / "config.yaml").write_text("a: [")),
+    ("test-config-torn", TEST, ["config.yaml, line 1"], lambda f: (f / RUN / "config.yaml").write_text("a: [")),
     ("fit-weights-alone", f"{FIT} --ckpt_path {LAST}", [f"{LAST}: lacks loops"], state(loops=None)),
     (
         "fit-other-optimizer",

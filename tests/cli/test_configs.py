@@ -154,6 +154,16 @@ def test_values_have_the_type_of_their_argument_however_they_are_written() -> No
     assert (config["run_id"], config["experiment"], config["data"]["init_args"]["seed"]) == ("7", "123", None)
 
 
+@pytest.mark.parametrize(("text", "expected"), [("2", 2), ("1", 1), ("1.0", 1.0), ("0.5", 0.5)])
+def test_a_number_of_batches_is_not_a_fraction_of_them(text: str, expected: float) -> None:
+    for words in (
+        ["--trainer.limit_train_batches", text],
+        ["--config", f"{{trainer: {{limit_train_batches: {text}}}}}"],
+    ):
+        found = resolve(["fit", "--config", "digits", *words])["trainer"]["limit_train_batches"]
+        assert (found, type(found)) == (expected, type(expected))
+
+
 def test_defaults_of_the_task_are_the_papers() -> None:
     config = resolve(["fit", "--data", "MNISTDataModule"])
     assert net_of(config)["routing"]["init_args"]["iterations"] == 3

@@ -121,10 +121,18 @@ def test_resumed_training_continues_the_run(run_main: Callable[..., Path]) -> No
     assert [p.name for p in folder.parent.iterdir()] == ["one"]
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("16-mixed", marks=pytest.mark.nightly)])
+@pytest.mark.long(8)
 def test_mixed_precision_learns(precision: str, run_main: Callable[..., Path]) -> None:
     words = ("--trainer.precision", precision, "--trainer.gradient_clip_val", "1.0", "--trainer.accelerator", "cpu")
-    cwd = run_main("fit", "--trainer.max_epochs", "3", "--run_id", "mixed", *words)
+    small = (
+        "--model.net.encoder.channels",
+        "32",
+        "--model.net.encoder.num_types",
+        "8",
+        "--model.net.decoder.hidden=[32]",
+    )
+    cwd = run_main("fit", "--trainer.max_epochs", "3", "--run_id", "mixed", *words, *small)
     values = metrics(cwd / "runs" / "digits" / "mixed")
     assert values["test/accuracy"][0] > 0.6
     assert all(torch.isfinite(torch.tensor(v)).all() for v in values.values())

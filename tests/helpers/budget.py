@@ -22,17 +22,28 @@ def cpu_seconds() -> float:
     return own + (forked.cpu_seconds() if forked else 0.0)
 
 
-RESIDENT = 850 * 2**20
-"""Bytes of a worker above which it gives back what the test before has left; imports alone take two thirds of it."""
+GROWTH = 200 * 2**20
+"""Bytes by which a worker may grow before it gives back what tests have left."""
+_resident = 0  # bytes after the last time, or at the first test
 
 
 def give_memory_back() -> None:
-    """Free cycles, and what the allocator holds: training keeps the heap, so that a worker would only ever grow."""
+    """Free cycles, and what the allocator holds, once a worker has grown: training keeps the heap for itself.
+
+    Not after every test: looking through all objects of torch, Lightning and W&B takes most of a second.
+    """
+    global _resident
     with suppress(OSError, AttributeError):  # not Linux, not glibc
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        if pages * os.sysconf("SC_PAGE_SIZE") > RESIDENT:
-            gc.collect()
-            ctypes.CDLL(None).malloc_trim(0)
+        if resident() > _resident + GROWTH:
+            if _resident:
+                gc.collect()
+                ctypes.CDLL(None).malloc_trim(0)
+            _resident = resident()
+
+
+def resident() -> int:
+    """Return the resident memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def allowed(item: pytest.Item) -> float:

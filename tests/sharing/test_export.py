@@ -137,7 +137,7 @@ def test_a_checkpoint_without_its_run_is_shared_and_what_is_unknown_is_said(
     main(["export", "--ckpt_path", str(alone)])
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(err.splitlines()) == 1
-    assert "does not say its class names and normalization" in err
+    assert "does not state its class names and normalization" in err
     assert "class_names" not in read_metadata(alone.with_suffix(".safetensors"))
     assert load_network(alone.with_suffix(".safetensors")).num_classes == 10
 
@@ -318,7 +318,7 @@ def test_an_output_that_cannot_be_written(
 
 def test_a_checkpoint_of_something_else(change: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = change(lambda checkpoint: checkpoint.pop("hyper_parameters"))
-    assert "does not say how its network was built" in refusal(capsys, "--ckpt_path", str(path))
+    assert "does not state how its network was built" in refusal(capsys, "--ckpt_path", str(path))
     path.write_bytes(path.read_bytes()[:1000])
     assert "cannot be read as a checkpoint" in refusal(capsys, "--ckpt_path", str(path))
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
@@ -428,7 +428,7 @@ def test_onnx_that_answers_otherwise_is_refused() -> None:
     net, other = small(UniformRouting), small(UniformRouting)
     content, images = onnx_model(net, {}), images_for(net)
     require_same_outputs(content, OnnxOutputs(net), [images])
-    with pytest.raises(InputError, match=r"answers otherwise, by its poses"):
+    with pytest.raises(InputError, match=r"computes another poses"):
         require_same_outputs(content, OnnxOutputs(other), [images])
 
 

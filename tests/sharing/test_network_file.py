@@ -57,10 +57,10 @@ def with_net(change: Callable[[dict], object]) -> Callable[[Path], object]:
     ("fault", "expected"),
     [
         (lambda path: path.unlink(), ["no such file"]),
-        (lambda path: path.write_bytes(b""), ["no safetensors file"]),
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), ["no safetensors file", "a part"]),
-        (lambda path: torch.save({"a": torch.zeros(1)}, path), ["no safetensors file"]),
-        (without_metadata, ["lacks net, in_shape, num_classes"]),
+        (lambda path: path.write_bytes(b""), ["not a safetensors file"]),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), ["not a safetensors file", "a part"]),
+        (lambda path: torch.save({"a": torch.zeros(1)}, path), ["not a safetensors file"]),
+        (without_metadata, ["lack net, in_shape, num_classes"]),
         (partial(edited, tensors=lambda s: s.pop("routing.weight")), ["routing.weight", "none"]),
         (partial(edited, tensors=lambda s: s.update(other=torch.zeros(2))), ["other", "(2,)"]),
         (
@@ -290,7 +290,7 @@ def test_training_cannot_go_on_from_weights(shared: Path, here: Path, capsys: py
 def test_a_file_that_does_not_say_how_it_is_evaluated(missing: str, shared: Path) -> None:
     edited(shared, metadata=lambda said: said.pop(missing))
     load_network(shared)
-    with pytest.raises(InputError, match=f"does not say its {missing}; export it again"):
+    with pytest.raises(InputError, match=f"does not state its {missing}; export it again"):
         evaluation_config(shared)
 
 
