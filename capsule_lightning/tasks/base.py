@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
-from math import ceil, isfinite
+from math import ceil, isfinite, nan
 from typing import Any, Literal, get_args
 
 import lightning as L
@@ -138,8 +138,8 @@ class Task(L.LightningModule, ABC):
         if self._stage_metrics is None:
             made = {each: nn.ModuleDict(self.metrics(each)) for each in get_args(Stage)}
             self._stage_metrics = nn.ModuleDict(made).to(self.device)
-            # Lightning's own mean over processes rounds the number of examples down
-            means = {each: {name: MeanMetric(nan_strategy="disable") for name in self.loss_names} for each in made}
+            # Lightning's own mean over processes rounds the number of examples down; what is NaN here stays NaN
+            means = {each: {name: MeanMetric(nan_strategy=nan) for name in self.loss_names} for each in made}
             self._stage_losses = nn.ModuleDict({k: nn.ModuleDict(v) for k, v in means.items()}).to(self.device)
         found: nn.ModuleDict = self._stage_metrics[stage]  # type: ignore[assignment]
         return found

@@ -12,7 +12,7 @@ FIT = (
 )
 
 
-@pytest.mark.long(15)
+@pytest.mark.nightly
 def test_a_training_that_is_started_is_that_which_is_forked(tmp_path: Path) -> None:
     runs = []
     for name, start in (("started", started), ("forked", capsule_lightning)):
