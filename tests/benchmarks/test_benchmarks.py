@@ -203,6 +203,7 @@ def test_one_failing_part_does_not_stop_the_others(tmp_path: Path) -> None:
     assert {f"{part}.log" for part in parts} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.nightly
 def test_probes(trained: Run, tmp_path: Path) -> None:
     probes(["--images", "20", "--out", str(tmp_path / "probes.json"), trained.checkpoint])
     (found,) = json.loads((tmp_path / "probes.json").read_text())["results"]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from program import clean_environment
 
 #: What is registered first is called last.
@@ -15,6 +16,7 @@ main(["test"])
 """
 
 
+@pytest.mark.nightly
 def test_a_signal_to_a_process_that_is_leaving(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True, text=True

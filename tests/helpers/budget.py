@@ -60,7 +60,8 @@ def longest_first(items: list[pytest.Item]) -> None:
     for item in items:
         marker = item.get_closest_marker("long")
         costs[_group(item)] = costs.get(_group(item), 0.0) + (marker.args[0] if marker else 0.0)
-    items.sort(key=lambda item: -costs[_group(item)])
+    # those of one group stay together: a fixture of theirs is made once
+    items.sort(key=lambda item: (-costs[_group(item)], group if isinstance(group := _group(item), str) else ""))
 
 
 def _group(item: pytest.Item) -> object:

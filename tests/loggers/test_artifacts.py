@@ -66,7 +66,7 @@ def sorted_by_age(checkpoints: Path) -> list[Path]:
     return sorted(kept, key=lambda path: path.stat().st_mtime)
 
 
-@pytest.mark.long(8)
+@pytest.mark.nightly
 def test_every_state_arrives_once_as_it_is_saved(tmp_path: Path) -> None:
     with WandbServer() as server:
         online = {**KEY, "WANDB_BASE_URL": server.url}

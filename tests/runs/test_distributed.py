@@ -8,7 +8,6 @@ from forked import run
 from PIL import Image
 from program import capsule_lightning, metrics, torchrun
 from resumed import FIT, NOISY, assert_same_end
-from tiers import nightly_but
 
 from capsule_lightning.data.digits import DigitsDataModule
 
@@ -83,8 +82,8 @@ def test_a_rank_that_is_killed_twice_under_torchrun(tmp_path: Path) -> None:
     assert_same_end(tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.long(15)
-@pytest.mark.parametrize("rank", nightly_but([1], [0, 1]))
+@pytest.mark.nightly
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_dies_takes_the_others_down(rank: int, tmp_path: Path) -> None:
     two = ("--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu")
     harm = (
@@ -109,8 +108,8 @@ def test_a_batch_that_the_processes_do_not_divide(tmp_path: Path) -> None:
     assert "batch_size=63 is the batch of all 2 processes together" in done.stderr
 
 
-@pytest.mark.long(15)
-@pytest.mark.parametrize("strategy", nightly_but(["ddp"], ["ddp", "ddp_find_unused_parameters_true"]))
+@pytest.mark.nightly
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true"])
 def test_parameters_that_the_loss_does_not_reach(strategy: str, tmp_path: Path) -> None:
     # without a decoder nobody reads the poses, and self-routing has activations without them
     net = ("--model.net.routing=SelfRouting", "--model.net.decoder=null", "--trainer.max_epochs=1")

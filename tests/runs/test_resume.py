@@ -27,7 +27,9 @@ def cwd(tmp_path: Path) -> Path:
 
 
 @pytest.mark.long(20)
-@each_kind
+@pytest.mark.parametrize(
+    ("more", "most"), [(("--trainer.precision", "bf16-mixed", "--trainer.accumulate_grad_batches", "2"), 5)]
+)
 def test_killed_between_steps_and_in_the_middle_of_writing(
     more: tuple[str, ...], most: int, cwd: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

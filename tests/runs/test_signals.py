@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from forked import run, start, wait_for
 from resumed import FIT, NOISY, assert_same_end, last, steps_logged
+from tiers import nightly_but
 
 #: Nothing is saved by step or time: what is there, the signal has saved.
 SELDOM = NOISY.replace("every_n_steps: 4", "every_n_steps: null")
@@ -25,7 +26,9 @@ def output(cwd: Path) -> str:
 
 @pytest.mark.long(10)
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)], ids=lambda v: str(v)
+    ("number", "status"),
+    nightly_but([(signal.SIGTERM, 143)], [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)]),
+    ids=str,
 )
 def test_a_signal_saves_and_leaves(number: signal.Signals, status: int, cwd: Path, whole: Path) -> None:
     process = start(cwd, *FIT)

@@ -501,7 +501,7 @@ with open(f"{rank}.json", "w") as file:
 """
 
 
-@pytest.mark.long(30)
+@pytest.mark.nightly
 def test_processes_of_which_one_sees_the_fault_stop_and_skip_together(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
