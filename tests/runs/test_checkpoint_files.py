@@ -125,7 +125,7 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.long(10)
+@pytest.mark.nightly
 def test_a_file_that_cannot_grow(tmp_path: Path, whole: Path) -> None:
     (tmp_path / "noisy.yaml").write_text(NOISY)
     assert run(tmp_path, *FIT, first=functools.partial(limit_files, 300_000)) == 1

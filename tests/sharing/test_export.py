@@ -394,8 +394,8 @@ def test_every_routing_as_onnx(routing: type, capfd: pytest.CaptureFixture[str])
     "routing",
     [
         partial(DynamicRouting, vote_weights=2, bias=True, leaky=True),
-        SelfAttentionRouting,
-        partial(InvertedDotProductRouting, pose="vector"),
+        pytest.param(SelfAttentionRouting, marks=pytest.mark.nightly),
+        pytest.param(partial(InvertedDotProductRouting, pose="vector"), marks=pytest.mark.nightly),
     ],
 )
 def test_a_fast_path_is_no_part_of_onnx(routing: Callable[..., Routing]) -> None:
