@@ -25,7 +25,7 @@ from capsule_lightning.components.names import import_components, modernized
 from capsule_lightning.components.slots import Argument, Slot, arguments, find_class, path_of, shared_arguments
 from capsule_lightning.errors import InputError, nearest, require
 from capsule_lightning.runs.files import read_yaml
-from capsule_lightning.runs.plain_yaml import dump_yaml, parse_yaml
+from capsule_lightning.runs.plain_yaml import parse_yaml
 from capsule_lightning.shipped import CONFIG_DIR, find_config
 
 NOT_OURS = ("weights_only", "verbose", "return_predictions")
@@ -59,13 +59,12 @@ def resolve(words: Sequence[str] | Words, base: Mapping[str, Any] | None = None)
     if base is None and not given.chooses_data:
         base = read_yaml(find_config("digits.yaml"))
     layers: list[tuple[str, Mapping[str, Any]]] = [("", read_yaml(CONFIG_DIR / "default.yaml"))]
-    if base is not None:
-        known = {key: value for key, value in modernized(dict(base)).items() if key not in NOT_OURS}
-        layers.append(("", {key: value for key, value in known.items() if key != "resume" or key in root}))
+    layers += [] if base is None else [("", base)]
     layers += [read_config(name) for name in given.configs]
     for source, layer in layers:
+        known = {key: value for key, value in modernized(dict(layer)).items() if key not in NOT_OURS}
         try:
-            for key, value in layer.items():
+            for key, value in known.items():
                 merged = _laid_at(merged, root, str(key).split("."), value, "")
         except InputError as error:
             raise InputError(f"{source}: {error}" if source else str(error)) from error
@@ -91,11 +90,6 @@ def read_config(name: str) -> tuple[str, Mapping[str, Any]]:
         return "--config", parse_yaml(name, "--config")
     path = find_config(name)
     return path, read_yaml(path)
-
-
-def as_yaml(config: Mapping[str, Any]) -> str:
-    """Write a configuration as YAML, in its order."""
-    return dump_yaml(config)
 
 
 def argument_at(command: str, key: str) -> Argument:

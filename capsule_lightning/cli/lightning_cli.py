@@ -16,7 +16,6 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from typing_extensions import override
 
-from capsule_lightning.cli.configs import as_yaml
 from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.trainer_checks import refused, require_launcher
 from capsule_lightning.components.build import FROM_DATA, build_part
@@ -31,6 +30,7 @@ from capsule_lightning.runs.folders import (
     CONFIG_NAME,
     flat,
 )
+from capsule_lightning.runs.plain_yaml import dump_yaml
 from capsule_lightning.shipped import PROGRAM
 from capsule_lightning.tasks.base import Task
 
@@ -55,7 +55,7 @@ class RunRecord(L.Callback):
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / CONFIG_NAME, as_yaml(self.config))
+        write_whole(folder / CONFIG_NAME, dump_yaml(self.config))
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(flat(self.config)))
 

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint
 from capsule_lightning.callbacks.results import prints_result
-from capsule_lightning.cli.configs import argument_at, as_yaml, resolve
+from capsule_lightning.cli.configs import argument_at, resolve
 from capsule_lightning.cli.faults import as_user_error
 from capsule_lightning.cli.lightning_cli import CapsuleCLI, place_loggers
 from capsule_lightning.cli.options import OPTIONS
@@ -52,6 +52,7 @@ from capsule_lightning.runs.folders import (
     require_writable,
     unlock_run,
 )
+from capsule_lightning.runs.plain_yaml import dump_yaml
 from capsule_lightning.runs.signals import SIGNALS, Interrupted, end_with_parent, rank
 from capsule_lightning.sharing.network_file import (
     evaluation_config,
@@ -93,7 +94,7 @@ def run(words: Sequence[str]) -> None:
         else:
             start = resolve_start(given)
             if "print_config" in given.flags:
-                print(as_yaml(start.config), end="")
+                print(dump_yaml(start.config), end="")
             else:
                 perform(start)
         exit_code = 0

@@ -6,12 +6,9 @@ import pkgutil
 import re
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from capsule_lightning.shipped import PACKAGE, PROGRAM
-
-if TYPE_CHECKING:
-    pass
 
 # What a config fills with a class: the folder of the classes, and what they derive from.
 SLOTS = {

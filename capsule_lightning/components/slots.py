@@ -14,14 +14,11 @@ from enum import Enum
 from importlib import import_module
 from pathlib import PurePath
 from types import UnionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from capsule_lightning.components.names import modern_path, short_names
 from capsule_lightning.errors import InputError, first_line, nearest
 from capsule_lightning.shipped import PROGRAM
-
-if TYPE_CHECKING:
-    pass
 
 LISTED = 16
 """How many classes an error lists; of more, it names the nearest alone."""

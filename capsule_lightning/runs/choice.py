@@ -80,13 +80,14 @@ def choose(command: str, config: Mapping[str, Any], environment: Mapping[str, st
         f"run_id={run_id}, resume={resume}: are two runs; give one of the two options",
     )
     experiments, folder = Path(config["runs"]).expanduser(), None
-    known = known_run_id(environment) if run_id is None else require_name(run_id, "run_id")
     if resume not in (None, NEWEST):
         folder = named_run(str(resume), experiments)
-    elif resume is not None and known is None:
-        folder = newest_run(experiments, config["experiment"])
     elif checkpoint is not None and run_id is None:
         folder = run_of_checkpoint(checkpoint)
+    if folder is None:  # only now is the environment asked, which may have to refuse
+        known = known_run_id(environment) if run_id is None else require_name(run_id, "run_id")
+        if resume is not None and known is None:
+            folder = newest_run(experiments, config["experiment"])
     if folder is None:
         experiment = require_name(str(config["experiment"]), "experiment")
         folder = experiments / experiment / require_name(known or new_run_id(), ID_VARIABLE)

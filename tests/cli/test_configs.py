@@ -8,11 +8,11 @@ import pytest
 import torch
 from routings import ROUTINGS
 
-from capsule_lightning.cli.configs import as_yaml, resolve
+from capsule_lightning.cli.configs import resolve
 from capsule_lightning.cli.values import in_words
 from capsule_lightning.cli.words import read_words
 from capsule_lightning.errors import InputError
-from capsule_lightning.runs.plain_yaml import parse_yaml
+from capsule_lightning.runs.plain_yaml import dump_yaml, parse_yaml
 
 
 def net_of(config: dict) -> dict:
@@ -179,7 +179,7 @@ def test_digits_are_the_default() -> None:
 
 def test_a_configuration_resolves_to_itself() -> None:
     config = resolve(["fit", "--config", "mnist", "--config", "routing/em", "--trainer.callbacks+=DeviceStatsMonitor"])
-    written = parse_yaml(as_yaml(config), "config.yaml")
+    written = parse_yaml(dump_yaml(config), "config.yaml")
     assert resolve(["fit"], written) == config
 
 
@@ -194,9 +194,10 @@ def test_a_saved_configuration_keeps_the_names_it_was_saved_with() -> None:
         },
         "weights_only": True,
     }
-    data = resolve(["fit"], old)["data"]["init_args"]
-    assert data["augmentation"]["class_path"] == "capsule_lightning.augmentations.geometry.Shift"
-    assert data["normalization"] == "per_image"
+    for config in (resolve(["fit"], old), resolve(["fit", "--config", json.dumps(old)])):
+        data = config["data"]["init_args"]
+        assert data["augmentation"]["class_path"] == "capsule_lightning.augmentations.geometry.Shift"
+        assert data["normalization"] == "per_image"
 
 
 def test_a_class_of_ones_own_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
