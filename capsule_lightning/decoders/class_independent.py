@@ -8,16 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from capsule_lightning.decoders.base import Crop, Decoder
-from capsule_lightning.errors import require
+from capsule_lightning.errors import require, require_one_of
 from capsule_lightning.layers.precision import full_precision
 
 CHANNELS = (16, 64, 32, 16, 8)
+Cut = Literal["last", "first"]
+
+
+class Doubling(nn.ConvTranspose2d):
+    """A transposed convolution of 3x3 that makes maps exactly twice as large.
+
+    Args:
+        num_in: channels of the maps.
+        num_out: channels of the larger maps.
+        cut: the row and the column that are left out of the 2 n + 1 that the convolution makes of n: ``last``, as
+            TensorFlow's padding ``same`` does, or ``first``.
+
+    Attributes:
+        surplus: rows and columns to cut off at the end, which torch cannot express by its paddings.
+    """
+
+    def __init__(self, num_in: int, num_out: int, cut: Cut) -> None:
+        padding = int(cut == "first")
+        super().__init__(num_in, num_out, 3, stride=2, padding=padding, output_padding=padding)
+        self.surplus = 1 - padding
+
+    @override
+    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return maps ``(B, num_out, 2 H, 2 W)`` of maps ``(B, num_in, H, W)``."""
+        rows, columns = (2 * n for n in maps.shape[-2:])
+        return super().forward(maps, output_size)[..., :rows, :columns]
 
 
 class ClassIndependentDecoder(Decoder):
@@ -28,7 +55,9 @@ class ClassIndependentDecoder(Decoder):
     them keep the size. A pixel may exceed 1 in training, where a limit would leave it without a gradient, and is cut at
     1 in evaluation.
 
-    A picture whose size is not a multiple of the enlargement is the center of a larger one.
+    A doubling makes one row and one column too many. The released code cuts off the last ones, and so do its weights
+    expect it; before version 0.6, networks here were trained without the first ones. A picture whose size is not a
+    multiple of the enlargement is the center of a larger one.
 
     Args:
         num_classes: class capsules, J; the weights do not depend on it.
@@ -37,17 +66,25 @@ class ClassIndependentDecoder(Decoder):
         channels: channels of the small map, after the transposed convolution that keeps its size, and after each
             doubling; null for the paper's, 16, 64, 32, 16, 8, with as many doublings as are needed to reach the picture
             from at most 8x8, but no more than 3: 8x8 to 64x64, 7x7 to 28x28.
+        cut: the row and the column that a doubling leaves out, ``last`` as in the released code, or ``first``.
 
     Raises:
-        InputError: there are fewer than two ``channels``, or one is below 1.
+        InputError: there are fewer than two ``channels``, one is below 1, or ``cut`` is unknown.
     """
 
     masked = False
 
     def __init__(
-        self, num_classes: int, dim: int, out_shape: tuple[int, ...], *, channels: Sequence[int] | None = None
+        self,
+        num_classes: int,
+        dim: int,
+        out_shape: tuple[int, ...],
+        *,
+        channels: Sequence[int] | None = None,
+        cut: Cut = "last",
     ) -> None:
         super().__init__()
+        require_one_of("ClassIndependentDecoder: cut", cut, get_args(Cut))
         colors, rows, columns = out_shape
         if channels is None:
             channels = CHANNELS[: 2 + sum(max(rows, columns) > 8 * 2**n for n in range(3))]
@@ -66,10 +103,7 @@ class ClassIndependentDecoder(Decoder):
         )
         self.enlarge = nn.Sequential(
             nn.ConvTranspose2d(channels[0], channels[1], 3, padding=1),
-            *(
-                nn.ConvTranspose2d(width, following, 3, stride=2, padding=1, output_padding=1)
-                for width, following in pairwise(channels[1:])
-            ),
+            *(Doubling(width, following, cut) for width, following in pairwise(channels[1:])),
             nn.ConvTranspose2d(channels[-1], colors, 3, padding=1),
         )
         self.crop = Crop(rows, columns)

@@ -31,6 +31,25 @@ def coupling_coefficients(logits: Tensor, leaky: bool = False, dim: int = -1) ->
     return torch.cat([logits, none_of_the_above], dim=dim).softmax(dim=dim).narrow(dim, 0, logits.shape[dim])
 
 
+@full_precision
+def without_strays(couplings: Tensor, log_total: Tensor, log_floor: float) -> Tensor:
+    """Return couplings in which a child whose densities under all parents are tiny has next to no part.
+
+    The densities are divided by their sum, but by no less than a floor.
+
+    Args:
+        couplings: ``(..., I, J)``, of densities that were divided by their sum.
+        log_total: ``(..., I)``, the logarithm of that sum.
+        log_floor: the logarithm of the least that densities are divided by.
+
+    Returns:
+        Tensor of the shape of ``couplings``.
+
+    Source: the released code of De Sousa Ribeiro et al. 2020, whose floor is 1e-11.
+    """
+    return couplings * (log_total - log_floor).clamp(max=0).exp().unsqueeze(-1)
+
+
 def require_passes(iterations: int, paper: int = 3) -> None:
     """Raise unless there is at least one pass of routing.
 

@@ -10,7 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from capsule_lightning.errors import require
+from capsule_lightning.layers.couplings import without_strays
 from capsule_lightning.layers.precision import full_precision
+
+LEAST_SHARE = 1e-7
+"""What the released code of EM routing adds to the sum of densities that it divides by."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Windows:
 
 
 @full_precision
-def compete_across_positions(logits: Tensor, windows: Windows) -> Tensor:
+def compete_across_positions(logits: Tensor, windows: Windows, log_floor: float | None = None) -> Tensor:
     """Return coupling coefficients of children that several windows see, a softmax over the parents of *all* of these.
 
     A child under nine windows with 32 parents each divides itself among 288 parents.
@@ -104,23 +108,57 @@ def compete_across_positions(logits: Tensor, windows: Windows) -> Tensor:
     Args:
         logits: ``(B, y, x, p * A, J)``, of the windows of maps with A types of capsules.
         windows: the positions of the windows.
+        log_floor: see `without_strays`; None for no floor.
 
     Returns:
         Tensor of the shape of ``logits``; the coefficients of each child sum to 1 over J and over all windows that see
-        it.
+        it, or to less if there is a floor.
 
     Source: Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, Procedure 1; Gritzman 2019 (arXiv
     1907.00652) names the softmax over the parents of a single window as a pitfall.
     """
     places = logits.reshape(*logits.shape[:3], windows.places, -1, logits.shape[-1])  # (B, y, x, p, A, J)
-    without_padding = Windows(
-        (windows.size[0] + 2 * windows.padding, windows.size[1] + 2 * windows.padding), windows.kernel, windows.stride
-    )
+    without_padding = _padded(windows)
     largest = without_padding.cut(windows.largest(places.amax(dim=-1)))
     weights = (places - largest.unsqueeze(-1)).exp()
     total = without_padding.cut(windows.add_up(weights.sum(dim=-1)))
     couplings: Tensor = weights / total.unsqueeze(-1)
+    if log_floor is not None:
+        couplings = without_strays(couplings, total.log() + largest, log_floor)
     return couplings.flatten(3, 4)
+
+
+@full_precision
+def compete_within_types(logits: Tensor, windows: Windows) -> Tensor:
+    """Return what the released code of EM routing takes for couplings: each type of parents divides a child by itself.
+
+    The densities of a child under the parents of one type, at all positions that see it, are divided by their sum, as
+    multiples of the largest density under that type in the whole example. So types do not compete: the coefficients of
+    a child sum to J. The paper's Procedure 1 divides by the sum over all parents, see `compete_across_positions`.
+
+    Args:
+        logits: ``(B, y, x, p * A, J)``, see `compete_across_positions`.
+        windows: the positions of the windows.
+
+    Returns:
+        Tensor of the shape of ``logits``; the coefficients of each child and type of parents sum to 1 over the windows
+        that see it, or to less if its densities are next to nothing.
+
+    Source: the released code of Hinton, Sabour & Frosst 2018 (``capsule_em``), the convolutional layer behind their
+    published results. With a stride of 2 it also divides some children by the sums of others, which is left out here.
+    """
+    largest = logits.amax(dim=(1, 2, 3), keepdim=True).detach()
+    weights = (logits - largest).exp()
+    places = weights.reshape(*logits.shape[:3], windows.places, -1)  # (B, y, x, p, A * J)
+    total = _padded(windows).cut(windows.add_up(places))
+    couplings: Tensor = weights / (total.reshape(weights.shape) + LEAST_SHARE)
+    return couplings
+
+
+def _padded(windows: Windows) -> Windows:
+    """The same windows on the map with its padding."""
+    rows, columns = (n + 2 * windows.padding for n in windows.size)
+    return Windows((rows, columns), windows.kernel, windows.stride)
 
 
 def coordinate_offsets(windows: Windows, num_types: int, dim: int) -> Tensor:

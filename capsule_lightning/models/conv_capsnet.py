@@ -17,8 +17,8 @@ from capsule_lightning.encoders.base import CapsuleMap, MapEncoder
 from capsule_lightning.encoders.matrix import MatrixEncoder
 from capsule_lightning.errors import require, require_one_of
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.models.conv_capsules import CompetitionScope, ConvCapsules
-from capsule_lightning.routing.base import Routing
+from capsule_lightning.models.conv_capsules import ConvCapsules
+from capsule_lightning.routing.base import CompetitionScope, Routing
 from capsule_lightning.routing.em import EMRouting
 from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRouting
 

@@ -6,7 +6,7 @@ Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, section 4.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -14,9 +14,7 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require_one_of
 from capsule_lightning.layers.windows import Windows
-from capsule_lightning.routing.base import Routing
-
-CompetitionScope = Literal["auto", "positions", "window"]
+from capsule_lightning.routing.base import CompetitionScope, Routing
 
 
 class ConvCapsules(nn.Module):
@@ -36,8 +34,9 @@ class ConvCapsules(nn.Module):
         coordinates: add the position of the child in the map to its votes, see `coordinate_offsets`; null to do so with
             the algorithms whose papers do (`MatrixRouting`).
         competition: the parents among which a child divides itself. ``positions``: those of all windows that see the
-            child; ``window``: those of one window; ``auto``: ``positions`` with the algorithms whose papers do so
-            (`MatrixRouting`), otherwise ``window``.
+            child; ``window``: those of one window; ``type``: those of one type at all positions, each type by itself,
+            as the released code of EM routing has it, see `compete_within_types`; ``auto``: ``positions`` with the
+            algorithms whose papers do so (`MatrixRouting`), otherwise ``window``.
         scrambled: reorder the windows as the first released code of Tsai et al. 2020 does, which fills the "pose" at
             one position with one pose element of many positions; for comparison with its results.
 
@@ -79,8 +78,7 @@ class ConvCapsules(nn.Module):
         self.out_size = self.windows.out_size
         shapes = (kernel[0] * kernel[1] * num_in, dim_in, num_out, dim_out)
         self.routing = routing(*shapes, vote_weights=num_in) if share_votes else routing(*shapes)
-        across = {"auto": None, "positions": True, "window": False}[competition]
-        self.routing.in_windows(self.windows, across_positions=across, coordinates=coordinates)
+        self.routing.in_windows(self.windows, competition=competition, coordinates=coordinates)
 
     @override
     def forward(self, capsules: Capsules) -> Capsules:

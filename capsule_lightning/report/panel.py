@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from capsule_lightning.analysis.probe import Probe
 from capsule_lightning.decoders.base import Crop, Decoder, mask
+from capsule_lightning.decoders.class_independent import Doubling
 from capsule_lightning.report.measured import TestOutputs, spread_over_classes
 from capsule_lightning.report.pictures import dimension_notes
 from capsule_lightning.report.trained_network import TrainedNetwork
@@ -96,7 +97,7 @@ def step(layer: nn.Module) -> dict[str, Any] | None:
             "kernel": layer.kernel_size[0],
             "stride": layer.stride[0],
             "padding": int(layer.padding[0]),
-            "extra": layer.output_padding[0],
+            "extra": layer.output_padding[0] - (layer.surplus if isinstance(layer, Doubling) else 0),
         }
     return {nn.ReLU: {"kind": "relu"}, nn.Sigmoid: {"kind": "sigmoid"}}.get(type(layer))
 

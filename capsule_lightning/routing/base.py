@@ -14,11 +14,17 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require, require_one_of
-from capsule_lightning.layers.couplings import coupling_coefficients
+from capsule_lightning.layers.couplings import coupling_coefficients, without_strays
 from capsule_lightning.layers.votes import matrix_vote, vote, vote_weight
-from capsule_lightning.layers.windows import Windows, compete_across_positions, coordinate_offsets
+from capsule_lightning.layers.windows import (
+    Windows,
+    compete_across_positions,
+    compete_within_types,
+    coordinate_offsets,
+)
 
 Pose = Literal["auto", "matrix", "vector"]
+CompetitionScope = Literal["auto", "positions", "window", "type"]
 
 Competition = Callable[[Tensor], Tensor]
 """A function from logits ``(..., I, J)`` to coupling coefficients of the same shape."""
@@ -100,22 +106,22 @@ class Routing(nn.Module, ABC):
         return vote(poses, weight) if isinstance(weight, Tensor) and weight.shape == shape else None
 
     def in_windows(
-        self, windows: Windows, *, across_positions: bool | None = None, coordinates: bool | None = None
+        self, windows: Windows, *, competition: CompetitionScope = "auto", coordinates: bool | None = None
     ) -> None:
         """Route in the windows of a map from now on, each with the capsules of A types at p places as children.
 
         Args:
             windows: the windows of the layer.
-            across_positions: whether a child divides itself among the parents of all windows that see it, rather than
-                among those of one; None for what the algorithm's paper does.
+            competition: the parents among which a child divides itself, see `ConvCapsules`; ``auto`` for what the
+                algorithm's paper does.
             coordinates: whether to add to the votes where in the map a child lies; None for what the paper does.
 
         Raises:
             InputError: the algorithm does not have what is asked for.
         """
-        unsupported = "coordinates=true" if coordinates else "competition=positions"
+        unsupported = "coordinates=true" if coordinates else f"competition={competition}"
         require(
-            not (coordinates or across_positions),
+            not coordinates and competition in ("auto", "window"),
             f"{unsupported} with {type(self).__name__}: only the routings of matrix capsules (EM, variational Bayes) "
             "add coordinates to votes and compete across positions; leave the option out",
         )
@@ -162,6 +168,7 @@ class MatrixRouting(Routing):
 
     Attributes:
         windows: the windows whose parents compete for a child; None if only the J parents compete.
+        within_types: in those windows each type of parents competes by itself, see `compete_within_types`.
         offsets: ``(..., I, E)``, added to the votes of each child for every parent; None to add nothing.
 
     Raises:
@@ -186,20 +193,31 @@ class MatrixRouting(Routing):
         shape = (isqrt(dim_in),) * 2 if self.matrix else (dim_out, dim_in)
         self.weight = vote_weight(self.vote_weights, num_out, *shape, std=std)
         self.windows: Windows | None = None
+        self.within_types = False
         self.register_buffer("offsets", None, persistent=False)
 
     @override
     def in_windows(
-        self, windows: Windows, *, across_positions: bool | None = None, coordinates: bool | None = None
+        self, windows: Windows, *, competition: CompetitionScope = "auto", coordinates: bool | None = None
     ) -> None:
-        if across_positions is not False and windows.out_size != (1, 1):
-            self.windows = windows
+        if competition != "window" and windows.out_size != (1, 1):
+            self.windows, self.within_types = windows, competition == "type"
         if coordinates is not False:
             self.offsets = coordinate_offsets(windows, self.num_in // windows.places, self.dim_out)
 
-    def compete(self, logits: Tensor) -> Tensor:
-        """Return the coupling coefficients that logits ``(..., I, J)`` give."""
-        return coupling_coefficients(logits) if self.windows is None else compete_across_positions(logits, self.windows)
+    def compete(self, logits: Tensor, log_floor: float | None = None) -> Tensor:
+        """Return the coupling coefficients that logits ``(..., I, J)`` give.
+
+        Args:
+            logits: logarithms of densities, up to a constant.
+            log_floor: see `without_strays`; None for no floor.
+        """
+        if self.windows is not None and self.within_types:
+            return compete_within_types(logits, self.windows)
+        if self.windows is not None:
+            return compete_across_positions(logits, self.windows, log_floor)
+        couplings = coupling_coefficients(logits)
+        return couplings if log_floor is None else without_strays(couplings, logits.logsumexp(dim=-1), log_floor)
 
     @override
     def votes(self, poses: Tensor) -> Tensor:

@@ -117,6 +117,7 @@ def em_routing(
     damping: float = 0.0,
     mode: Variant = "paper",
     compete: Competition = coupling_coefficients,
+    equal_start: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Route by Procedure 1: fit a Gaussian to the votes for each parent, divide the children among them, and repeat.
 
@@ -136,6 +137,7 @@ def em_routing(
         damping: share of the previous iteration's mean, initially 0, in the new mean; 0.1 in the released code.
         mode: ``paper``, or ``official`` for the cost of the released code, which has the log variance for log sigma.
         compete: turns logits ``(..., I, J)`` into couplings of the same shape.
+        equal_start: begin with couplings of 1 / J, as the released code does, whatever ``compete`` returns.
 
     Returns:
         Poses ``(..., J, E)``, activations ``(..., J)`` in [0, 1], and the couplings ``(..., I, J)`` that they were
@@ -165,7 +167,8 @@ def em_routing(
         logits = final_lambda * (1 - 0.95 ** (t + 1)) * (beta_a - cost)
         return means, logits, -0.5 * (distances + log_variance.unsqueeze(-1)).transpose(-1, -2)
 
-    couplings = compete(torch.zeros_like(votes[..., 0]))
+    logits = torch.zeros_like(votes[..., 0])
+    couplings = logits + 1 / logits.shape[-1] if equal_start else compete(logits)
     means, logits, log_density = fit(couplings, nothing, 0)
     for t in range(1, iterations):
         couplings = compete(F.logsigmoid(logits).unsqueeze(-2) + log_density)
@@ -245,4 +248,5 @@ class EMRouting(MatrixRouting):
             self.damping,
             self.mode,
             self.compete,
+            equal_start=self.within_types,
         )

@@ -106,9 +106,11 @@ class VariationalBayesRouting(MatrixRouting):
         num_in, dim_in, num_out, dim_out, vote_weights, pose: see `MatrixRouting`.
         std: see `MatrixRouting`; with 0.05 the prior, of variance ``1 / psi``, keeps the first couplings soft.
         iterations, alpha, kappa, psi: see `variational_bayes_routing`.
+        floor: least sum of densities that a child's are divided by, see `without_strays`: 1e-11 in the released code,
+            where a child far from all parents drops out; 0 as in the paper, where it divides itself all the same.
 
     Raises:
-        InputError: ``iterations`` is below 1, or a prior is not above 0.
+        InputError: ``iterations`` is below 1, a prior is not above 0, or ``floor`` is below 0.
 
     Example:
         >>> routing = VariationalBayesRouting(72, 16, 32, 16)
@@ -128,6 +130,7 @@ class VariationalBayesRouting(MatrixRouting):
         alpha: float = 1.0,
         kappa: float = 1.0,
         psi: float = 1.0,
+        floor: float = 0.0,
         pose: Pose = "auto",
         std: float = 0.05,
     ) -> None:
@@ -135,7 +138,8 @@ class VariationalBayesRouting(MatrixRouting):
         require_passes(iterations)
         for name, value in {"alpha": alpha, "kappa": kappa, "psi": psi}.items():
             require(value > 0, f"VariationalBayesRouting: {name}={value}: expected a number above 0 (the paper uses 1)")
-        self.iterations, self.alpha, self.kappa, self.psi = iterations, alpha, kappa, psi
+        require(floor >= 0, f"VariationalBayesRouting: floor={floor}: expected 0 or more (the released code: 1e-11)")
+        self.iterations, self.alpha, self.kappa, self.psi, self.floor = iterations, alpha, kappa, psi, floor
         self.beta_u = nn.Parameter(torch.zeros(num_out))
         self.beta_a = nn.Parameter(torch.zeros(num_out))
         self.pose_norm = nn.BatchNorm1d(num_out, affine=False)
@@ -161,8 +165,12 @@ class VariationalBayesRouting(MatrixRouting):
             self.alpha,
             self.kappa,
             self.psi,
-            self.compete,
+            self.compete if self.floor == 0 else self._compete_above_floor,
         )
+
+    def _compete_above_floor(self, logits: Tensor) -> Tensor:
+        # the logits are log densities but for the constant of the Gaussian
+        return self.compete(logits, log(self.floor) + 0.5 * self.dim_out * log(2 * pi))
 
 
 def normalize(values: Tensor, norm: nn.BatchNorm1d) -> Tensor:

@@ -33,20 +33,25 @@ def parameters(decoder):
 
 
 def spread(maps, layer):
-    """Transposed convolution of ``maps (C, H, W)``: every input adds its kernel to the output, centered on itself."""
+    """Transposed convolution of ``maps (C, H, W)``: every input adds its kernel to the output.
+
+    With stride 1 it is centered on itself. With stride 2 input n reaches the places 2 n to 2 n + 2, or one less each.
+    """
     weight, bias, stride = layer.weight.detach().numpy(), layer.bias.detach().numpy(), layer.stride[0]
+    before = 0 if getattr(layer, "surplus", 0) else 1
     rows, columns = (n * stride for n in maps.shape[1:])
     out = np.zeros((weight.shape[1], rows, columns)) + bias[:, None, None]
     for i, y, x in np.ndindex(*maps.shape):
         for down, right in np.ndindex(3, 3):
-            row, column = y * stride + down - 1, x * stride + right - 1
+            row, column = y * stride + down - before, x * stride + right - before
             if 0 <= row < rows and 0 <= column < columns:
                 out[:, row, column] += maps[i, y, x] * weight[i, :, down, right]
     return out
 
 
-def test_equals_the_loop(poses, labels):
-    decoder = ClassIndependentDecoder(CLASSES, DIM, (2, 6, 4), channels=TINY).double()
+@pytest.mark.parametrize("cut", ["last", "first"])
+def test_equals_the_loop(poses, labels, cut):
+    decoder = ClassIndependentDecoder(CLASSES, DIM, (2, 6, 4), channels=TINY, cut=cut).double()
     linear, _, _, norm = decoder.dense
     torch.nn.init.normal_(norm.weight)
     for buffer in (norm.bias, norm.running_mean, *(layer.bias for layer in decoder.enlarge)):

@@ -9,7 +9,7 @@ from capsule_lightning.models.conv_capsules import ConvCapsules
 CHILDREN, PARENTS, DIM = 6, 3, 4
 
 
-def procedure(votes, activations, children, fit, log_weights, iterations, start=None):
+def procedure(votes, activations, children, fit, log_weights, iterations, start=None, within_types=False, floor=0.0):
     """Routing in windows; a child divides itself among all parents of all windows that it appears in.
 
     Args:
@@ -20,6 +20,8 @@ def procedure(votes, activations, children, fit, log_weights, iterations, start=
         log_weights: votes ``(I, J, E)`` and the parents of their window to ``(I, J)``.
         iterations: number of them.
         start: couplings of the first iteration; None for equal ones.
+        within_types: each type of parents divides a child by itself, its densities as multiples of the largest.
+        floor: the least that densities are divided by.
 
     Returns:
         The parents of each window, and couplings ``(W, I, J)``.
@@ -31,6 +33,12 @@ def procedure(votes, activations, children, fit, log_weights, iterations, start=
             seen = children == child
             share = np.exp(logits[seen] - logits[seen].max())
             couplings[seen] = share / share.sum()
+            if within_types:
+                share = np.exp(logits[seen] - logits.max(axis=(0, 1)))
+                couplings[seen] = share / (share.sum(axis=0) + 1e-7)
+            elif floor:
+                share = np.exp(logits[seen])
+                couplings[seen] = share / max(share.sum(), floor)
         if t == 0 and start is not None:
             couplings[:] = start
         parents = [fit(v, r * a[:, None], t) for v, r, a in zip(votes, couplings, activations, strict=True)]

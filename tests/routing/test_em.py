@@ -66,7 +66,7 @@ def test_equals_the_procedure_of_the_paper(iterations, damping, mode):
         np.testing.assert_allclose(couplings[n], r, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("competition", ["positions", "window"])
+@pytest.mark.parametrize("competition", ["positions", "window", "type"])
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (1, 1)])
 def test_a_child_divides_itself_among_the_parents_of_all_positions_that_see_it(stride, padding, competition):
     layer, maps = convolution(EMRouting, stride, padding, competition)
@@ -77,7 +77,8 @@ def test_a_child_divides_itself_among_the_parents_of_all_positions_that_see_it(s
     if competition == "window":
         children = np.arange(children.size).reshape(children.shape)
     steps = em(layer.routing.beta_u.detach().numpy(), layer.routing.beta_a.detach().numpy())
-    parents, r = procedure(votes, activations, children, *steps, iterations=3)
+    released = {"start": 1 / PARENTS, "within_types": True} if competition == "type" else {}
+    parents, r = procedure(votes, activations, children, *steps, iterations=3, **released)
     poses, _, parent_activations = (np.array(part) for part in zip(*parents, strict=True))
     np.testing.assert_allclose(found.poses[0].flatten(0, 1), poses, atol=1e-9, rtol=0)
     np.testing.assert_allclose(found.activations[0].flatten(0, 1), parent_activations, atol=1e-9, rtol=0)

@@ -1,5 +1,7 @@
 """Variational-Bayes routing: equal to the paper's formulas written as loops, in one window and across positions."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -62,17 +64,19 @@ def test_equals_the_formulas_of_the_paper(iterations, prior):
         np.testing.assert_allclose(couplings[n], r, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("floor", [0.0, 1e-3])
 @pytest.mark.parametrize("competition", ["positions", "window"])
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 0), (1, 1)])
-def test_a_child_divides_itself_among_the_parents_of_all_positions_that_see_it(stride, padding, competition):
-    layer, maps = convolution(VariationalBayesRouting, stride, padding, competition)
+def test_a_child_divides_itself_among_the_parents_of_all_positions_that_see_it(stride, padding, competition, floor):
+    layer, maps = convolution(partial(VariationalBayesRouting, floor=floor), stride, padding, competition)
     layer.eval()
     found, couplings = layer(maps), layer.couplings(maps).detach()
     votes, activations, children = windows(layer, maps)
     if competition == "window":
         children = np.arange(children.size).reshape(children.shape)
     steps = variational_bayes(layer.routing.beta_u.detach().numpy(), layer.routing.beta_a.detach().numpy())
-    parents, r = procedure(votes, activations, children, *steps, iterations=3, start=1 / PARENTS)
+    parents, r = procedure(votes, activations, children, *steps, iterations=3, start=1 / PARENTS, floor=floor)
+    assert (r.sum() < len(np.unique(children)) - 0.01) == (floor > 0)  # some children are below it
     means, scores = ([[parent[n] for parent in window] for window in parents] for n in range(2))
     standard = np.sqrt(1 + 1e-5)  # the running variance is 1 before training
     np.testing.assert_allclose(found.poses[0].flatten(0, 1).detach(), np.array(means) / standard, atol=1e-9, rtol=0)
