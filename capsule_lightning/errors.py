@@ -47,14 +47,19 @@ def require_one_of(name: str, word: object, known: Sequence[str]) -> None:
     require(word in known, f"{name}={word!r}: expected one of {', '.join(known)}")
 
 
-def nearest(word: str, words: Sequence[str]) -> str:
+def nearest(word: str, words: Sequence[str], least: float = 0.5) -> str:
     """Ask whether the most similar of some words was meant; empty if none is similar.
+
+    Args:
+        word: what the user gave.
+        words: what there is.
+        least: how similar a word must be to be named, in [0, 1].
 
     Example:
         >>> nearest("routng", ["routing", "decoder"])
         "; did you mean 'routing'?"
     """
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(word, words, n=1, cutoff=least)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

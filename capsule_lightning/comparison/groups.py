@@ -6,13 +6,22 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from capsule_lightning.comparison.runs import METRIC, Run, lower_is_better
 from capsule_lightning.errors import InputError, nearest, require
+from capsule_lightning.shipped import PROGRAM
 
-PLACES = ("experiment", "runs", "run_id", "ckpt_path", "resume", "weights_only", "data.root", "trainer.logger")
-"""Keys that say where a run is stored and how it was started, not what was trained."""
+PLACES = (
+    *("experiment", "runs", "run_id", "ckpt_path", "resume", "weights_only", "verbose", "test_after_fit"),
+    *("data.root", "data.download", "data.images", "trainer.default_root_dir", "trainer.logger"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar"),
+    *("trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.profiler", "trainer.enable_checkpointing"),
+)
+"""Keys that say where and on what a run was trained, and what it showed and kept, not what was trained."""
+CALLBACKS = "trainer.callbacks"
+INFORMING = ("ProgressBar", "Summary", "Monitor", "Timer", "Checkpoint", "Printing")
+"""What the names of Lightning's callbacks hold that inform or save, and leave training as it is."""
 MISSING = "-"
 
 
@@ -49,7 +58,7 @@ class Comparison:
         keys: full names of the keys that tell the groups apart.
         names: the same keys, as short as is unambiguous.
         groups: at least one group.
-        left_out: runs without the metric, and why.
+        left_out: runs that are not counted, and why.
         pooled: full names of the other keys that differ within a group.
     """
 
@@ -98,7 +107,9 @@ def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = ()) -
         raise InputError(
             f"metric={metric}: no finished run has it{nearest(metric, known)}; they have {', '.join(known)}"
         )
-    counted = [run for run in ended if run.name in scores]
+    counted = without_repetitions([run for run in ended if run.name in scores])
+    names = {run.name for run in counted}
+    left_out += [f"{name} (repeats a run of the same seed and settings)" for name in scores if name not in names]
     known = list(dict.fromkeys(key for run in counted for key in run.config))
     differing = differences(counted)
     keys = [full_key(key, known, differing) for key in by] or differing
@@ -107,11 +118,30 @@ def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = ()) -
         groups.setdefault(tuple(comparable_value(run, key) for key in keys), []).append(run)
     found = []
     for members in groups.values():
-        values = tuple(format_value(members[0].config.get(key, MISSING)) for key in keys)
+        values = tuple(shown_value(members[0], key) for key in keys)
         found.append(Group(values, members, [scores[run.name] for run in members]))
     found.sort(key=lambda group: group.mean, reverse=not lower_is_better(metric))
     pooled = dict.fromkeys(key for runs in groups.values() for key in differences(runs) if key not in keys)
     return Comparison(metric, keys, [short_key(key, known) for key in keys], found, left_out, list(pooled))
+
+
+def without_repetitions(runs: Sequence[Run]) -> list[Run]:
+    """Leave one run of those whose seeds and settings are the same: the last.
+
+    A second run of one seed is no second sample, and would make a spread look smaller than it is.
+    """
+    last = {repeated_value(run): run for run in runs}
+    return [run for run in runs if last[repeated_value(run)] is run]
+
+
+def repeated_value(run: Run) -> str:
+    """Return all that decides what a run computes, its seeds included, as text."""
+    return json.dumps({key: comparable_value(run, key) for key in run.config if not is_place(key)}, sort_keys=True)
+
+
+def is_place(key: str) -> bool:
+    """Return whether a key says where a run was trained and what it kept, see `PLACES`."""
+    return any(key == place or key.startswith(f"{place}.") for place in PLACES)
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
@@ -131,9 +161,7 @@ def is_ignored(key: str) -> bool:
         >>> [is_ignored(key) for key in ("data.seed", "trainer.logger", "net.routing.backend", "net.routing")]
         [True, True, True, False]
     """
-    return key.rsplit(".", 1)[-1] in ("seed", "seed_everything", "backend") or any(
-        key == place or key.startswith(f"{place}.") for place in PLACES
-    )
+    return key.rsplit(".", 1)[-1] in ("seed", "seed_everything", "backend") or is_place(key)
 
 
 def is_determined(key: str, owners: Sequence[str], runs: Sequence[Run]) -> bool:
@@ -144,7 +172,36 @@ def is_determined(key: str, owners: Sequence[str], runs: Sequence[Run]) -> bool:
 
 def comparable_value(run: Run, key: str) -> str:
     """Return a value as text that can be compared; a missing key counts as its own value."""
-    return json.dumps(run.config[key], sort_keys=True, default=str) if key in run.config else MISSING
+    if key not in run.config:
+        return MISSING
+    value = altering_callbacks(run) if key == CALLBACKS else run.config[key]
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def shown_value(run: Run, key: str) -> str:
+    """Return a value as text for a table; of the callbacks the names of those that may alter training.
+
+    Example:
+        >>> stop = {"class_path": "lightning.pytorch.callbacks.EarlyStopping"}
+        >>> bar = {"class_path": "capsule_lightning.callbacks.progress.RunProgress"}
+        >>> shown_value(Run("a", {"trainer.callbacks": [bar, stop]}, {}, None, None, True), "trainer.callbacks")
+        '+EarlyStopping'
+    """
+    if key != CALLBACKS:
+        return format_value(run.config.get(key, MISSING))
+    return "".join(f"+{format_value(each)}" for each in altering_callbacks(run)) or MISSING
+
+
+def altering_callbacks(run: Run) -> list[Any]:
+    """Return the callbacks of a run's configuration but for those that only inform or save."""
+    value = run.config.get(CALLBACKS)
+    given = [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    paths = [str(each.get("class_path")) for each in given]
+    return [
+        each
+        for each, path in zip(given, paths, strict=True)
+        if not path.startswith(f"{PROGRAM}.") and not any(word in path for word in INFORMING)
+    ]
 
 
 def full_key(key: str, known: Sequence[str], differing: Sequence[str]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import os
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +17,9 @@ from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.runs.folders import require_name
 from capsule_lightning.shipped import PROGRAM, find_config
 
+MOST_RUNS = 10_000
+"""Most runs of a study: more than a cluster trains in a year are a mistake in the file."""
+JOBS_PER_PROCESSOR = 4
 FIELDS = ("experiment", "fit", "each", "seeds", "jobs", "devices")
 OWN_OPTIONS = ("--experiment", "--runs", "--run_id", "--resume", "--ckpt_path", "--seed_everything")
 """Options of ``fit`` that the study sets itself."""
@@ -119,7 +124,10 @@ def read_study(name: str) -> Study:
     devices = found.get("devices", [])
     check("devices", isinstance(devices, list), "a list of values of CUDA_VISIBLE_DEVICES, such as [0, 1]")
     jobs = found.get("jobs", max(1, len(devices)))
-    check("jobs", type(jobs) is int and jobs > 0, "a whole number above 0")
+    most = max(len(devices), JOBS_PER_PROCESSOR * (os.cpu_count() or 1))
+    check("jobs", type(jobs) is int and 0 < jobs <= most, f"1 to {most} runs at the same time on this machine")
+    count = math.prod([len(seeds), *map(len, each.values())])
+    require(count <= MOST_RUNS, f"{path}: asks for {count:,} runs, expected at most {MOST_RUNS:,}; split the study")
     try:
         words = shlex.split(fit)
     except ValueError as error:

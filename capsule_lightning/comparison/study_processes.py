@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from capsule_lightning.comparison.runs import METRIC
 from capsule_lightning.comparison.study import Study, Trial
@@ -176,7 +176,8 @@ class StudyRunner:
     def run(self, due: Sequence[Path]) -> None:
         """Train runs until all are done, or until a signal has come and the running ones have left."""
         waiting = list(reversed(due))
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        clocks = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *clocks)
         with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
             shown_task = bar.add_task("", total=len(self._trials), completed=self._done)
             while self._running or (waiting and self.received is None):

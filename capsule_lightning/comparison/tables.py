@@ -6,6 +6,7 @@ import csv
 import io
 import statistics
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from capsule_lightning.comparison.runs import Run
 from capsule_lightning.comparison.verdict import verdict
 from capsule_lightning.runs.files import open_whole, write_whole
 
+LONGEST_LABEL = 48  # characters of a group's name in a picture
 WIDE = 200  # characters in a line of a table that is written to a file
 
 
@@ -140,7 +142,7 @@ def show(comparison: Comparison, console: Console, output: Path | None, csv_file
     Args:
         comparison: groups of runs.
         console: where to print.
-        output: folder for ``comparison.csv`` and ``learning_curves.png``; None to write neither.
+        output: folder for ``comparison.csv``, ``scores.png`` and ``learning_curves.png``; None to write none.
         csv_file: another file for the table; None for no other.
 
     Raises:
@@ -158,10 +160,33 @@ def show(comparison: Comparison, console: Console, output: Path | None, csv_file
     files += [] if csv_file is None else [csv_file]
     for path in files:
         write_csv(comparison, path)
-    if output is not None and (drawn := draw(comparison, output / "learning_curves.png")):
-        files.append(drawn)
+    if output is not None:
+        files.append(draw_scores(comparison, output / "scores.png"))
+        if drawn := draw(comparison, output / "learning_curves.png"):
+            files.append(drawn)
     if files:
         console.print(f"wrote {', '.join(map(str, files))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def draw_scores(comparison: Comparison, path: Path) -> Path:
+    """Draw the score of every run, with the mean of each group and its interval: what the verdict speaks of.
+
+    Raises:
+        InputError: the picture cannot be written.
+    """
+    from capsule_lightning.figures.scores import scores_figure
+
+    scores = {label: group.scores for label, group in zip(short_labels(comparison), comparison.groups, strict=True)}
+    figure = scores_figure(scores, comparison.metric)
+    with open_whole(path, remedy="choose another --output") as file:
+        figure.savefig(file, format="png", dpi=110)
+    return path
+
+
+def short_labels(comparison: Comparison) -> list[str]:
+    """Return a label for each group that leaves room for the picture; equal ones get their place in the table."""
+    cut = [textwrap.shorten(comparison.label(group), LONGEST_LABEL, placeholder=" …") for group in comparison.groups]
+    return [f"{label} ({n})" if cut.count(label) > 1 else label for n, label in enumerate(cut, 1)]
 
 
 def draw(comparison: Comparison, path: Path) -> Path | None:
@@ -178,8 +203,8 @@ def draw(comparison: Comparison, path: Path) -> Path | None:
     name = comparison.metric.split("/", 1)[-1]
     for metric in (f"val/{name}", f"train/{name}"):
         curves = {
-            comparison.label(group): [run.history[metric] for run in group.runs if metric in run.history]
-            for group in comparison.groups
+            label: [run.history[metric] for run in group.runs if metric in run.history]
+            for label, group in zip(short_labels(comparison), comparison.groups, strict=True)
         }
         curves = {label: found for label, found in curves.items() if found}
         if curves:

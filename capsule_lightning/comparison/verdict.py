@@ -7,6 +7,9 @@ import math
 from capsule_lightning.comparison.groups import Comparison
 from capsule_lightning.comparison.significance import LEVEL, PERMUTATIONS, difference
 
+FEWEST = 3
+"""Runs of a group of which a spread can be told: an interval from two is wider than all accuracies."""
+
 
 def verdict(comparison: Comparison) -> str:
     """Return what the runs say about the two best groups, and what they do not say."""
@@ -20,6 +23,10 @@ def verdict(comparison: Comparison) -> str:
         few = min(len(best.scores), len(second.scores)) < 2
         why = "a single run has no spread to compare the difference with" if few else "no run differs from its group's"
         said = f"{names} differ by {gap} in the mean of {scores}, which is no evidence for either: {why}."
+    elif min(len(best.scores), len(second.scores)) < FEWEST:
+        said = (
+            f"{names} differ by {gap} in the mean of {scores}: two runs say nothing of their spread; train more seeds."
+        )
     else:
         low, high = (format_difference(comparison.metric, value, unit=False) for value in (found.low, found.high))
         sure = {True: "more than seeds explain", False: "no more than seeds explain"}
