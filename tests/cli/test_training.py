@@ -18,6 +18,7 @@ from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.tasks.classification import ClassificationTask
 
 
+@pytest.mark.long(12)  # the first to ask for the run makes it
 def test_the_folder_of_a_run(trained: Run) -> None:
     files = {p.relative_to(trained.folder).as_posix() for p in trained.folder.glob("*")}
     assert files >= {"config.yaml", "metrics.csv", "confusion.csv", "checkpoints", "figures", "wandb"}

@@ -75,17 +75,40 @@ def validations(folder: Path) -> int:
     return path.read_text().count(",val/accuracy,") if path.is_file() else 0
 
 
-@pytest.mark.long(30)  # the study that is killed imports torch for a server of its own
-def test_killed_in_mid_run_and_started_again(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(cwd, epochs=6)
-    folders = [cwd / "runs" / "tiny" / name for name in NAMES]
+def killed(cwd: Path, due: Callable[[], bool]) -> None:
+    """Start the study in a process of its own, which is killed when it is due."""
     study = start(cwd, "compare", "--config", "study.yaml")
-    wait_for(lambda: validations(folders[1]) >= 2 or not study.is_alive())
+    wait_for(lambda: due() or not study.is_alive())
     study.kill()
     study.join()
+
+
+def interrupted(cwd: Path, due: Callable[[], bool]) -> None:
+    """Run the study in this process, which is interrupted when it is due."""
+    thread = threading.Thread(target=lambda: (wait_for(due), os.kill(os.getpid(), signal.SIGINT)))
+    thread.start()
+    with pytest.raises(SystemExit):
+        main(["compare", "--config", "study.yaml"])
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(interrupted, marks=pytest.mark.long(12)),
+        pytest.param(killed, marks=pytest.mark.nightly),  # it imports torch for a server of its own
+    ],
+)
+def test_cut_in_mid_run_and_started_again(
+    cut: Callable[..., None], cwd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(cwd, epochs=6)
+    folders = [cwd / "runs" / "tiny" / name for name in NAMES]
+    cut(cwd, lambda: validations(folders[1]) >= 2)
     assert is_finished(folders[0])
     assert not is_finished(folders[1])
     wait_for(lambda: not is_held(folders[1]), seconds=5)  # the run has gone with the study
+    capsys.readouterr()
     left = (folders[1] / "metrics.csv").read_text()
     before = (folders[0] / "metrics.csv").read_text()
 

@@ -6,6 +6,7 @@ itself.
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,30 @@ def run(cwd: Path, *words: str, env: dict[str, str] | None = None, first: Callab
     process.join(300)
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
+
+
+def ranks(cwd: Path, processes: int, *words: str) -> list[int]:
+    """Run the program in several processes that train together, as torchrun starts them, and return their statuses.
+
+    Their output goes to ``output.txt``.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": f"forked-{port}",
+        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes)),
+        **dict.fromkeys(("GROUP_RANK", "TORCHELASTIC_RESTART_COUNT"), "0"),
+    }
+    trainer = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={processes}")
+    started = [
+        start(cwd, *words, *trainer, env={**together, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(processes)
+    ]
+    for process in started:
+        process.join(300)
+    return [-1 if process.exitcode is None else process.exitcode for process in started]
 
 
 def complete(

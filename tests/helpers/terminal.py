@@ -5,15 +5,15 @@ import os
 import pty
 import select
 import struct
-import subprocess
 import sys
 import termios
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import forked
 import pyte
-from program import clean_environment
 
 COLUMNS, LINES = 80, 200
 CTRL_C = b"\x03"
@@ -30,21 +30,10 @@ class Terminal:
     def __init__(self, cwd: Path, *words: str) -> None:
         self._screen = pyte.Screen(COLUMNS, LINES)
         self._stream = pyte.ByteStream(self._screen)
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-        environment = {**clean_environment(cwd), "TERM": "xterm"}
-        del environment["COLUMNS"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "capsule_lightning", *words],
-            cwd=cwd,
-            env=environment,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        os.close(slave)
+        self._master, self._slave = pty.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+        take = partial(take_terminal, os.ttyname(self._slave))
+        self._process = forked.start(cwd, *words, env={"WANDB_MODE": "offline", "TERM": "xterm"}, first=take)
 
     @property
     def lines(self) -> list[str]:
@@ -70,13 +59,26 @@ class Terminal:
         while self._read():
             assert time.monotonic() < end, self.text
         os.close(self._master)
-        return self._process.wait(timeout)
+        os.close(self._slave)
+        assert self._process.exitcode is not None
+        return self._process.exitcode
 
     def _read(self) -> bool:
         """Whether there may be more."""
-        if select.select([self._master], [], [], 0.1)[0]:
-            try:
-                self._stream.feed(os.read(self._master, 65536))
-            except OSError:  # the other side is closed
-                return False
-        return True
+        ended = self._process.exitcode is not None
+        found = select.select([self._master], [], [], 0.1)[0]
+        if found:
+            self._stream.feed(os.read(self._master, 65536))
+        return bool(found) or not ended
+
+
+def take_terminal(name: str) -> None:
+    """Make a terminal that of this process, as a shell does, so that its keys send signals."""
+    os.setsid()
+    terminal = os.open(name, os.O_RDWR)
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    for stream in range(3):
+        os.dup2(terminal, stream)
+    for file in (sys.stdout, sys.stderr):
+        file.reconfigure(line_buffering=True)
+    del os.environ["COLUMNS"]

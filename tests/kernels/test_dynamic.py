@@ -105,10 +105,23 @@ def test_equals_the_plain_functions_in_float32(route):
         assert torch.linalg.vector_norm(found - wanted) <= 1e-5 * torch.linalg.vector_norm(wanted)
 
 
-@each_path
-@pytest.mark.parametrize("leaky", [False, True])
-@pytest.mark.parametrize("iterations", [1, 3])
-def test_gradient(iterations, leaky, route):
+GRADIENTS = list(itertools.product([1, 3], [False, True]))
+"""Iterations, leaky."""
+
+
+@pytest.mark.parametrize(("iterations", "leaky"), GRADIENTS)
+def test_gradient(iterations, leaky):
+    assert_gradient_is_the_numerical_one(blocked_dynamic_routing, iterations, leaky)
+
+
+@needs_triton
+@pytest.mark.long(6)
+@pytest.mark.parametrize(("iterations", "leaky"), nightly_but([(3, True)], GRADIENTS))
+def test_triton_gradient(iterations, leaky):
+    assert_gradient_is_the_numerical_one(on_device, iterations, leaky)
+
+
+def assert_gradient_is_the_numerical_one(route, iterations, leaky):
     def of_all(poses, weight, bias):
         return route(poses, weight, iterations, bias, leaky=leaky)
 

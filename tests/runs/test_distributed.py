@@ -1,10 +1,11 @@
 """Real processes, on the CPU."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import run
+from forked import ranks, run
 from PIL import Image
 from program import capsule_lightning, metrics, torchrun
 from resumed import FIT, NOISY, assert_same_end
@@ -39,22 +40,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cwd
 
 
+def under_torchrun(cwd: Path, processes: int, *words: str) -> None:
+    done = torchrun(cwd, processes, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def forked_ranks(cwd: Path, processes: int, *words: str) -> None:
+    assert ranks(cwd, processes, *words) == [0] * processes, (cwd / "output.txt").read_text()[-3000:]
+
+
 @pytest.mark.parametrize(
-    "counts",
+    ("counts", "start"),
     [
-        pytest.param((1, 2), marks=pytest.mark.long(40)),
-        pytest.param((1, 2, 4), marks=pytest.mark.nightly),
+        pytest.param((1, 2), forked_ranks, marks=pytest.mark.long(20)),
+        pytest.param((1, 2, 4), under_torchrun, marks=pytest.mark.nightly),
     ],
-    ids=str,
 )
-def test_one_two_and_four_processes_train_alike(counts: tuple[int, ...], folder: Path) -> None:
+def test_one_two_and_four_processes_train_alike(
+    counts: tuple[int, ...], start: Callable[..., None], folder: Path
+) -> None:
     words = ("fit", "--config=image_folder", "--config=small.yaml", f"--experiment=up-to-{counts[-1]}")
     runs = {}
     assert run(folder, *words, "--run_id=1") == 0
     for processes in counts:
         if processes > 1:
-            done = torchrun(folder, processes, *words, f"--run_id={processes}")
-            assert done.returncode == 0, done.stderr[-3000:]
+            start(folder, processes, *words, f"--run_id={processes}")
         runs[processes] = folder / "runs" / f"up-to-{counts[-1]}" / str(processes)
         with (runs[processes] / "confusion.csv").open() as file:
             rows = list(csv.reader(file))[1:]
