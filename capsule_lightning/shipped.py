@@ -20,6 +20,26 @@ def config_names() -> list[str]:
     return sorted(name.as_posix() for name in names if name.parts[0] != "sweeps")
 
 
+def shipped_files() -> list[str]:
+    """Every shipped file, sweeps and the script for SLURM too; those of no folder first."""
+    names = (
+        path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*") if path.suffix in (".yaml", ".sh")
+    )
+    return sorted(names, key=lambda name: (name.rpartition("/")[0], name))
+
+
+def config_summary(name: str) -> str:
+    """Return the comment at the top of a shipped file, its first paragraph; empty without one."""
+    comment: list[str] = []
+    for line in (CONFIG_DIR / name).read_text(encoding="utf-8").splitlines():
+        if line.startswith("#!"):
+            continue
+        if not line.startswith("#") or (comment and line == "#"):
+            break
+        comment.append(line.removeprefix("#").strip())
+    return " ".join(comment)
+
+
 def find_config(name: str) -> str:
     """Find the user's file of that name, or else the shipped one.
 
@@ -40,6 +60,6 @@ def find_config(name: str) -> str:
             return str(shipped)
     here = ", which is a folder," if Path(name).expanduser().is_dir() else " here"
     raise InputError(
-        f"no config {name!r}{here} or among the shipped ones{nearest(name, config_names())}; expected a YAML file, or "
-        f"a name that `{PROGRAM} configs` lists"
+        f"no config {name!r}{here} or among the shipped ones{nearest(name, config_names(), 0.7)}; expected a YAML "
+        f"file, or a name that `{PROGRAM} configs` lists"
     )

@@ -47,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> None:
     command = words[0] if words else "--help"
-    if command in ("-h", "--help"):
+    if command in ("-h", "--help", "help"):
         from capsule_lightning.cli.help import help_text
 
         print(help_text())

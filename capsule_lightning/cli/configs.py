@@ -25,6 +25,7 @@ from capsule_lightning.components.names import import_components, modernized
 from capsule_lightning.components.slots import Argument, Slot, arguments, find_class, path_of, shared_arguments
 from capsule_lightning.errors import InputError, nearest, require
 from capsule_lightning.runs.files import read_yaml
+from capsule_lightning.runs.folders import flat
 from capsule_lightning.runs.plain_yaml import parse_yaml
 from capsule_lightning.shipped import CONFIG_DIR, find_config
 
@@ -69,6 +70,7 @@ def resolve(words: Sequence[str] | Words, base: Mapping[str, Any] | None = None)
         except InputError as error:
             raise InputError(f"{source}: {error}" if source else str(error)) from error
     for key, text in _choices_first(given.options):
+        _require_option(key, root, merged)
         merged = _laid_at(merged, root, key.split("."), Text(text), "")
     require(
         merged.get("data") is not None,
@@ -273,6 +275,18 @@ def _refuse_name(name: str, known: Mapping[str, Argument], key: str) -> typing.N
         prefix = f"{key}." if key else ""
         raise InputError(f"no option {prefix + name!r}{nearest(prefix + name, [prefix + each for each in known])}")
     raise InputError(f"{key}: no option {name!r}{nearest(name, [*known])}")
+
+
+def _require_option(key: str, root: Mapping[str, Argument], merged: Mapping[str, Any]) -> None:
+    """Refuse an option that begins with no word at the top of a config; the one that ends like it is named."""
+    first = key.split(".")[0].removesuffix("+")
+    if first in root:
+        return
+    known = list(dict.fromkeys([*(name for name, _ in flat(merged)), *(f"trainer.{n}" for n in _groups()["trainer"])]))
+    ends = [name for name in known if f".{name}".endswith(f".{key}")]
+    ends += [name for name in known if name.endswith(f".max_{key}")]
+    meant = f"; did you mean {ends[0]!r}?" if ends else nearest(key, [*root, *known])
+    raise InputError(f"no option {key!r}{meant}")
 
 
 def _choices_first(options: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+
 from capsule_lightning.cli.commands import COMMANDS
 from capsule_lightning.components.names import SLOTS, class_names
 from capsule_lightning.shipped import PROGRAM
@@ -34,31 +37,64 @@ examples:
 
 def training_help(command: str) -> str:
     """The options of a training command that one uses, on one screen."""
-    choices = "\n".join(f"  {slot:<24}{', '.join(class_names(slot))}" for slot in SLOTS)
-    return f"""usage: python -m {PROGRAM} {command} [--config NAME]... [--key.subkey VALUE]...
+    return fit_help() if command == "fit" else measuring_help(command)
 
-{COMMANDS[command].summary}
+
+def fit_help() -> str:
+    """The options of ``fit`` that one uses."""
+    choices = "\n".join(f"  {slot:<24}{_list(class_names(slot))}" for slot in SLOTS)
+    return f"""usage: python -m {PROGRAM} fit [--config NAME]... [--key.subkey VALUE]...
+
+{COMMANDS["fit"].summary}
 
   --config NAME           a YAML file or a shipped config ({PROGRAM} configs); may be repeated, later ones win over
-                          earlier ones, and options over all of them
+                          earlier ones, and options over all of them, wherever they stand
   --print_config          show the resolved configuration and stop
-  --ckpt_path FILE        checkpoint to resume or to measure; its run's configuration is taken along. To measure also
-                          a .safetensors file of export, or the name of a shipped one: efficient_capsnet_mnist
-  --resume [RUN]          fit: resume a run from its newest good checkpoint (its folder or id; else the newest run)
+  --resume [RUN]          resume a run from its newest good checkpoint (its folder or id; else the newest run)
+  --ckpt_path FILE        the checkpoint to resume from; its run's configuration is taken along
+  --trust_run             resume a run of somebody else although its configuration could run code, see SECURITY.md
   --runs FOLDER           folder of the runs: FOLDER/<experiment>/<run id>   (default: runs)
   --experiment NAME       runs that belong together
+  --run_id NAME           name of this run   (default: drawn, from the time)
   --seed_everything N     (default: 0)
-  --test_after_fit BOOL   end fit with a test of its result   (default: true)
+  --test_after_fit BOOL   end with a test of the result   (default: true)
 
   --data.root FOLDER      folder of the data   (default: $CAPSULE_LIGHTNING_DATA, else data)
   --data.batch_size N     of all processes together
   --data.val_size N       images, or fraction, held out of the training set; 0 to train on all
-  --data.images PATH      predict: a folder of images, or one image
+
+  --model.optimizer NAME  any of torch.optim   --model.optimizer.lr X
+  --model.reconstruction_weight X   of the reconstruction in the loss
 
   --trainer.max_epochs N  --trainer.precision 32-true|bf16-mixed|16-mixed  --trainer.gradient_clip_val X
   --trainer.devices N     --trainer.strategy ddp     --trainer.accelerator cpu|gpu|auto
+  --trainer.callbacks+ NAME   --trainer.logger NAME   one more callback of Lightning or of yours; another logger
 
-by class name, each with its own options (--model.net.routing.iterations 2; --model.net.routing.help NAME lists them):
+by class name, each with its own options (--model.net.routing.iterations 2; --model.net.routing.help NAME lists them);
+a class in a file of your own by its dotted name, my_routing.MyRouting:
 {choices}
 
-  {command} --help_all    every option"""
+  fit --help_all          every option"""
+
+
+def measuring_help(command: str) -> str:
+    """The options of a command that measures or uses a trained network."""
+    images = "--data.images PATH      a folder of images, or one image   (default: the test images of its data)"
+    return f"""usage: python -m {PROGRAM} {command} --ckpt_path FILE [--key.subkey VALUE]...
+
+{COMMANDS[command].summary}
+
+  --ckpt_path FILE        the checkpoint, whose run says what the network and its data are; or a .safetensors file of
+                          export, or the name of a shipped one: efficient_capsnet_mnist
+  {images if command == "predict" else "--data.root FOLDER      folder of the data, if it has moved since training"}
+  --data.batch_size N     images at a time
+  --trainer.accelerator cpu|gpu|auto     --trainer.precision 32-true|bf16-mixed|16-mixed
+  --config NAME           a YAML file or a shipped config, laid over the run's
+  --print_config          show the resolved configuration and stop
+
+  {command} --help_all{" " * (13 - len(command))}every option"""
+
+
+def _list(names: Sequence[str]) -> str:
+    """The names, over as many lines as they need."""
+    return f"\n{' ' * 26}".join(textwrap.wrap(", ".join(names), 84))

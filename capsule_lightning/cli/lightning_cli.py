@@ -19,6 +19,7 @@ from typing_extensions import override
 from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.trainer_checks import refused, require_launcher
 from capsule_lightning.components.build import FROM_DATA, build_part
+from capsule_lightning.components.run_config import trust_what_is_unusual
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.loggers.base import PlacedLogger, Placement
@@ -56,6 +57,7 @@ class RunRecord(L.Callback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / CONFIG_NAME, dump_yaml(self.config))
+        trust_what_is_unusual(folder)
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(flat(self.config)))
 

@@ -40,6 +40,13 @@ OPTIONS = {
         bare=NEWEST,
         commands=("fit",),
     ),
+    "trust_run": Option(
+        bool,
+        False,
+        "resume a run although its configuration could run code or write elsewhere; needed once, see SECURITY.md",
+        bare="true",
+        commands=("fit",),
+    ),
 }
 
 

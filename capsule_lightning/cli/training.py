@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint
 from capsule_lightning.callbacks.results import prints_result
+from capsule_lightning.cli.class_help import class_help
 from capsule_lightning.cli.configs import argument_at, resolve
 from capsule_lightning.cli.faults import as_user_error
 from capsule_lightning.cli.lightning_cli import CapsuleCLI, place_loggers
@@ -28,6 +28,7 @@ from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.trainer_checks import require_monitors, require_options
 from capsule_lightning.cli.words import Words, read_words
 from capsule_lightning.components.names import import_components
+from capsule_lightning.components.run_config import read_resumed_config, read_run_config
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.kernels.heap import keep_heap
@@ -43,7 +44,6 @@ from capsule_lightning.runs.checkpoint_files import (
     require_weights,
 )
 from capsule_lightning.runs.choice import Choice, choose, config_of, require_new, run_below
-from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.runs.folders import (
     ID_VARIABLE,
     NEWEST,
@@ -127,10 +127,7 @@ def show_help_of(given: Words) -> None:
     """Print the arguments of a class that fills a slot, for ``--model.net.routing.help EMRouting``."""
     assert given.help_of is not None
     key, name = given.help_of
-    parser = LightningArgumentParser(prog=f"{PROGRAM} {given.command}")
-    parser.add_argument(f"--{key}", type=argument_at(given.command, key).annotation)
-    with suppress(SystemExit):
-        parser.parse_args([f"--{key}.help{f'={name}' if name else ''}"])
+    print(class_help(given.command, key, name, argument_at(given.command, key)))
 
 
 # What is to be run.
@@ -171,8 +168,9 @@ def resolve_start(given: Words) -> Start:
     else:
         options = {name: given.option(name) for name in OPTIONS}
         folder = run_below(options, given.chooses_data, os.environ)
-        path = None if folder is None else config_of(folder)
-        base = None if path is None else read_yaml(path)
+        if folder is not None and config_of(folder) is not None:
+            trusts = given.option("trust_run") not in (None, "false")
+            base = read_resumed_config(folder, trusts) if given.command == "fit" else read_run_config(folder)
     config = resolve(given, base)
     if given.command == "fit" and config["ckpt_path"] == "last":
         config |= {"ckpt_path": None, "resume": config["resume"] or NEWEST}
@@ -246,7 +244,8 @@ def parts_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def record_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's ``config.yaml`` keeps: all but what concerns one start alone, so that it may start another run."""
-    return {key: value for key, value in config.items() if key != "resume"} | {"run_id": None, "ckpt_path": None}
+    kept = {key: value for key, value in config.items() if key not in ("resume", "trust_run")}
+    return kept | {"run_id": None, "ckpt_path": None}
 
 
 # Training and measuring.

@@ -38,14 +38,14 @@ def build(config: Mapping[str, Any]) -> Experiment:
     Raises:
         InputError: a class or a value that a slot does not take.
     """
-    from lightning.pytorch.cli import LightningArgumentParser
+    from jsonargparse import ArgumentParser
 
     from capsule_lightning.data.module import DataModule
     from capsule_lightning.tasks.base import Task
 
-    parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
-    parser.add_lightning_class_args(Task, "model", subclass_mode=True)
+    parser = ArgumentParser(exit_on_error=False)  # Lightning's would take text for the path of a file with a class
+    parser.add_subclass_arguments(DataModule, "data")
+    parser.add_subclass_arguments(Task, "model")
     for name in FROM_DATA:
         parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
     made = _instantiated(parser, {key: config[key] for key in ("data", "model")})

@@ -188,7 +188,8 @@ def find_class(name: str, slot: Slot) -> type:
     expected = f"; expected one of {', '.join(names)}" if len(names) <= LISTED else ""
     if found is not None:
         raise InputError(f"{name} is not a class for this slot{expected or nearest(short, names)}")
-    raise InputError(f"no class {name!r}{why}{nearest(short, names) or expected}")
+    likely = nearest(short, names, 0.8 if why else 0.5)  # a module that is not there makes another class unlikely
+    raise InputError(f"no class {name!r}{why}{likely or expected}")
 
 
 def _is_offered(cls: type) -> bool:

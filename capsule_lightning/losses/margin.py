@@ -54,7 +54,13 @@ def margin_loss(
 
 
 class MarginLoss(ClassificationLoss):
-    """Margin loss of the activations; see `margin_loss` for the arguments.
+    """Margin loss of the activations, see `margin_loss`.
+
+    Args:
+        m_plus: length above which a present class costs nothing.
+        m_minus: length below which an absent class costs nothing.
+        down_weight: lambda, the weight of the absent classes.
+        mode: ``paper`` sums over classes; ``official`` takes half the mean over classes, as the released code does.
 
     Raises:
         InputError: the margins are out of order, or ``down_weight`` is negative.

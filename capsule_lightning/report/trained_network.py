@@ -13,11 +13,12 @@ from torch import Tensor
 
 from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.components.build import build_part
+from capsule_lightning.components.run_config import read_run_config
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.image_files import class_tree, read_images
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.runs.files import read_metrics, read_yaml
+from capsule_lightning.runs.files import read_metrics
 from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
 from capsule_lightning.sharing.export import network_of
 from capsule_lightning.sharing.network_file import (
@@ -71,15 +72,15 @@ def load_from_run(checkpoint: Path, root: str | None = None, images: str | Path 
         InputError: there is no configuration, or images are missing or have several labels.
     """
     tensors, metadata = network_of(checkpoint)
-    net = load_weights(build_network(metadata, checkpoint), tensors, checkpoint)
+    net = load_weights(build_network(metadata, tensors, checkpoint), tensors, checkpoint)
     folder = run_of_checkpoint(checkpoint)
     if folder is None:
         raise InputError(
             f"{checkpoint}: no {CONFIG_NAME} of its run in the folders above it, which states what its images are; "
             "leave the checkpoint in its run, or export it and give --images FOLDER"
         )
-    config = (folder / CONFIG_NAME).read_text()
-    settings = read_yaml(folder / CONFIG_NAME)
+    settings = read_run_config(folder)
+    config = (folder / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")
     data = data_of(settings, folder / CONFIG_NAME, root)
     stage = "fit" if images is not None and data.normalization == "channel" else "test"
     if images is None or stage == "fit":

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from capsule_lightning import __version__
 from capsule_lightning.components.build import build_part
-from capsule_lightning.components.names import modernized
+from capsule_lightning.components.run_config import read_run_config
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, first_line
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
-from capsule_lightning.runs.files import read_yaml, write_whole
+from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
 from capsule_lightning.sharing.network_file import (
     NEEDED,
@@ -95,7 +95,7 @@ def export(
         tensors, metadata = network_of(Path(checkpoint))
         of_images, unknown = what_images_need(Path(checkpoint))
         metadata |= of_images
-    net = load_weights(build_network(metadata, checkpoint), tensors, checkpoint)
+    net = load_weights(build_network(metadata, tensors, checkpoint), tensors, checkpoint)
     if path.suffix == ".onnx":
         content = onnx_model(net, metadata)
     else:
@@ -136,7 +136,7 @@ def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
     if folder is None:
         return {}, f"its class names and normalization, for want of the run's {CONFIG_NAME} beside the checkpoint"
     try:
-        config = modernized(read_yaml(folder / CONFIG_NAME))
+        config = read_run_config(folder)
         data, seed = build_part(config["data"], ImageDataModule), config.get("seed_everything")
         slots = {"data": without(config["data"], OF_MACHINE)}
         if slots["data"]["init_args"].get("seed", ...) is None:  # which chose the validation images

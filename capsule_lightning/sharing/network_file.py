@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,17 +18,20 @@ from capsule_lightning.components.names import OLD_NAMES, modernized
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import Encoder
-from capsule_lightning.errors import InputError, first_line, nearest
+from capsule_lightning.errors import InputError, first_line, nearest, require
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.runs.checkpoint_files import difference
+from capsule_lightning.runs.plain_json import parse_json
 from capsule_lightning.shipped import PRETRAINED
 from capsule_lightning.tasks.base import Task
 
 SUFFIX = ".safetensors"
 NEEDED = ("net", "in_shape", "num_classes")
 """Metadata that a network is rebuilt from."""
+LARGEST, LONGEST, MOST_PIXELS = 2**20, 2**10, 2**26
+"""Bounds of what a file from elsewhere may state: a size, the values of a list, and the values of one image."""
 PARTS = (CapsuleNet, Encoder, Routing, Decoder)
 """What a network of a file from elsewhere may be made of."""
 EVALUATION = (*PARTS, Task, ClassificationLoss, ImageDataModule, Augmentation)
@@ -63,7 +67,8 @@ def load_network(path: str | Path) -> CapsuleNet:
             f"{path}: does not state how its network is built, its metadata lack {', '.join(missing)}; expected "
             "a file that `export` has written"
         )
-    return load_weights(build_network(metadata, path), read_tensors(path), path)
+    tensors = read_tensors(path)
+    return load_weights(build_network(metadata, tensors, path), tensors, path)
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -124,23 +129,47 @@ def open_safetensors(path: str | Path) -> Any:
         raise InputError(f"{path}: is not a safetensors file, or only a part of one ({first_line(error)})") from error
 
 
-def build_network(metadata: Mapping[str, str], path: str | Path) -> CapsuleNet:
+def build_network(metadata: Mapping[str, str], tensors: Mapping[str, Tensor], path: str | Path) -> CapsuleNet:
     """Build the network that metadata describe, with its initial weights.
+
+    It is first built without memory, and its shapes are compared with those of the weights: so the sizes that a file
+    states take no more memory than the weights that it holds.
 
     Args:
         metadata: see `read_metadata`.
+        tensors: the weights by their names in the network.
         path: the file that they are from, for the message.
 
     Raises:
-        InputError: the network cannot be built.
+        InputError: the network cannot be built, or its weights have other names or shapes; the first is named.
     """
     try:
-        slot, in_shape, num_classes = (modernized(json.loads(metadata[key])) for key in NEEDED)
+        slot, in_shape, num_classes = (modernized(parse_json(metadata[key], key)) for key in NEEDED)
         known_class(str(slot["class_path"]), (CapsuleNet,), "the kind that makes class capsules of images")
-        net: CapsuleNet = component(slot, PARTS)(tuple(in_shape), num_classes)  # type: ignore[assignment]
-    except (ValueError, TypeError, AttributeError, KeyError) as error:  # InputError and what is no JSON among them
+        require_moderate([slot, in_shape, num_classes])
+        require(math.prod(in_shape) <= MOST_PIXELS, f"in_shape={in_shape}: expected at most {MOST_PIXELS:,} values")
+        make = partial(component(slot, PARTS), tuple(in_shape), num_classes)
+        with torch.device("meta"):
+            wrong = difference(make(), tensors)
+        require(wrong is None, f"its weights are not those of the network it describes: {wrong}")
+        net: CapsuleNet = make()  # type: ignore[assignment]
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:  # InputError among them
         raise InputError(f"{path}: its network cannot be built ({first_line(error)})") from error
     return net
+
+
+def require_moderate(value: Any) -> None:
+    """Refuse numbers and lists of a configuration from elsewhere that no network has: a machine could not count so far.
+
+    Raises:
+        InputError: a whole number above `LARGEST`, or a list of more than `LONGEST` values.
+    """
+    if isinstance(value, dict | list):
+        require(len(value) <= LONGEST, f"{len(value):,} values in one place: expected at most {LONGEST:,}")
+        for each in value.values() if isinstance(value, dict) else value:
+            require_moderate(each)
+    elif isinstance(value, int):
+        require(abs(value) <= LARGEST, f"{value:,}: expected at most {LARGEST:,}, as a size of a network")
 
 
 def load_weights(net: CapsuleNet, tensors: Mapping[str, Tensor], path: str | Path) -> CapsuleNet:
@@ -173,7 +202,7 @@ def evaluation_config(path: str | Path) -> dict[str, Any]:
             "with load_network"
         )
     try:
-        task, data, net = (modernized(json.loads(metadata[key])) for key in ("task", "data", "net"))
+        task, data, net = (modernized(parse_json(metadata[key], key)) for key in ("task", "data", "net"))
         for slot in (task, data, net):
             require_harmless(slot, EVALUATION)
         task.setdefault("init_args", {})["net"] = net
@@ -202,10 +231,10 @@ def images_of(metadata: Metadata, path: str | Path) -> tuple[list[str], dict[str
     if missing:
         raise InputError(f"{path}: does not state its {' and '.join(missing)}; export it again from its run's folder")
     try:
-        names, normalization = (json.loads(metadata[key]) for key in ("class_names", "normalization"))
+        names, normalization = (parse_json(metadata[key], key) for key in ("class_names", "normalization"))
         good = len(names) == int(metadata["num_classes"]) and all(isinstance(name, str) for name in names)
         good = good and isinstance(names, list) and normalization["kind"] in get_args(Normalization)
-        channels = json.loads(metadata["in_shape"])[0]
+        channels = parse_json(metadata["in_shape"], "in_shape")[0]
         for name in ("mean", "deviation"):
             numbers = normalization.get(name, [0.0] * channels)
             good = good and len(numbers) == channels and all(isinstance(number, float) for number in numbers)
