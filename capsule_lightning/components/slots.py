@@ -89,7 +89,8 @@ def slot_of(annotation: Any) -> Slot | None:
     if isinstance(origin, type) and issubclass(origin, Iterable) and parts:
         inner = slot_of(parts[0])
         return inner and inner._replace(several=True) if not issubclass(origin, Mapping | tuple) else None
-    if origin is None and isinstance(annotation, type) and not _is_plain(annotation):
+    named = annotation is not Any and isinstance(annotation, type)  # since Python 3.11 `Any` is a type too
+    if origin is None and named and not _is_plain(annotation):
         return Slot((annotation,))
     return None
 
