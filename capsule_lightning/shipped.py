@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from capsule_lightning.errors import InputError, nearest
+from capsule_lightning.errors import InputError, first_line, nearest
 
 PROGRAM = "capsule_lightning"
 PACKAGE = Path(__file__).parent
@@ -53,12 +53,15 @@ def find_config(name: str) -> str:
         >>> Path(find_config("mnist")).name
         'mnist.yaml'
     """
-    if Path(name).expanduser().is_file():
-        return str(Path(name).expanduser())
-    for shipped in (CONFIG_DIR / name, CONFIG_DIR / f"{name}.yaml"):
-        if shipped.is_file():
-            return str(shipped)
-    here = ", which is a folder," if Path(name).expanduser().is_dir() else " here"
+    try:
+        if Path(name).expanduser().is_file():
+            return str(Path(name).expanduser())
+        for shipped in (CONFIG_DIR / name, CONFIG_DIR / f"{name}.yaml"):
+            if shipped.is_file():
+                return str(shipped)
+        here = ", which is a folder," if Path(name).expanduser().is_dir() else " here"
+    except (OSError, RuntimeError, ValueError) as error:  # too long, of a user that does not exist, with a null byte
+        raise InputError(f"no config {name[:100]!r}: {first_line(error)[:100]}; expected a YAML file") from error
     raise InputError(
         f"no config {name!r}{here} or among the shipped ones{nearest(name, config_names(), 0.7)}; expected a YAML "
         f"file, or a name that `{PROGRAM} configs` lists"

@@ -10,6 +10,7 @@ from capsule_lightning.comparison.groups import compare
 from capsule_lightning.comparison.runs import METRIC, find_runs, read_run, read_wandb
 from capsule_lightning.comparison.tables import new_console, show
 from capsule_lightning.errors import InputError
+from capsule_lightning.runs.files import require_output
 from capsule_lightning.shipped import PROGRAM
 
 
@@ -28,14 +29,18 @@ def run(words: Sequence[str]) -> None:
     if options.publish and options.wandb is None:
         raise InputError("compare: --publish makes a report of runs in W&B; say which by --wandb ENTITY/PROJECT")
     output, csv_file = (None if path is None else Path(path) for path in (options.output, options.csv))
+    for option, path in (("--csv", csv_file), ("--output", output and output / "comparison.csv")):
+        if path is not None:
+            require_output(path, options.overwrite, option)
     by, console, status = options.by or [], new_console(), 0
     if options.config is not None:
         from capsule_lightning.cli import main
+        from capsule_lightning.cli.check import check
         from capsule_lightning.comparison.study import read_study
         from capsule_lightning.comparison.study_processes import run_study
 
         study = read_study(options.config)
-        folders, status = run_study(study, Path((options.folders or ["runs"])[0]).expanduser(), console, main)
+        folders, status = run_study(study, Path((options.folders or ["runs"])[0]).expanduser(), console, main, check)
         runs = [read_run(folder) for folder in folders]
         by = by or study.keys
         output = output or folders[0].parent / "comparison"
@@ -83,6 +88,7 @@ def options_parser() -> LightParser:
         help="what tells the groups apart, may be repeated (default: all that differs, seeds aside)",
     )
     parser.add_argument("--metric", default=METRIC, help="last value of each run (default: %(default)s)")
-    parser.add_argument("--output", metavar="FOLDER", help="gets comparison.csv and learning_curves.png")
+    parser.add_argument("--output", metavar="FOLDER", help="gets comparison.csv, scores.png and learning_curves.png")
     parser.add_argument("--csv", metavar="FILE", help="gets the table")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --output and --csv wrote before")
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,8 @@ def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = ()) -
     scores = {run.name: score for run in ended if (score := run.last(metric)) is not None}
     left_out = [f"{run.name} (not tested)" for run in runs if not run.ended]
     left_out += [f"{run.name} (no {metric})" for run in ended if run.name not in scores]
+    left_out += [f"{name} ({metric} is {score})" for name, score in scores.items() if not math.isfinite(score)]
+    scores = {name: score for name, score in scores.items() if math.isfinite(score)}
     require(ended, f"no finished run among {len(runs)}: none has been tested; resume them with fit --resume RUN")
     if not scores:
         known = sorted({name for run in ended for name in run.history})
@@ -172,10 +175,9 @@ def is_determined(key: str, owners: Sequence[str], runs: Sequence[Run]) -> bool:
 
 def comparable_value(run: Run, key: str) -> str:
     """Return a value as text that can be compared; a missing key counts as its own value."""
-    if key not in run.config:
-        return MISSING
-    value = altering_callbacks(run) if key == CALLBACKS else run.config[key]
-    return json.dumps(value, sort_keys=True, default=str)
+    if key == CALLBACKS:
+        return json.dumps(altering_callbacks(run), sort_keys=True, default=str)
+    return json.dumps(run.config[key], sort_keys=True, default=str) if key in run.config else MISSING
 
 
 def shown_value(run: Run, key: str) -> str:

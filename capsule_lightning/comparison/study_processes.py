@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
@@ -47,7 +47,11 @@ NOT_FOR_THE_SERVER = (signal.SIGTERM, signal.SIGHUP)  # it ignores Ctrl-C by its
 
 
 def run_study(
-    study: Study, root: Path, console: Console, fit: Callable[[Sequence[str]], None]
+    study: Study,
+    root: Path,
+    console: Console,
+    fit: Callable[[Sequence[str]], None],
+    check: Callable[[Sequence[Sequence[str]]], str | None],
 ) -> tuple[list[Path], int]:
     """Train every run that is not finished, and resume those that were interrupted.
 
@@ -56,17 +60,20 @@ def run_study(
         root: folder of all experiments.
         console: where progress is reported: a bar on a terminal, otherwise one line for each run.
         fit: the program, called with the words of one run in a process of its own; a function of a module.
+        check: called in such a process with the words of one run of each choice; says why one would be refused.
 
     Returns:
         Folders of the runs that have started, and the exit status: 1 if a run failed.
 
     Raises:
-        InputError: runs of these names were made by other commands, another study is running in the folder, or the
-            folder cannot be written.
+        InputError: a choice would be refused, runs of these names were made by other commands, another study is running
+            in the folder, or the folder cannot be written.
         SystemExit: after a signal, with 128 + its number, once all runs have saved and left; with 1 if all runs failed.
     """
     trials = {root / study.experiment / trial.run_id: trial for trial in study.trials()}
     require_same_commands(study, trials)
+    if not all(map(is_finished, trials)):
+        require_accepted(study, check)
     try:
         lock_run(root / study.experiment)
     except InputError as error:
@@ -113,6 +120,35 @@ def require_same_commands(study: Study, trials: dict[Path, Trial]) -> None:
                 f"{folder}: was made by {before}, but {study.path} now asks for {trial.command}; give the study "
                 "another experiment, or move the folder away"
             )
+
+
+def require_accepted(study: Study, check: Callable[[Sequence[Sequence[str]]], str | None]) -> None:
+    """Refuse a study one of whose choices would be refused; a process that has imported everything is asked.
+
+    Raises:
+        InputError: with what the program says to that choice.
+    """
+    trials = study.trials()
+    choices = [trial.words for trial in trials[: len(trials) // len(study.seeds)]]
+    start_server()
+    server = multiprocessing.get_context("forkserver")
+    answers, answer = server.Pipe(duplex=False)
+    asked = server.Process(target=_answer, args=(check, choices, answer))
+    asked.start()
+    answer.close()
+    try:
+        refusal = answers.recv()
+    except EOFError:  # it was killed; a run will say why
+        refusal = None
+    asked.join()
+    if refusal is not None:
+        raise InputError(f"{study.path}: {refusal}")
+
+
+def _answer(
+    check: Callable[[Sequence[Sequence[str]]], str | None], choices: list[list[str]], answer: Connection
+) -> None:
+    answer.send(check(choices))
 
 
 def is_finished(folder: Path) -> bool:

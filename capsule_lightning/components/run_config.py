@@ -15,10 +15,10 @@ so with ``--trust_run``, once, see `capsule_lightning.runs.trust`.
 
 from __future__ import annotations
 
+import glob
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -229,20 +229,19 @@ def _is_run(folder: Path) -> bool:
 
 
 def _places_of(module: str) -> Iterator[Path]:
-    """Yield the files and folders that importing a module would look into, as far as they can be found beforehand."""
-    search: Any = None
-    parts = module.split(".")
-    for end in range(1, len(parts) + 1):
-        name = ".".join(parts[:end])
-        try:
-            spec = find_spec(name) if end == 1 else PathFinder.find_spec(name, search)
-        except (ImportError, ValueError, AttributeError):  # a module made by hand has no spec
-            return
-        if spec is None:
-            return
-        search = list(spec.submodule_search_locations or ())
-        for each in [spec.origin, *search]:
-            if each not in (None, "built-in", "frozen", "namespace"):
-                yield Path(str(each)).resolve()
-        if not search:
-            return
+    """Yield the files and folders that importing a module would read, as far as they are found without importing."""
+    top, *inner = module.split(".")
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError, AttributeError):  # a module made by hand has no spec
+        return
+    if spec is None:
+        return
+    folders = [Path(each) for each in spec.submodule_search_locations or ()]
+    found = [*folders, *([Path(spec.origin)] if spec.has_location and spec.origin else [])]
+    for part in inner:
+        yield from (place.resolve() for place in found)
+        found = [place for folder in folders for place in (folder / part, *folder.glob(f"{glob.escape(part)}.*"))]
+        found = [place for place in found if place.exists()]
+        folders = [place for place in found if place.is_dir()]
+    yield from (place.resolve() for place in found)

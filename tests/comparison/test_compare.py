@@ -389,7 +389,7 @@ def test_runs_of_wandb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--bye", "routing"], "--csv; did you mean '--by'"),
+        (["--bye", "routing"], "--overwrite; did you mean '--by'"),
         (["--wandb", "a/b", "runs"], "--wandb takes runs from W&B alone"),
         (["a", "b", "--config", "s.yaml"], "--config takes one folder"),
         (["--metric"], "expected one argument"),
@@ -403,3 +403,63 @@ def test_wrong_words_are_one_line_and_status_2(words: list[str], said: str, caps
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_seed_that_was_trained_twice_counts_once(capsys: pytest.CaptureFixture[str]) -> None:
+    again = [run(0.8, name="a", seed=0), run(0.9, name="b", seed=0), run(0.7, name="c", seed=1)]
+    found = compare([*again, run(0.5, name="d", routing="EM", seed=0)])
+    assert [group.scores for group in found.groups] == [[0.9, 0.7], [0.5]]
+    assert found.left_out == ["a (repeats a run of the same seed and settings)"]
+
+
+def test_runs_that_differ_in_hardware_or_in_what_they_show_are_of_one_group() -> None:
+    bar = {"class_path": "lightning.pytorch.callbacks.RichProgressBar"}
+    stop = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"patience": 3}}
+    of = {"trainer.devices": 4, "trainer.accelerator": "gpu", "trainer.strategy": "ddp", "trainer.callbacks": [bar]}
+    one, other, stopped = (run(0.9, seed=n) for n in range(3))
+    other.config.update(of)
+    assert len(compare([one, other]).groups) == 1
+    stopped.config["trainer.callbacks"] = [bar, stop]
+    found = compare([other, stopped])
+    assert found.keys == ["trainer.callbacks"]
+    assert [group.values for group in found.groups] == [("-",), ("+EarlyStopping",)]
+
+
+def test_a_score_that_is_no_number_is_left_out() -> None:
+    found = compare([run(math.inf, name="a"), run(math.nan, name="b"), run(0.9, seed=1), run(-math.inf, name="c")])
+    assert [group.scores for group in found.groups] == [[0.9]]
+    assert found.left_out == ["a (test/accuracy is inf)", "b (test/accuracy is nan)", "c (test/accuracy is -inf)"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--csv", "digits/A0/config.yaml"),
+        ("--csv", "old.csv"),
+        ("--csv", "digits"),
+        ("--output", "out"),
+        ("--csv", "digits/A0/checkpoints/last.ckpt"),
+        ("--csv", "x" * 300),
+    ],
+)
+def test_an_output_replaces_nothing_unasked(
+    words: tuple[str, str], study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(study)
+    (study / "old.csv").write_text("mine")
+    (study / "out").mkdir()
+    (study / "out" / "comparison.csv").write_text("mine")
+    before = {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", ".", *words])
+    assert stopped.value.code == 2
+    assert "choose another" in capsys.readouterr().err or words[1] == "digits"
+    assert {path: path.read_bytes() for path in study.rglob("*") if path.is_file()} == before
+
+
+def test_an_output_is_replaced_when_that_is_asked_for(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(study)
+    for _ in range(2):
+        main(["compare", ".", "--output", "out", "--csv", "table.csv", "--overwrite"])
+    assert (study / "table.csv").read_text() == (study / "out" / "comparison.csv").read_text()
+    assert (study / "out" / "scores.png").stat().st_size > 10_000

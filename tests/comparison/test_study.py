@@ -17,6 +17,7 @@ from forked import start
 from program import metrics
 
 from capsule_lightning.cli import main
+from capsule_lightning.cli.check import check
 from capsule_lightning.comparison import new_console
 from capsule_lightning.comparison import study_processes as module
 from capsule_lightning.comparison.study import read_study
@@ -147,7 +148,7 @@ def test_a_signal_is_passed_on_and_the_runs_save(cwd: Path, capsys: pytest.Captu
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(SystemExit) as stopped:
-        run_study(read, Path("runs"), new_console(), main)
+        run_study(read, Path("runs"), new_console(), main, check)
     thread.join()
     assert stopped.value.code == 130
     assert signal.getsignal(signal.SIGINT) is before
@@ -163,22 +164,42 @@ def test_a_signal_is_passed_on_and_the_runs_save(cwd: Path, capsys: pytest.Captu
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    each = {"model.net.routing": ["UniformRouting", "UnformRouting"]}
+    each = {"model.net.routing.iterations": [1, 0]}
     path = write(cwd, each=each, seeds=[3])
     with pytest.raises(SystemExit) as stopped:
         main(["compare", "kept", "--config", str(path), "--csv", "table.csv"])
     assert stopped.value.code == 1
     said = capsys.readouterr().out
-    assert re.search(r"failed: UnformRouting-seed3 \(status 2\): .*error: .*did you mean 'UniformRouting'", said)
-    assert re.search(r"\nUniformRouting +1 +\d", said)
-    folder = cwd / "kept" / "tiny" / "UniformRouting-seed3"
+    assert re.search(r"failed: iterations0-seed3 \(status 2\): .*error: .*iterations=0: expected at least 1", said)
+    assert re.search(r"\n1 +1 +\d", said)
+    folder = cwd / "kept" / "tiny" / "iterations1-seed3"
     command = (folder / "command.txt").read_text().strip()
-    assert command.endswith("--seed_everything 3 --experiment tiny --run_id UniformRouting-seed3")
+    assert command.endswith("--seed_everything 3 --experiment tiny --run_id iterations1-seed3")
     assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == 3
 
     write(cwd, each=each, seeds=[3], fit=FIT.format(epochs=2))
-    with pytest.raises(InputError, match=r"UniformRouting-seed3: was made by .*max_epochs 1 .*max_epochs 2 .*another"):
-        run_study(read_study(str(path)), Path("kept"), new_console(), main)
+    with pytest.raises(InputError, match=r"iterations1-seed3: was made by .*max_epochs 1 .*max_epochs 2 .*another"):
+        run_study(read_study(str(path)), Path("kept"), new_console(), main, check)
+
+
+@pytest.mark.parametrize(
+    ("each", "expected"),
+    [
+        ({"model.net.routing": ["UniformRouting", "UnformRouting"]}, "did you mean 'UniformRouting'"),
+        ({"a": ["2025-02-03"]}, "no option 'a'"),
+        ({"model.optimizer.lr": [0.1, "fast"]}, "got fast, expected a number"),
+        ({"trainer.max_epochs": [1, 1.5]}, "trainer.max_epochs: got 1.5"),
+    ],
+)
+def test_a_choice_that_would_be_refused_is_refused_before_the_first_run(
+    each: dict[str, list[object]], expected: str, cwd: Path
+) -> None:
+    before = write(cwd, each=each)
+    with pytest.raises(InputError) as refused:
+        run_study(read_study(str(before)), Path("runs"), new_console(), main, check)
+    assert expected in str(refused.value)
+    assert str(before) in str(refused.value)
+    assert [path.name for path in cwd.iterdir()] == ["study.yaml"]
 
 
 def test_two_studies_do_not_share_a_folder(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +208,7 @@ def test_two_studies_do_not_share_a_folder(cwd: Path, monkeypatch: pytest.Monkey
     lock_run(cwd / "runs" / "tiny")
     try:
         with pytest.raises(InputError, match=r"another study is running: .*tiny is being trained in by process"):
-            run_study(read, cwd / "runs", new_console(), main)
+            run_study(read, cwd / "runs", new_console(), main, check)
     finally:
         unlock_run()
 
@@ -201,7 +222,7 @@ def test_where_no_run_comes_to_its_end_there_is_no_table(cwd: Path, capsys: pyte
     assert "failed: UniformRouting-seed0 (status 0): it was not tested; " in capsys.readouterr().out
     (cwd / "file").touch()
     with pytest.raises(InputError, match="file/tiny: cannot be written"):
-        run_study(read_study(str(path)), Path("file"), new_console(), main)
+        run_study(read_study(str(path)), Path("file"), new_console(), main, check)
 
 
 # The file.
@@ -254,7 +275,10 @@ def test_devices_set_the_number_of_jobs(cwd: Path) -> None:
         ({"seeds": [0, -1]}, "seeds: .*expected a list of whole numbers"),
         ({"each": {1: [2]}}, "each: 1: expected an option"),
         ({"seeds": [0, 0]}, "two runs would be called"),
-        ({"jobs": 0}, "jobs: 0: expected a whole number above 0"),
+        ({"jobs": 0}, "jobs: 0: expected 1 to "),
+        ({"jobs": 100_000_000_000}, "jobs: 100000000000: expected 1 to "),
+        ({"jobs": 1.5}, "jobs: 1.5: expected 1 to "),
+        ({"seeds": list(range(6000))}, "asks for 12,000 runs, expected at most 10,000"),
         ({"devices": 2}, "devices: 2: expected a list"),
         ({"experiment": "a/b"}, "experiment='a/b': expected the name of one folder"),
     ],
@@ -309,7 +333,8 @@ def test_the_first_job_has_the_first_device(cwd: Path, monkeypatch: pytest.Monke
             raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "start_server", lambda: None)
+    monkeypatch.setattr(module, "require_accepted", lambda *_: None)
     monkeypatch.setattr(module.multiprocessing, "get_context", lambda method: Server())
     with pytest.raises(KeyboardInterrupt):
-        run_study(read_study(str(write(cwd, devices=["3", "1"]))), cwd / "runs", new_console(), main)
+        run_study(read_study(str(write(cwd, devices=["3", "1"]))), cwd / "runs", new_console(), main, check)
     assert started == ["3"]
