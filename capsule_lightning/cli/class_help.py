@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Mapping
 
@@ -64,12 +65,24 @@ def argument_texts(cls: type) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for owner in cls.__mro__:
         for docstring in (owner.__doc__, getattr(owner.__dict__.get("__init__"), "__doc__", None)):
-            for parameter in docstring_parser.parse(inspect.cleandoc(docstring or "")).params:
-                text = " ".join((parameter.description or "").split())
-                for name in re.split(r",\s*", parameter.arg_name):
-                    if text and not text.startswith("see `"):
-                        found.setdefault(name, text)
+            for name, text in _texts(docstring).items():
+                elsewhere = re.match(r"see `(\w+)`", text)
+                if elsewhere:  # a function of the same module, or a base class, whose turn comes
+                    function = getattr(sys.modules[owner.__module__], elsewhere[1], None)
+                    text = _texts(function.__doc__).get(name, "") if inspect.isfunction(function) else ""
+                if text:
+                    found.setdefault(name, text)
     return found
+
+
+def _texts(docstring: str | None) -> dict[str, str]:
+    """What a docstring says of each argument."""
+    parameters = docstring_parser.parse(inspect.cleandoc(docstring or "")).params
+    return {
+        name: " ".join((parameter.description or "").split())
+        for parameter in parameters
+        for name in re.split(r",\s*", parameter.arg_name)
+    }
 
 
 def shown(default: object) -> str:

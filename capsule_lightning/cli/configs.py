@@ -22,7 +22,15 @@ from capsule_lightning.cli.values import checked_value, typed_value, yaml_value
 from capsule_lightning.cli.words import Text, Words, read_words
 from capsule_lightning.components.build import FROM_DATA
 from capsule_lightning.components.names import import_components, modernized
-from capsule_lightning.components.slots import Argument, Slot, arguments, find_class, path_of, shared_arguments
+from capsule_lightning.components.slots import (
+    Argument,
+    Slot,
+    arguments,
+    find_class,
+    names_class,
+    path_of,
+    shared_arguments,
+)
 from capsule_lightning.errors import InputError, nearest, require
 from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.runs.folders import flat
@@ -108,7 +116,9 @@ def argument_at(command: str, key: str) -> Argument:
     for part in key.split("."):
         require(part in known, f"no option {key!r}{nearest(part, [*known])}")
         argument, node = known[part], (node or {}).get(part)
-        if argument.slot is not None and isinstance(node, dict):
+        if argument.annotation is _Trainer:
+            known = _groups()["trainer"]
+        elif argument.slot is not None and isinstance(node, dict):
             known = _arguments(find_class(node["class_path"], argument.slot), argument.slot)
             node = node.get("init_args")
     return argument
@@ -221,7 +231,7 @@ def _laid(before: Any, value: Any, argument: Argument, key: str, appends: bool) 
         items = value if isinstance(value, list) else [value]
         new = [_laid(None, item, one, f"{key}[{n}]" if len(items) > 1 else key, False) for n, item in enumerate(items)]
         return [*(before if isinstance(before, list) else []), *new] if appends else new
-    if isinstance(value, str) and (argument.admits(str) or not value):
+    if isinstance(value, str) and (not value or (argument.admits(str) and not names_class(value, slot))):
         return checked_value(value, argument, key)
     if isinstance(value, str):
         value = {"class_path": value}
@@ -285,6 +295,7 @@ def _require_option(key: str, root: Mapping[str, Argument], merged: Mapping[str,
     known = list(dict.fromkeys([*(name for name, _ in flat(merged)), *(f"trainer.{n}" for n in _groups()["trainer"])]))
     ends = [name for name in known if f".{name}".endswith(f".{key}")]
     ends += [name for name in known if name.endswith(f".max_{key}")]
+    ends += [name for name in root if name.startswith(key)]
     meant = f"; did you mean {ends[0]!r}?" if ends else nearest(key, [*root, *known])
     raise InputError(f"no option {key!r}{meant}")
 

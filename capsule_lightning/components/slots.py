@@ -83,7 +83,7 @@ def slot_of(annotation: Any) -> Slot | None:
             return None
         bases = tuple(dict.fromkeys(base for slot in found for base in slot.bases))
         return Slot(bases, found[0].given, any(slot.several for slot in found))
-    if origin is Callable:
+    if origin is Callable and parts:
         made = slot_of(parts[1])
         return made and Slot(made.bases, len(parts[0]) if isinstance(parts[0], list) else 0)
     if isinstance(origin, type) and issubclass(origin, Iterable) and parts:
@@ -191,6 +191,15 @@ def find_class(name: str, slot: Slot) -> type:
         raise InputError(f"{name} is not a class for this slot{expected or nearest(short, names)}")
     likely = nearest(short, names, 0.8 if why else 0.5)  # a module that is not there makes another class unlikely
     raise InputError(f"no class {name!r}{why}{likely or expected}")
+
+
+def names_class(text: str, slot: Slot) -> bool:
+    """Return whether text is the name of a class for a slot, and not a word of another kind that it also takes."""
+    try:
+        find_class(text, slot)
+    except InputError:
+        return False
+    return True
 
 
 def _is_offered(cls: type) -> bool:

@@ -1,5 +1,7 @@
+import contextlib
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +98,62 @@ def test_help_of_a_slot_lists_the_arguments_of_a_class(capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert "--trainer.max_epochs" in text
     assert "--test_after_fit" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["--model.net.routing.help", "DynamicRouting"],
+            ["--model.net.routing.iterations", "(default: 3)", "passes of"],
+        ),
+        (["--model.loss.help", "MarginLoss"], ["--model.loss.m_plus", "length above which a present class"]),
+        (["--data.help", "MNISTDataModule"], ["--data.root", "--data.val_size", "folder of the data"]),
+        (["--model.net.encoder.help"], ["SabourEncoder", "EfficientEncoder"]),
+        (["--trainer.strategy.help", "DDPStrategy"], ["--trainer.strategy.timeout"]),
+    ],
+)
+def test_help_of_a_class_names_its_options_as_one_types_them(
+    words: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", *words])
+    said = capsys.readouterr().out
+    assert all(part in said for part in expected)
+    assert "num_in" not in said  # the layer gives the sizes
+    assert max(map(len, said.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("key", ["trainer.max_epochs", "data.root", "experiment"])
+def test_help_of_what_is_no_class_says_so(key: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", f"--{key}.help"])
+    assert stopped.value.code == 2
+
+
+def test_the_help_of_each_command_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {}
+    for command in ("fit", "test", "validate", "predict", "configs", "compare", "report", "export", "prepare"):
+        with contextlib.suppress(SystemExit):
+            main([command, "--help"])
+        said[command] = capsys.readouterr().out
+        assert command in said[command]
+    assert len(set(said.values())) == len(said)
+    assert "max_epochs" not in said["test"] + said["predict"]
+    assert all(word in said["fit"] for word in ("callbacks", "logger", "optimizer", "reconstruction_weight", "run_id"))
+    main(["help"])
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_configs_are_listed_with_what_they_are_and_printed_to_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["configs"])
+    listed = capsys.readouterr().out
+    assert re.search(r"^  mnist.yaml +Sabour, Frosst & Hinton", listed, re.M)
+    assert re.search(r"^  cluster/slurm.sh +Runs a command on the GPUs", listed, re.M)
+    assert "sweeps/routings.yaml" in listed
+    for name in ("mnist.yaml", "mnist", "cluster/slurm.sh"):
+        main(["configs", name])
+        shipped = CONFIG_DIR / (name if "." in name else f"{name}.yaml")
+        assert capsys.readouterr().out == shipped.read_text()
+    with pytest.raises(SystemExit):
+        main(["configs", "mnst.yaml"])
+    assert "did you mean 'mnist.yaml'" in capsys.readouterr().err

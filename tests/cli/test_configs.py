@@ -238,3 +238,28 @@ def test_resume_is_an_option_of_fit_alone() -> None:
 )
 def test_types_are_told_in_words(annotation: object, expected: str) -> None:
     assert in_words(annotation) == expected
+
+
+@pytest.mark.parametrize(
+    "words", [["--trainer.strategy", "DDPStrategy"], ["--trainer.strategy={class_path: DDPStrategy}"]]
+)
+def test_a_place_that_takes_a_word_takes_a_class_too(words: list[str]) -> None:
+    made = resolve(["fit", *words, "--trainer.strategy.timeout", "0:00:30"])["trainer"]["strategy"]
+    assert made["class_path"] == "lightning.pytorch.strategies.DDPStrategy"
+    assert made["init_args"]["timeout"] == "0:00:30"
+    assert resolve(["fit", "--trainer.strategy", "ddp"])["trainer"]["strategy"] == "ddp"
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("epochs", "'trainer.max_epochs'"),
+        ("lr", "'model.optimizer.lr'"),
+        ("batch_size", "'data.batch_size'"),
+        ("exp", "'experiment'"),
+        ("trainr.max_epochs", "'trainer.max_epochs'"),
+    ],
+)
+def test_an_option_that_lacks_its_beginning_is_named_whole(option: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"no option '{option}'; did you mean {meant}"):
+        resolve(["fit", f"--{option}", "3"])
