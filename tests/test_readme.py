@@ -57,7 +57,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 def command_lines(page: Path) -> Iterator[list[str]]:
-    """Yield the words after ``capsule_lightning`` of every command line of a page: in blocks, in tables, in sentences."""
+    """Yield the words after ``capsule_lightning`` of each command line of a page, also of those in sentences."""
     text = page.read_text()
     for block in blocks(page):
         for line in block.text.replace("\\\n", " ").splitlines():
