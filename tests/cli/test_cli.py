@@ -118,8 +118,8 @@ def test_help_of_a_class_names_its_options_as_one_types_them(
 ) -> None:
     main(["fit", *words])
     said = capsys.readouterr().out
-    assert all(part in said for part in expected)
-    assert "num_in" not in said  # the layer gives the sizes
+    assert all(part in said for part in expected), said
+    assert ".num_in" not in said  # the layer gives the sizes
     assert max(map(len, said.splitlines())) <= 120
 
 

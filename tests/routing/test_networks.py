@@ -18,7 +18,6 @@ from capsule_lightning.models.conv_capsnet import ConvCapsNet
 from capsule_lightning.models.conv_capsules import ConvCapsules
 from capsule_lightning.routing.base import MatrixRouting
 from capsule_lightning.routing.dynamic import DynamicRouting
-from capsule_lightning.routing.em import EMRouting
 
 IN_SHAPE, CLASSES = (1, 12, 12), 3
 
@@ -93,7 +92,7 @@ class TestNetworks:
     ("make", "routing"),
     nightly_but(
         # that each algorithm compiles is tested in `test_contract`, here that what is around it does
-        [(capsnet, DynamicRouting), (OneLayer, EMRouting)],
+        [(capsnet, DynamicRouting)],
         itertools.product([capsnet, OneLayer, two_layers], ROUTINGS),
     ),
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiers import nightly_but
 from trained import fit
 
 from capsule_lightning.cli import main
@@ -149,7 +150,7 @@ def test_the_network_that_is_shipped_reads_a_picture_of_ones_own(here: Path) -> 
     assert (row[head.index("image")], row[head.index("prediction")]) == ("one.png", "1")
 
 
-@pytest.mark.parametrize("command", ["validate", "test"])
+@pytest.mark.parametrize("command", nightly_but(["test"], ["validate", "test"]))
 def test_a_shared_network_is_measured_on_the_images_of_its_run(
     command: str, tmp_path_factory: pytest.TempPathFactory, here: Path
 ) -> None:
