@@ -1,12 +1,17 @@
-"""Read image files and trees of class folders into one tensor."""
+"""Read image files into one tensor: the one door that image files come through, wherever they are from.
+
+A file is judged by its content. The formats are a closed list, none of whose decoders starts a program, and the number
+of pixels is bounded before they are decoded.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,157 +19,317 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.data.facts import Facts, area
+from capsule_lightning.data.regular_files import open_regular
+from capsule_lightning.errors import InputError, first_line, require, some_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""What a file may hold. PostScript is not among them: it is a program, which Pillow hands to Ghostscript."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+"""How the names of image files end, in small or capital letters."""
+MOST_PIXELS = 64_000_000
+HIGHEST_LIMIT = 178_000_000
+"""Pixels above which Pillow itself refuses an image."""
+NAMED = 10
+"""Most files that a message names."""
+MOST_DAMAGED = 1000
+"""Most damaged files that are left out."""
+_BYTES = 8  # of a pixel at most, in a file: four channels of 16 bits
 
 
-class ClassTree(NamedTuple):
-    """Image files in a tree of class folders.
+@dataclass(frozen=True)
+class Reading:
+    """How image files become pictures.
 
     Attributes:
-        paths: the N files.
-        labels: class number of each file.
-        class_names: names of the classes.
-    """
-
-    paths: list[Path]
-    labels: list[int]
-    class_names: list[str]
-
-
-def image_paths(folder: Path) -> list[Path]:
-    """Return all image files below a folder, in order of their paths, without hidden files and folders."""
-    found: list[Path] = []
-    for top, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(top) / name for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in a folder, in alphabetical order."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def class_tree(folder: Path, class_names: Sequence[str] | None = None) -> ClassTree:
-    """Find the image files ``<folder>/<class>/**``.
-
-    Args:
-        folder: the tree.
-        class_names: names of the classes, in the order of their numbers; None for the names of the folders, in
-            alphabetical order.
+        background: color that transparent pictures are laid on: a name, or ``#rrggbb``.
+        invert: exchange dark and light.
+        max_pixels: most pixels of a file.
+        skip_damaged: leave out files that cannot be read, instead of refusing all.
 
     Raises:
-        InputError: there are no class folders, other ones than expected, or one without images.
+        InputError: no such color, or a limit out of range.
     """
-    names = class_folders(folder)
-    require(names, f"{folder}: no class folders; expected {folder}/<class>/<image>")
-    if class_names is None:
-        class_names = names
-    elif set(names) != set(class_names):
-        wrong = sorted(set(names) ^ set(class_names))
-        raise InputError(
-            f"{folder}: expected the class folders {', '.join(class_names)}; differing: {', '.join(wrong)}"
-        )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        found = image_paths(folder / name)
+
+    background: str = "white"
+    invert: bool = False
+    max_pixels: int = MOST_PIXELS
+    skip_damaged: bool = False
+
+    def __post_init__(self) -> None:
         require(
-            found,
-            f"{folder / name}: the class folder is empty; put images ({', '.join(SUFFIXES)}) into it or remove it",
+            1 <= self.max_pixels <= HIGHEST_LIMIT,
+            f"max_pixels={self.max_pixels}: expected 1 to {HIGHEST_LIMIT}, the most pixels of an image file",
         )
-        paths += found
-        labels += [label] * len(found)
-    return ClassTree(paths, labels, list(class_names))
+        _ = self.color
+
+    @property
+    def color(self) -> tuple[int, ...]:
+        """Red, green and blue of the background."""
+        from PIL import ImageColor
+
+        try:
+            return tuple(ImageColor.getrgb(self.background)[:3])
+        except ValueError as error:
+            raise InputError(
+                f"background={self.background!r}: expected a color such as white, black or '#ffcc00'"
+            ) from error
+
+    @property
+    def mark(self) -> str:
+        """What tells pictures read in one way from those of another."""
+        return f"upright on {self.color} inverted={self.invert}"
 
 
-def fingerprint(paths: Iterable[Path], folder: Path) -> str:
-    """Return a hash of the names, sizes and times of files.
-
-    It changes if a file changes, and stays the same if the folder moves.
+class UnreadableImageError(InputError):
+    """A file that cannot be read as an image.
 
     Args:
-        paths: the files.
-        folder: the folder that their names are relative to.
-
-    Raises:
-        InputError: a file does not exist, such as the target of a link.
+        path: the file.
+        reason: why.
+        remedy: what to do.
     """
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); replace or remove it") from error
-        digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+
+    def __init__(self, path: Path, reason: str, remedy: str = "replace or remove it") -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path, self.reason = path, reason
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """Return the numbers of rows and columns of an image file.
+class FilesRead(NamedTuple):
+    """Pictures of image files.
+
+    Attributes:
+        images: ``(M, C, H, W)`` uint8.
+        kept: which of the N files they are of, ascending; all of them unless damaged ones are left out.
+        facts: what was met in them.
+    """
+
+    images: Tensor
+    kept: list[int]
+    facts: Facts
+
+
+def size_of(path: Path, reading: Reading | None = None) -> tuple[int, int]:
+    """Return the numbers of rows and columns of an image file as a person sees it, upright.
 
     Raises:
         InputError: the file is not an image.
     """
-    with _open_image(path) as image:
-        return image.height, image.width
+    with warnings.catch_warnings(action="ignore"), open_image(path, reading or Reading()) as image:
+        if image.format == "TIFF":
+            image.load()  # which turns it
+        return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
 
 
-def read_images(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False) -> Tensor:
-    """Decode image files.
+def read_images(
+    paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
+) -> Tensor:
+    """Return the pictures ``(N, C, H, W)`` uint8 of image files, see `read_files`."""
+    return read_files(paths, shape, resize, reading).images
+
+
+def read_files(
+    paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
+) -> FilesRead:
+    """Decode image files into what a person sees.
+
+    A picture is turned upright as its EXIF data say. Transparency is laid on the background. Of 16 bits the upper 8 are
+    taken, palettes and CMYK become colors, and of several frames or pages the first is read.
 
     Args:
         paths: N files with 8 or 16 bits for each channel.
         shape: ``(C, H, W)`` of the result; one channel for gray, three for color.
         resize: scale images of another size (bilinear, antialiased) instead of refusing them.
-
-    Returns:
-        ``(N, C, H, W)`` uint8.
+        reading: how files become pictures; None for the defaults.
 
     Raises:
-        InputError: a file cannot be read or has another size; the message names it.
+        InputError: files cannot be read or have another size; the message names ten of them.
     """
-    from PIL import Image
-
+    reading = reading or Reading()
     channels, rows, columns = shape
     out = np.empty((len(paths), rows, columns, channels), dtype=np.uint8)
+    damaged: dict[int, UnreadableImageError] = {}
+    misfits: dict[int, tuple[int, int]] = {}
+    most = MOST_DAMAGED if reading.skip_damaged else NAMED
 
-    def read(number: int) -> None:
-        path = paths[number]
-        with _open_image(path) as image:
-            if image.mode.startswith("I;16"):  # which `convert` would clip at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise ValueError("32 bits a pixel, expected 8 or 16")
-            image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (columns, rows):
-            if not resize:
-                raise InputError(
-                    f"{path}: {image.height}x{image.width} pixels; expected {rows}x{columns} like the others; scale "
-                    "it, or all images of an image folder with --data.image_size"
-                )
-            image = image.resize((columns, rows), Image.Resampling.BILINEAR)
-        out[number] = np.asarray(image).reshape(rows, columns, channels)
+    def read(number: int) -> _Seen | None:
+        if len(damaged) > most or len(misfits) > NAMED:
+            return None  # there are more than a message needs
+        try:
+            picture, seen = _read(paths[number], channels, (rows, columns), resize, reading)
+        except UnreadableImageError as error:
+            damaged[number] = error
+            return None
+        if picture is None:
+            misfits[number] = seen.size
+        else:
+            out[number] = picture.reshape(rows, columns, channels)
+        return seen
 
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(read, range(len(paths))):
-            pass
-    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+    # of Pillow, about metadata that nothing here reads
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
+        found = list(pool.map(read, range(len(paths))))
+    if damaged and (len(damaged) > most or not reading.skip_damaged):
+        raise unreadable([damaged[number] for number in sorted(damaged)])
+    if misfits:
+        raise _misfit(paths, misfits, (rows, columns))
+    kept = [number for number, seen in enumerate(found) if seen is not None]
+    require(
+        kept, f"{paths[0] if paths else 'no files'}: none of the {len(paths)} image files can be read; replace them"
+    )
+    seen = [each for each in found if each is not None]
+    facts = Facts(
+        min((each.size for each in seen), key=area),
+        max((each.size for each in seen), key=area),
+        sum(each.transparent for each in seen),
+        sum(each.animated for each in seen),
+        {str(paths[number]): damaged[number].reason for number in sorted(damaged)},
+    )
+    pictures = torch.from_numpy(out if len(kept) == len(paths) else out[kept])
+    return FilesRead(pictures.permute(0, 3, 1, 2).contiguous(), kept, facts)
+
+
+class _Seen(NamedTuple):
+    """What was met in one file."""
+
+    size: tuple[int, int]
+    transparent: bool
+    animated: bool
+
+
+def unreadable(errors: Sequence[UnreadableImageError]) -> InputError:
+    """Return one error for files that cannot be read, naming ten of them."""
+    if len(errors) == 1:
+        return errors[0]
+    folder = os.path.commonpath([error.path.parent for error in errors])
+    many = f"more than {NAMED}" if len(errors) > NAMED else f"{len(errors)}"
+    named = some_of([os.path.relpath(error.path, folder) for error in errors])
+    return InputError(
+        f"{folder}: {many} image files cannot be read: {named}. The first {errors[0].reason[:150]}; "
+        "replace or remove them, or leave them out with --data.skip_damaged true"
+    )
+
+
+def _misfit(paths: Sequence[Path], misfits: dict[int, tuple[int, int]], expected: tuple[int, int]) -> InputError:
+    first, *others = sorted(misfits)
+    also = f" (so are {some_of([paths[n].name for n in others])})" if others else ""
+    rows, columns = misfits[first]
+    return InputError(
+        f"{paths[first]}: {rows}x{columns} pixels; expected {expected[0]}x{expected[1]} like the others{also}; scale "
+        "it, or all images of an image folder with --data.image_size"
+    )
 
 
 @contextmanager
-def _open_image(path: Path) -> Iterator[Image.Image]:
-    from PIL import Image
+def open_image(path: Path, reading: Reading) -> Iterator[Image.Image]:
+    """Open an image file, its pixels not decoded yet.
 
+    Raises:
+        UnreadableImageError: it is not a file, not an image of a known format, or has too many pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    limit = f"more than {reading.max_pixels:,} pixels"
+    remedy = "scale it down, remove it, or raise --data.max_pixels"
     try:
-        with Image.open(path) as image:
-            yield image
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > _BYTES * reading.max_pixels:
+                raise UnreadableImageError(path, f"has more bytes than {limit[5:]} take", remedy)
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > reading.max_pixels:
+                    raise UnreadableImageError(path, f"{image.height}x{image.width} are {limit}", remedy)
+                yield image
+    except (InputError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(path, f"has {limit}", remedy) from error
+    except UnidentifiedImageError as error:
+        reason = f"cannot be read as an image (it is none of {', '.join(FORMATS)})"
+        raise UnreadableImageError(path, reason) from error
     except (
         Exception
     ) as error:  # Pillow raises anything for a broken file: OSError, ValueError, SyntaxError, struct.error, ...
-        raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error
+        raise UnreadableImageError(path, f"cannot be read as an image ({first_line(error)})") from error
+
+
+def _read(
+    path: Path, channels: int, size: tuple[int, int], resize: bool, reading: Reading
+) -> tuple[np.ndarray | None, _Seen]:
+    """Return the picture of a file, ``(H, W)`` or ``(H, W, 3)``, None if it has another size; and what was met."""
+    from PIL import Image
+
+    with open_image(path, reading) as image:
+        animated = _is_animated(image)
+        image.load()
+        turn = _orientation(image)
+        image = _eight_bits(image)
+        image, transparent = _opaque(image, reading)
+        if channels == 3 or image.mode not in ("1", "L"):
+            image = image.convert("RGB")
+        if channels == 1:
+            image = image.convert("L")
+        if turn in _TURNS:
+            image = image.transpose(Image.Transpose(_TURNS[turn]))
+        seen = _Seen((image.height, image.width), transparent, animated)
+        if seen.size != size:
+            if not resize:
+                return None, seen
+            image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+        picture = np.asarray(image)
+    return 255 - picture if reading.invert else picture, seen
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how EXIF says that a picture is to be turned, 1 to 8; 1 if it says nothing that can be read."""
+    try:
+        turn = image.getexif().get(0x0112, 1)
+    except Exception:  # metadata may be broken in any way, which does not make the picture worse
+        return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""`PIL.Image.Transpose` for each orientation but the first."""
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Return whether a file has several frames or pages; the second picture of a photo (MPO) is none."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # a second frame that is broken does not make the first one worse
+        return False
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a picture of 16 bits with 8; as Pillow has them, `convert` would cut them off at 255.
+
+    Raises:
+        ValueError: 32 bits a pixel, whose range is not known.
+    """
+    from PIL import Image
+
+    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):
+        if image.mode in ("I", "F"):
+            raise ValueError("32 bits a pixel, expected 8 or 16")
+        return image
+    values = np.asarray(image)
+    gray = Image.fromarray((values >> 8).astype(np.uint8))
+    hole = image.info.get("transparency")
+    if isinstance(hole, int):
+        gray.putalpha(Image.fromarray(np.where(values == hole, 0, 255).astype(np.uint8)))
+    return gray
+
+
+def _opaque(image: Image.Image, reading: Reading) -> tuple[Image.Image, bool]:
+    """Return a picture laid on the background, and whether any of it was transparent."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image, False
+    image = image.convert("RGBA")
+    lowest, _ = image.getchannel("A").getextrema()
+    ground = Image.new("RGBA", image.size, (*reading.color, 255))
+    return Image.alpha_composite(ground, image), lowest < 255  # type: ignore[operator]

@@ -14,7 +14,8 @@ from torch import Tensor
 from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.components.build import build_part
 from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.data.image_files import class_tree, read_images
+from capsule_lightning.data.image_files import read_images
+from capsule_lightning.data.image_trees import class_tree
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.files import read_metrics, read_yaml

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from capsule_lightning.augmentations.identity import NoAugmentation
-from capsule_lightning.data import image_folder
+from capsule_lightning.data import decoded_trees
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.errors import InputError
 
@@ -100,8 +100,8 @@ def test_channel_statistics_are_those_of_the_training_images(one_tree):
 
 
 def test_files_are_decoded_once_until_one_changes(one_tree, monkeypatch, write_image):
-    calls = Mock(side_effect=image_folder.read_images)
-    monkeypatch.setattr(image_folder, "read_images", calls)
+    calls = Mock(side_effect=decoded_trees.read_files)
+    monkeypatch.setattr(decoded_trees, "read_files", calls)
     for _ in range(2):
         make(one_tree).prepare_data()
     assert calls.call_count == 2  # train and test
@@ -184,8 +184,8 @@ def test_predicts_after_channel_normalization_without_a_test_run(one_tree, tmp_p
 
 
 def test_what_is_loaded_without_preparation_is_kept_too(one_tree, monkeypatch):
-    calls = Mock(side_effect=image_folder.read_images)
-    monkeypatch.setattr(image_folder, "read_images", calls)
+    calls = Mock(side_effect=decoded_trees.read_files)
+    monkeypatch.setattr(decoded_trees, "read_files", calls)
     first, again = (make(one_tree).load("train") for _ in range(2))
     assert calls.call_count == 1
     assert torch.equal(first.images, again.images)
