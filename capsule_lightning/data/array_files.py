@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from capsule_lightning.data.regular_files import open_regular
+from capsule_lightning.errors import first_line
 
 _LONGEST_HEADER = 10_000  # characters; it is a few words
 
@@ -44,8 +45,8 @@ def read_header(path: Path) -> Header:
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         try:
             shape, fortran, dtype = read(file, max_header_size=_LONGEST_HEADER)
-        except (RecursionError, MemoryError, SyntaxError, TypeError, OverflowError) as error:
-            raise ValueError(f"{path.name}: its header cannot be read") from error
+        except Exception as error:  # NumPy hands the header to Python's own parser, which raises anything
+            raise ValueError(f"{path.name}: its header cannot be read ({first_line(error)[:80]})") from error
         start, length = file.tell(), os.fstat(file.fileno()).st_size
     if dtype.hasobject or fortran or min(shape, default=0) < 0:
         raise ValueError(f"{path.name} holds {shape} {dtype}, expected plain values in row-major order")

@@ -221,7 +221,9 @@ class ImageDataModule(DataModule):
         colors = {1: "gray", 3: "color"}.get(channels, f"{channels} channels")
         source = "random images in place of " if self.fake else ""
         size = f"{size_in_words(self.met.values(), (rows, columns))}{rows}x{columns} in {colors}"
-        lines = [f"{source}{self.title}: {self.num_classes} classes, {size}", self.describe_splits()]
+        counts = [len(part.places) for part in self._parts().values()]
+        of = f"{sum(counts):,} images of " if counts else ""
+        lines = [f"{source}{self.title}: {of}{self.num_classes} classes, {size}", self.describe_splits()]
         lines += describe_facts(self.met, self.reading.background)
         if not self.fake:
             lines += describe_oddities(self._parts())

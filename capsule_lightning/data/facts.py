@@ -63,7 +63,7 @@ def size_in_words(met: Iterable[Facts], size: tuple[int, int]) -> str:
     if smallest == largest == size:
         return ""
     few, many = (f"{rows}x{columns}" for rows, columns in (smallest, largest))
-    return f"{few if few == many else f'{few} to {many}'} read as "
+    return f"{few if few == many else f'{few} to {many}'} pixels read as "
 
 
 def describe_facts(met: Mapping[str, Facts], background: str) -> list[str]:
@@ -129,7 +129,7 @@ def describe_oddities(parts: Mapping[str, Part]) -> list[str]:
         seen = {**mine, **seen}
     if twice:
         lines.append(
-            f"{len(twice):,} to measure with that are also in another split, pixel for pixel: {some_of(twice)}"
+            f"{len(twice):,} to measure with that are also in another split, pixel for pixel: {some_of(twice, 3)}"
         )
     return [printable(line) for line in lines]
 

@@ -93,7 +93,9 @@ class UnreadableImageError(InputError):
         remedy: what to do.
     """
 
-    def __init__(self, path: Path, reason: str, remedy: str = "replace or remove it") -> None:
+    def __init__(
+        self, path: Path, reason: str, remedy: str = "replace or remove it, or set --data.skip_damaged true"
+    ) -> None:
         super().__init__(f"{path}: {reason}; {remedy}")
         self.path, self.reason = path, reason
 

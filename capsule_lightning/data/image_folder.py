@@ -229,11 +229,11 @@ class ImageFolderDataModule(ImageDataModule):
         splits += ["validate"] if self.folders.val is None and self.val_size != 0 else []
         splits += ["test"] if self.folders.test is None else []
         counts = Counter(tree.labels)
-        few = [tree.class_names[label] for label in sorted(counts) if counts[label] < len(splits)]
+        few = [label for label in sorted(counts) if counts[label] < len(splits)]
         if few:
-            fewest = f"{min(counts.values())} of {some_of(few)}" if len(few) == 1 else f"too few of {some_of(few)}"
+            counted = some_of([f"{tree.class_names[label]} has {counts[label]}" for label in few])
             raise InputError(
-                f"{self.folders.train}: holds {fewest}; expected at least {len(splits)} images of each class, to "
+                f"{self.folders.train}: too few images in a class ({counted}); expected at least {len(splits)}, to "
                 f"{', '.join(splits)}; add images, or remove the class"
             )
 
