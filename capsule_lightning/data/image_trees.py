@@ -12,6 +12,8 @@ from capsule_lightning.data.image_files import NAMED, SUFFIXES, UnreadableImageE
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.errors import InputError, first_line, printable, require
 
+REMEDY = "remove it, or set --data.skip_damaged true"
+
 Walked = dict[tuple[int, int], Path]
 """The folders walked through so far, by what the file system tells them apart by."""
 
@@ -70,7 +72,7 @@ def find_images(folder: Path, walked: Walked | None = None) -> Found:
         entries, before = _list(here, walked)
         if before is not None:
             reason = f"leads to {before}, whose images are read already"
-            found.odd.append(UnreadableImageError(here, reason, "remove the link"))
+            found.odd.append(UnreadableImageError(here, reason, REMEDY))
         for entry in entries:
             path, is_image = Path(entry.path), entry.name.lower().endswith(SUFFIXES)
             kind = _kind(entry)
@@ -79,8 +81,8 @@ def find_images(folder: Path, walked: Walked | None = None) -> Found:
             elif kind == "folder" and not is_image:
                 waiting.append(path)
             elif is_image or (entry.is_symlink() and not path.suffix):
-                article = kind if " " in kind else f"a {kind}"
-                found.odd.append(UnreadableImageError(path, f"is not an image file ({article})", "remove it"))
+                reason = f"cannot be read ({kind})" if " " in kind else f"is a {kind}, not an image file"
+                found.odd.append(UnreadableImageError(path, reason, REMEDY))
             else:
                 found.others.append(path)
     found.images.sort()
