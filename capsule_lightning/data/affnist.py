@@ -22,11 +22,11 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import Shift, shift
 from capsule_lightning.data import prepared
 from capsule_lightning.data.base import Normalization
-from capsule_lightning.data.image_files import MOST_PIXELS
 from capsule_lightning.data.loader import ExactLoader, MemoryStore
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
+from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError, require
 

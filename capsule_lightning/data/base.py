@@ -16,10 +16,11 @@ from typing_extensions import override
 from capsule_lightning.augmentations.base import Augmentation, standardize
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data.facts import Facts, Part, describe_facts, describe_oddities, size_in_words
-from capsule_lightning.data.image_files import MOST_PIXELS, Reading, read_files, unreadable
+from capsule_lightning.data.image_files import read_files, unreadable
 from capsule_lightning.data.image_trees import find_images
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
+from capsule_lightning.data.pictures import MOST_PIXELS, Reading
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.statistics import Brightness, brightness, channel_statistics

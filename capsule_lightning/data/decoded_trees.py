@@ -9,8 +9,9 @@ import torch
 
 from capsule_lightning.data import prepared
 from capsule_lightning.data.facts import Facts, read_facts
-from capsule_lightning.data.image_files import Reading, read_files
+from capsule_lightning.data.image_files import read_files
 from capsule_lightning.data.image_trees import ClassTree, fingerprint
+from capsule_lightning.data.pictures import Reading
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.errors import InputError
 

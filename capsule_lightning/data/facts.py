@@ -63,7 +63,7 @@ def size_in_words(met: Iterable[Facts], size: tuple[int, int]) -> str:
     if smallest == largest == size:
         return ""
     few, many = (f"{rows}x{columns}" for rows, columns in (smallest, largest))
-    return f"{few if few == many else f'{few} to {many}'} pixels read as "
+    return f"{few if few == many else f'{few} to {many}'} pixels, read (--data.image_size) as "
 
 
 def describe_facts(met: Mapping[str, Facts], background: str) -> list[str]:

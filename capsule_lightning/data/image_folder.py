@@ -15,13 +15,15 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.decoded_trees import DecodedTree, decode_tree
-from capsule_lightning.data.image_files import MOST_PIXELS, UnreadableImageError, size_of, unreadable
+from capsule_lightning.data.image_files import size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, class_tree, joined
-from capsule_lightning.data.module import Split, split_off
+from capsule_lightning.data.module import Split
+from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.split_folders import find_splits
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
 from capsule_lightning.data.statistics import channel_statistics, digests
+from capsule_lightning.data.stratified import split_off
 from capsule_lightning.errors import InputError, require, some_of
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -141,6 +143,13 @@ class ImageFolderDataModule(ImageDataModule):
         return self._files.get(split)
 
     @override
+    def origin_of(self, part: str) -> str:
+        if part == "val" and self.folders.val is not None:
+            return f" ({self.folders.val.name})"
+        split_off = part == "test" and self.folders.test is None
+        return f" (--data.test_size {self.test_size})" if split_off else super().origin_of(part)
+
+    @override
     def describe(self) -> str:
         if len(self._train):
             self.store("test")
@@ -176,7 +185,8 @@ class ImageFolderDataModule(ImageDataModule):
                 "--data.root, or begin a new run",
             )
             return
-        if "train" in splits and (other or gone or new):
+        changed = bool("train" in splits and (other or gone or new))
+        if changed:
             rank_zero_info(
                 f"{self.root} has changed since this run began: {gone:,} images are gone, {other:,} are others of the "
                 f"same name, {new:,} are new. Each stays in the split that it was in, and new ones are left out"
@@ -187,11 +197,16 @@ class ImageFolderDataModule(ImageDataModule):
         self._recorded = {split: record.files[split][:, 0].tolist() for split in splits}
         for split in splits:
             if set(self._recorded[split]) != set(self._table(split)[:, 0].tolist()):
-                self.stores[split] = self.open(split)
+                before, self.stores[split] = len(self.stores[split]), self.open(split)
+                if not changed:
+                    rank_zero_info(
+                        f"the {len(self.stores[split]):,} images to {split} on are those of the run, and not the "
+                        f"{before:,} that {self.root} would now give"
+                    )
                 if split == "train" and "statistics" in vars(self):
                     self.statistics = channel_statistics(self.stores[split])
         if len(self._train):
-            self.take_over(record, self._table("train")[:, 0])
+            self.take_over(record, self._table("train")[:, 0], changed)
 
     def _tell_trained_on(self, record: SplitRecord) -> None:
         """Say which images of the test folder have been trained on."""

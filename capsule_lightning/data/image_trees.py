@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from capsule_lightning.data.image_files import NAMED, SUFFIXES, UnreadableImageError, unreadable
+from capsule_lightning.data.image_files import NAMED, SUFFIXES, unreadable
+from capsule_lightning.data.pictures import UnreadableImageError
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.errors import InputError, first_line, printable, require
 

@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from capsule_lightning.data.loader import ExactLoader, Store
 from capsule_lightning.data.split_record import KEY, SplitRecord, digest_of, parted, read_record
-from capsule_lightning.errors import InputError, require, some_of
+from capsule_lightning.data.stratified import split_off
+from capsule_lightning.errors import InputError, require
 
 Split = Literal["train", "test"]
 
@@ -194,9 +195,13 @@ class DataModule(L.LightningDataModule, ABC):
     def describe_splits(self) -> str:
         """Return how many examples each split has, as far as they have been opened."""
         parts = [f"{len(self._train):,} to train on"] if len(self._train) else []
-        parts += [f"{len(self._val):,} to validate on"] if len(self._val) else []
-        parts += [f"{len(self.stores['test']):,} to test on"] if "test" in self.stores else []
+        parts += [f"{len(self._val):,} to validate on{self.origin_of('val')}"] if len(self._val) else []
+        parts += [f"{len(self.stores['test']):,} to test on{self.origin_of('test')}"] if "test" in self.stores else []
         return ", ".join(parts) or "nothing is read yet"
+
+    def origin_of(self, part: str) -> str:
+        """Return in parentheses what chose the examples of ``val`` or ``test``; empty if it goes without saying."""
+        return f" (--data.val_size {self.val_size})" if part == "val" else ""
 
     # The split belongs to the run: its checkpoints hold it.
 
@@ -242,12 +247,13 @@ class DataModule(L.LightningDataModule, ABC):
             return
         self.take_over(record, torch.arange(len(labels)))
 
-    def take_over(self, record: SplitRecord, keys: Tensor) -> None:
+    def take_over(self, record: SplitRecord, keys: Tensor, is_told: bool = False) -> None:
         """Take over seed and split of a record.
 
         Args:
             record: of a run.
             keys: ``(N)`` int64, keys of the training set's examples, see `SplitRecord`.
+            is_told: whether it has been said already that the split is another one.
         """
         if self.is_trained_on and self.seed != record.seed:
             rank_zero_info(
@@ -256,52 +262,10 @@ class DataModule(L.LightningDataModule, ABC):
             )
             self.seed = record.seed
         train, val = parted(keys, record.val)
-        if not torch.equal(val, self._val):
+        if not (is_told or torch.equal(val, self._val)):
             rank_zero_info(
                 f"the {len(val):,} examples to validate on are those that this run began with, and not the "
                 f"{len(self._val):,} that seed and val_size={self.val_size} now choose"
             )
         if not (torch.equal(val, self._val) and torch.equal(train, self._train)):
             self.use_split(train, val)
-
-
-def split_off(
-    labels: Tensor, size: float | int, seed: int, option: str = "val_size", class_names: Sequence[str] = ()
-) -> tuple[Tensor, Tensor]:
-    """Split a set, stratified by label.
-
-    Args:
-        labels: ``(N)`` int64.
-        size: size of the part split off, a number of examples or a fraction of N.
-        seed: chooses the examples.
-        option: the option that sets ``size``, for the error.
-        class_names: names of the classes, for the error; their numbers if there are none.
-
-    Returns:
-        Indices of what remains and of what is split off, both in ascending order.
-
-    Raises:
-        InputError: the size leaves a class without examples on one side.
-    """
-    indices = torch.arange(len(labels))
-    count = round(size * len(labels)) if 0 < size < 1 else int(size)
-    if count == 0:
-        return indices, indices[:0]
-    counts = labels.bincount()
-    classes, rarest = int((counts > 0).sum()), int(counts[counts > 0].min())
-    if rarest < 2:
-        lonely = [str(class_names[n] if class_names else n) for n in (counts == 1).nonzero()[:, 0].tolist()]
-        raise InputError(
-            f"{option}={size}: cannot split {count} of {len(labels)} examples off: {some_of(lonely)} with 1 example "
-            f"would be on one side alone; add examples{', or set --data.val_size 0' * (option == 'val_size')}, or "
-            "leave the class out"
-        )
-    if not classes <= count <= len(labels) - classes:
-        raise InputError(
-            f"{option}={size}: cannot split {count} of {len(labels)} examples off, each of {classes} classes on both "
-            f"sides: expected {classes} to {len(labels) - classes}; change --data.{option}"
-        )
-    from sklearn.model_selection import train_test_split
-
-    kept, taken = train_test_split(indices.numpy(), test_size=count, random_state=seed, stratify=labels.numpy())
-    return torch.from_numpy(kept).sort().values, torch.from_numpy(taken).sort().values

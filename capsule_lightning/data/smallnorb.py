@@ -25,9 +25,9 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.patch import RandomPatch
 from capsule_lightning.data import prepared
 from capsule_lightning.data.base import Normalization
-from capsule_lightning.data.image_files import MOST_PIXELS
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
+from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.regular_files import open_regular
 from capsule_lightning.errors import InputError, require

@@ -24,7 +24,7 @@ def test_data_can_be_printed_at_any_time():
     data = DigitsDataModule()
     assert "nothing is read yet" in str(data)
     data.setup("fit")
-    assert "1,293 to train on, 144 to validate on" in str(data)
+    assert "1,293 to train on, 144 to validate on (--data.val_size 0.1)" in str(data)
     data.setup("test")
     assert "1,797 images of 10 classes, 8x8 in gray" in str(data)
     assert "360 to test on" in str(data)
@@ -38,8 +38,12 @@ def test_sizes_and_splits_of_a_folder_are_told(tmp_path, write_tree, write_image
     write_tree(tmp_path, ["cat", "dog"], count=20, shape=(12, 10, 3))
     write_image(tmp_path / "dog/large.png", (40, 50, 3))
     first, splits, *others = told(folder(tmp_path, image_size=(8, 8))).splitlines()
-    assert first == f"{tmp_path}: 41 images of 2 classes, 12x10 to 40x50 pixels read as 8x8 in color"
-    assert splits.strip() == "30 to train on, 3 to validate on, 8 to test on"
+    assert (
+        first == f"{tmp_path}: 41 images of 2 classes, 12x10 to 40x50 pixels, read (--data.image_size) as 8x8 in color"
+    )
+    assert (
+        splits.strip() == "30 to train on, 3 to validate on (--data.val_size 0.1), 8 to test on (--data.test_size 0.2)"
+    )
     assert others == []
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from capsule_lightning.data.image_files import Reading, read_files, read_images, size_of
+from capsule_lightning.data.image_files import read_files, read_images, size_of
 from capsule_lightning.data.image_trees import image_paths
+from capsule_lightning.data.pictures import Reading
 from capsule_lightning.errors import InputError
 
 LOSSLESS = [(".png", {}), (".webp", {"lossless": True}), (".bmp", {}), (".tif", {})]
