@@ -28,6 +28,7 @@ from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.errors import InputError, require
 
 TestSet = Literal["affnist", "mnist"]
@@ -118,7 +119,7 @@ class AffNISTDataModule(NamedDataModule):
             from torchvision.datasets.utils import download_url
 
             download_url(URL, str(folder))
-        path = next((path for path in (folder / "test.mat.zip", folder / "test.mat") if path.is_file()), None)
+        path = next((path for path in (folder / "test.mat.zip", folder / "test.mat") if kind_of(path) == "file"), None)
         if path is None:
             raise InputError(
                 f"{folder / 'test.mat'}: no such file, nor test.mat.zip; it comes from {URL}, and --data.test_on mnist "

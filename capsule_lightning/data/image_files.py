@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ def read_files(
     """
     reading = reading or Reading()
     channels, rows, columns = shape
-    out = np.empty((len(paths), rows, columns, channels), dtype=np.uint8)
+    out = _room_for(len(paths), shape)
     damaged: dict[int, UnreadableImageError] = {}
     misfits: dict[int, tuple[int, int]] = {}
     most = MOST_DAMAGED if reading.skip_damaged else NAMED
@@ -117,6 +118,22 @@ def read_files(
     )
     pictures = torch.from_numpy(out if len(kept) == len(paths) else out[kept])
     return FilesRead(pictures.permute(0, 3, 1, 2).contiguous(), kept, facts)
+
+
+def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return an array ``(N, H, W, C)`` uint8 for pictures.
+
+    Raises:
+        InputError: the machine has no memory for them.
+    """
+    channels, rows, columns = shape
+    try:
+        return np.empty((count, rows, columns, channels), dtype=np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            f"{count:,} images of {rows}x{columns} pixels take {count * prod(shape) / 2**30:,.0f} GiB, more than there "
+            "is; scale them, all images of an image folder with --data.image_size"
+        ) from error
 
 
 def unreadable(errors: Sequence[UnreadableImageError]) -> InputError:

@@ -20,6 +20,7 @@ from capsule_lightning.data.image_trees import ClassTree, Walked, class_tree, jo
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.split_folders import find_splits
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
 from capsule_lightning.data.statistics import channel_statistics, digests
@@ -89,10 +90,13 @@ class ImageFolderDataModule(ImageDataModule):
         )
         require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
         require(
-            image_size is None or min(image_size) >= 1,
-            f"image_size={image_size}: expected at least 1 row and 1 column",
+            image_size is None or (min(image_size) >= 1 and image_size[0] * image_size[1] <= max_pixels),
+            f"image_size={image_size}: expected at least 1 row and 1 column, and at most {max_pixels:,} pixels "
+            "(--data.max_pixels)",
         )
-        require(self.root.is_dir(), f"{self.root}: no such folder; set --data.root to a folder of class folders")
+        kind = kind_of(self.root)
+        missing = "no such folder" if kind.startswith("no such") else f"is not a folder ({kind})"
+        require(kind == "folder", f"{self.root}: {missing}; set --data.root to a folder of class folders")
         self.folders = find_splits(self.root, split_folders)
         self.test_size, self.resize, self._nested = test_size, image_size is not None, split_folders is False
         require(
@@ -193,7 +197,7 @@ class ImageFolderDataModule(ImageDataModule):
             )
         if self.folders.test is not None and not self.is_trained_on:
             splits.remove("test")
-            self._tell_trained_on(record)
+            self._tell_of_test_folder(record)
         self._recorded = {split: record.files[split][:, 0].tolist() for split in splits}
         for split in splits:
             if set(self._recorded[split]) != set(self._table(split)[:, 0].tolist()):
@@ -208,8 +212,14 @@ class ImageFolderDataModule(ImageDataModule):
         if len(self._train):
             self.take_over(record, self._table("train")[:, 0], changed)
 
-    def _tell_trained_on(self, record: SplitRecord) -> None:
-        """Say which images of the test folder have been trained on."""
+    def _tell_of_test_folder(self, record: SplitRecord) -> None:
+        """Say what has changed in the test folder, and which of its images have been trained on."""
+        _, other, gone, new = changes(record.files["test"], self._table("test"))
+        if other or gone or new:
+            rank_zero_info(
+                f"{self.folders.test} has changed since this run began, and is taken as it is: {gone:,} images are "
+                f"gone, {other:,} are others of the same name, {new:,} are new"
+            )
         trained = torch.isin(self._table("test")[:, 1], record.files["train"][:, 1])
         names = [str(self._files["test"][n]) for n in trained.nonzero()[:, 0].tolist()]
         if names:

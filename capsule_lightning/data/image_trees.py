@@ -136,8 +136,10 @@ def class_tree(
     """
     walked = {} if walked is None else walked
     entries, _ = _list(folder, {})
-    folders = {printable(name): name for name in class_folders(folder)}
+    names = class_folders(folder)
+    folders = {printable(name): name for name in names}
     require(folders, f"{folder}: no class folders; expected {folder}/<class>/<image>")
+    require(len(folders) == len(names), f"{folder}: class folders whose names look the same; rename one of them")
     if class_names is None:
         class_names = list(folders)
     elif set(folders) != set(class_names):

@@ -19,6 +19,7 @@ from capsule_lightning.data.facts import read_facts
 from capsule_lightning.data.image_trees import class_tree, find_images, fingerprint
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.errors import InputError, require
 
 ArrayLike = Tensor | np.ndarray | Sequence[int]
@@ -98,7 +99,7 @@ class NamedDataModule(ImageDataModule):
 
     def _tree_fingerprint(self, split: Split) -> str | None:
         folder = self._tree(split)
-        if not folder.is_dir():
+        if kind_of(folder) != "folder":
             return None
         return fingerprint(find_images(folder).images, folder, self.reading.mark)
 
@@ -111,7 +112,7 @@ class NamedDataModule(ImageDataModule):
         except Exception as error:  # RuntimeError if there are none, anything if they are cut short
             original = _reason(error)
             torn = not isinstance(error, InputError) and "not found" not in original
-        if self._tree(split).is_dir():
+        if kind_of(self._tree(split)) == "folder":
             return self._read_tree(split)
         failure = "comes with prepare_data" if self.download else "is off: set --data.download true"
         cause: Exception | None = None

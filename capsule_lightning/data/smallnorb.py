@@ -29,7 +29,7 @@ from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.data.regular_files import open_regular
+from capsule_lightning.data.regular_files import kind_of, open_regular
 from capsule_lightning.errors import InputError, require
 
 Viewpoints = Literal["none", "azimuth", "elevation"]
@@ -247,7 +247,7 @@ class SmallNORBDataModule(NamedDataModule):
 
             download_url(HOME + packed, str(folder), packed, MD5[packed])
         places = [place / name for place in (folder, self.root) for name in (packed, packed.removesuffix(".gz"))]
-        path = next((place for place in places if place.is_file()), None)
+        path = next((place for place in places if kind_of(place) == "file"), None)
         if path is None:
             raise InputError(f"{packed}: no such file here or in {folder}, packed or not; it comes from {HOME}")
         if path.name == packed:

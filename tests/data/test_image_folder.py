@@ -10,7 +10,10 @@ from torch.testing import assert_close
 
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data import decoded_trees
+from capsule_lightning.data.affnist import AffNISTDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
+from capsule_lightning.data.mnist import MNISTDataModule
+from capsule_lightning.data.smallnorb import SmallNORBDataModule
 from capsule_lightning.errors import InputError
 
 CLASSES = ["cat", "dog", "emu"]
@@ -144,6 +147,14 @@ def test_a_missing_root_is_named(tmp_path):
         make(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("root", ["a" * 300, "nul\0", "/dev/null", "~nobody_here/x"], ids=ascii)
+@pytest.mark.parametrize("kind", [ImageFolderDataModule, MNISTDataModule, SmallNORBDataModule, AffNISTDataModule])
+def test_a_root_that_cannot_be_one_is_refused_in_one_line(root, kind):
+    with pytest.raises(InputError) as raised:
+        kind(root, **({} if kind is ImageFolderDataModule else {"download": False})).prepare_data()
+    assert str(raised.value).isprintable()
+
+
 def test_a_missing_test_folder_is_named(two_trees):
     root, _ = two_trees
     shutil.rmtree(root / "test")
@@ -163,6 +174,7 @@ def test_a_root_without_class_folders_is_named(tmp_path, write_image, image_size
     [
         ({"channels": 2}, "channels=2: expected 1"),
         ({"image_size": (0, 8)}, r"image_size=\(0, 8\): expected at least 1"),
+        ({"image_size": (10**6, 10**6)}, r"image_size=\(1000000, 1000000\): .*at most 64,000,000 pixels"),
         ({"test_size": 0}, "test_size=0: expected a fraction"),
         ({"test_size": -0.1}, "test_size=-0.1: expected a fraction"),
         ({"test_size": 2}, r"cannot split 2 of 30 .*change --data\.test_size"),

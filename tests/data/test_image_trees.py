@@ -168,6 +168,12 @@ def test_names_of_classes_can_be_printed(tmp_path, write_tree, name):
     assert len(fingerprint(tree.paths, tmp_path)) == 64
 
 
+def test_names_that_look_the_same_are_refused(tmp_path, write_tree):
+    write_tree(tmp_path, ["a\nb", r"a\nb"])
+    with pytest.raises(InputError, match="look the same"):
+        class_tree(tmp_path)
+
+
 # Fingerprints.
 
 

@@ -166,6 +166,7 @@ def test_images_to_test_on_that_were_trained_on_are_told(tmp_path, write_tree, t
     data.load_state_dict(state)
     assert len(data.store("test")) == 18  # a test folder is taken as it is
     assert "10 images to test on" in "".join(told)
+    assert "0 images are gone, 0 are others of the same name, 10 are new" in "".join(told)
 
 
 def test_a_moved_folder_is_the_same(photos, begun, told):
