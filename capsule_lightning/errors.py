@@ -6,12 +6,28 @@ import difflib
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    r"""Return a text in one line that a terminal shows as it is: what cannot be printed becomes an escape.
+
+    Example:
+        >>> printable("a" + chr(10) + "b" + chr(27) + "[2J"), printable("caf" + chr(0xDCE9))
+        ('a\\nb\\x1b[2J', 'caf\\udce9')
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class InputError(ValueError):
     """A value given by the user cannot be used; the message names it, what was expected and what to do. Status 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class StoppedError(RuntimeError):
     """Training cannot go on; the message says at which step, why and what to do. Status 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def require(condition: object, message: str) -> None:
@@ -61,6 +77,19 @@ def nearest(word: str, words: Sequence[str], least: float = 0.5) -> str:
     """
     found = difflib.get_close_matches(word, words, n=1, cutoff=least)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def some_of(names: Sequence[str], most: int = 10, room: int = 500) -> str:
+    """Return the first names of a list in few characters, and how many more there are.
+
+    Example:
+        >>> some_of(["a.png", "b.png", "c.png"], most=2)
+        'a.png, b.png and 1 more'
+    """
+    shown = [name if len(name) <= room else f"...{name[-room:]}" for name in map(printable, names[:most])]
+    while len(shown) > 1 and len(", ".join(shown)) > room:
+        shown.pop()
+    return ", ".join(shown) + (f" and {len(names) - len(shown):,} more" if len(shown) < len(names) else "")
 
 
 def first_line(error: BaseException) -> str:

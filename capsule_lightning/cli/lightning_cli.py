@@ -14,6 +14,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from capsule_lightning.cli.options import OPTIONS
@@ -60,6 +61,15 @@ class RunRecord(L.Callback):
         trust_what_is_unusual(folder)
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(flat(self.config)))
+
+
+class DataSummary(L.Callback):
+    """Say what is trained on, before the first step."""
+
+    @override
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if isinstance(data := getattr(trainer, "datamodule", None), DataModule) and trainer.is_global_zero:
+            rank_zero_info(data.describe())
 
 
 class CapsuleCLI(LightningCLI):
@@ -134,7 +144,7 @@ class CapsuleCLI(LightningCLI):
         ours = {
             "default_root_dir": str(self.work_folder),
             "plugins": plugins,
-            "callbacks": [*callbacks, RunRecord(self.record)],
+            "callbacks": [*callbacks, RunRecord(self.record), DataSummary()],
             "logger": [build_part(each, Logger) for each in logger] if isinstance(logger, list) else logger,
         }
         try:

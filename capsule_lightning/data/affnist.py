@@ -26,7 +26,9 @@ from capsule_lightning.data.loader import ExactLoader, MemoryStore
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
+from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.errors import InputError, require
 
 TestSet = Literal["affnist", "mnist"]
@@ -72,19 +74,37 @@ class AffNISTDataModule(NamedDataModule):
         download: bool = True,
         images: str | None = None,
         fake: bool = False,
+        background: str = "white",
+        invert: bool = False,
+        max_pixels: int = MOST_PIXELS,
+        skip_damaged: bool = False,
     ) -> None:
-        super().__init__(root, batch_size, val_size, seed, augmentation, normalization, download, images, fake)
+        super().__init__(
+            root,
+            batch_size,
+            val_size,
+            seed,
+            augmentation,
+            normalization,
+            download,
+            images,
+            fake,
+            background,
+            invert,
+            max_pixels,
+            skip_damaged,
+        )
         require(test_on in get_args(TestSet), f"test_on={test_on!r}: expected one of {', '.join(get_args(TestSet))}")
         self.test_on = test_on
         self.digits = MNISTDataModule(root, download=download)
 
     @override
-    def setup(self, stage: str | None = None) -> None:
-        """Load the images; the validation digits get their places."""
-        super().setup(stage)
-        if len(self._val) and "val" not in self.stores:
-            train = self.store("train")
-            self.stores["val"] = MemoryStore(place_at_random(train.take(self._val)), train.labels[self._val])
+    def use_split(self, train: Tensor, val: Tensor) -> None:
+        """Give the validation digits their places, too."""
+        super().use_split(train, val)
+        if len(val):
+            digits = self.store("train")
+            self.stores["val"] = MemoryStore(place_at_random(digits.take(val)), digits.labels[val])
 
     @override
     def val_dataloader(self) -> ExactLoader | list[ExactLoader]:
@@ -99,14 +119,16 @@ class AffNISTDataModule(NamedDataModule):
             from torchvision.datasets.utils import download_url
 
             download_url(URL, str(folder))
-        path = next((path for path in (folder / "test.mat.zip", folder / "test.mat") if path.is_file()), None)
+        path = next((path for path in (folder / "test.mat.zip", folder / "test.mat") if kind_of(path) == "file"), None)
         if path is None:
             raise InputError(
                 f"{folder / 'test.mat'}: no such file, nor test.mat.zip; it comes from {URL}, and --data.test_on mnist "
                 "does without it"
             )
         images, labels = read_affnist(path)
-        prepared.save(self._prepared(split), as_images(images, labels))
+        read = as_images(images, labels)
+        self.require_usable(split, read.images, read.labels, self.stored_shape)
+        prepared.save(self._prepared(split), read)
         return images, labels
 
     def _find(self, split: Split, download: bool) -> Images:

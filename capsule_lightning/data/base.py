@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from pathlib import Path, PurePath
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation, standardize
 from capsule_lightning.augmentations.identity import NoAugmentation
-from capsule_lightning.data.image_files import image_paths, read_images
+from capsule_lightning.data.facts import Facts, Part, describe_facts, describe_oddities, size_in_words
+from capsule_lightning.data.image_files import read_files, unreadable
+from capsule_lightning.data.image_trees import find_images
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
+from capsule_lightning.data.pictures import MOST_PIXELS, Reading
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.data.regular_files import kind_of
+from capsule_lightning.data.statistics import Brightness, brightness, channel_statistics
+from capsule_lightning.errors import InputError, printable, require
 
 Normalization = Literal["none", "per_image", "channel"]
 
 ROOT_VARIABLE = "CAPSULE_LIGHTNING_DATA"
-_AT_ONCE = 10_000  # images that are counted at a time
+BRIGHTNESS = "brightness"
+"""Under which a data module's state has the brightness of its training images."""
 
 
 class ImageBatch(NamedTuple):
@@ -61,12 +68,17 @@ class ImageDataModule(DataModule):
         download: fetch the data set if no other source is found.
         images: a folder of image files, or one file, for ``predict``, in place of the test images.
         fake: random images of the right shape, for trying a configuration without any data.
+        background: color that transparent image files are laid on: a name such as white, or ``#rrggbb``.
+        invert: exchange dark and light of image files, as for ink on paper if the network knows light digits on black.
+        max_pixels: most pixels of an image file; a larger one is refused before it is decoded.
+        skip_damaged: leave out image files that cannot be read, and say which, instead of refusing them all.
 
     Attributes:
         in_shape: ``(C, H, W)`` of the network's input.
         num_classes: number of classes.
         class_names: names of the classes, in the order of their numbers.
         steps_per_epoch: training batches an epoch, known after ``setup("fit")``.
+        met: what was met in image files, by split, see `Facts`.
 
     Raises:
         InputError: values out of range; data missing or not as expected (in ``prepare_data`` and ``setup``).
@@ -92,13 +104,21 @@ class ImageDataModule(DataModule):
         download: bool = True,
         images: str | None = None,
         fake: bool = False,
+        background: str = "white",
+        invert: bool = False,
+        max_pixels: int = MOST_PIXELS,
+        skip_damaged: bool = False,
     ) -> None:
         super().__init__(batch_size, val_size, seed)
-        self.root = Path(root or os.environ.get(ROOT_VARIABLE) or "data").expanduser()
+        require(images != "", "images='': expected an image file, or a folder of them")
+        self.root = Path(os.path.expanduser(root or os.environ.get(ROOT_VARIABLE) or "data"))
         self.augmentation = type(self).usual_augmentation() if augmentation is None else augmentation()
         self.normalization = self.usual_normalization if normalization is None else normalization
         self.download, self.predict_path, self.fake = download, images, fake
+        self.reading = Reading(background, invert, max_pixels, skip_damaged)
         self.predict_files: list[Path] = []
+        self.met: dict[str, Facts] = {}
+        self._brightness: Brightness | None = None
 
     @property
     @override
@@ -119,7 +139,7 @@ class ImageDataModule(DataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open what the stage needs, and measure the training images if the normalization asks for it."""
         if stage == "predict" and self.predict_path is not None:
-            self.stores["predict"] = self._predict_images(Path(self.predict_path).expanduser())
+            self.stores["predict"] = self._predict_images(Path(os.path.expanduser(self.predict_path)))
         else:
             super().setup(stage)
         if self.normalization == "channel" and self.statistics is None:
@@ -147,7 +167,7 @@ class ImageDataModule(DataModule):
     @override
     def name_of(self, index: int) -> str:
         """Return the file of a predicted image, or its number in the test set."""
-        return str(self.predict_files[index]) if self.predict_files else super().name_of(index)
+        return printable(str(self.predict_files[index])) if self.predict_files else super().name_of(index)
 
     @override
     def open(self, split: Split) -> Store:
@@ -157,15 +177,31 @@ class ImageDataModule(DataModule):
             InputError: images and labels do not fit each other, or are not what the data set states.
         """
         images, labels = fake_images(self.stored_shape, self.num_classes, split) if self.fake else self.load(split)
+        self.require_usable(split, images, labels, self.stored_shape)
+        return MemoryStore(images, labels)
+
+    def require_usable(self, split: Split, images: Tensor, labels: Tensor, shape: tuple[int, int, int]) -> None:
+        """Refuse images and labels that are not what the data set states, before they are used or kept.
+
+        Args:
+            split: for the message.
+            images: ``(N, *shape)`` uint8.
+            labels: ``(N)``, whole numbers from 0 to the number of classes.
+            shape: ``(C, H, W)``.
+
+        Raises:
+            InputError: they are something else.
+        """
         if not len(labels) == len(images) > 0:
             raise InputError(
                 f"the {split} set of {self.name} has {len(images)} images and {len(labels)} labels: expected as many, "
                 "and at least one; fetch or prepare the data again"
             )
-        if images.dtype != torch.uint8 or labels.is_floating_point():
+        numbers = labels.ndim == 1 and labels.dtype != torch.bool and not labels.is_floating_point()
+        if images.dtype != torch.uint8 or not numbers:
             raise InputError(
-                f"the {split} images of {self.name} are {images.dtype} and their labels {labels.dtype}: expected uint8 "
-                "and whole numbers; prepare the data again"
+                f"the {split} images of {self.name} are {images.dtype} and their labels {tuple(labels.shape)} "
+                f"{labels.dtype}: expected uint8 and a whole number for each; prepare the data again"
             )
         if labels.min() < 0 or labels.max() >= self.num_classes:
             wrong = int(labels.max() if labels.max() >= self.num_classes else labels.min())
@@ -173,32 +209,84 @@ class ImageDataModule(DataModule):
                 f"num_classes={self.num_classes} but labels reach {wrong} in the {split} set of {self.name}: "
                 f"expected labels from 0 to {self.num_classes - 1}; check the labels or the class names"
             )
-        if tuple(images.shape[1:]) != self.stored_shape:
+        if tuple(images.shape[1:]) != shape:
             raise InputError(
-                f"the {split} images of {self.name} are {tuple(images.shape[1:])}; expected {self.stored_shape}: these "
+                f"the {split} images of {self.name} are {tuple(images.shape[1:])}; expected {shape}: these "
                 "are other data, see --data.root"
             )
-        return MemoryStore(images, labels)
+
+    @override
+    def describe(self) -> str:
+        """Return what has been read so far: images, classes, sizes, splits, and whatever is odd about the files."""
+        channels, rows, columns = self.stored_shape
+        colors = {1: "gray", 3: "color"}.get(channels, f"{channels} channels")
+        source = "random images in place of " if self.fake else ""
+        size = f"{size_in_words(self.met.values(), (rows, columns))}{rows}x{columns} in {colors}"
+        counts = [len(part.places) for part in self._parts().values()]
+        of = f"{sum(counts):,} images of " if counts else ""
+        lines = [f"{source}{self.title}: {of}{self.num_classes} classes, {size}", self.describe_splits()]
+        lines += describe_facts(self.met, self.reading.background)
+        if not self.fake:
+            lines += describe_oddities(self._parts())
+        return printable(lines[0]) + "".join(f"\n  {line}" for line in lines[1:])
+
+    def _parts(self) -> dict[str, Part]:
+        """Return the examples of each split that has been opened."""
+        parts = {}
+        for split, store, places in (("train", "train", self._train), ("validation", "train", self._val)):
+            if len(places):
+                parts[split] = Part(self.stores[store], places, self.files_of(store))
+        if "test" in self.stores:
+            test = self.stores["test"]
+            parts["test"] = Part(test, torch.arange(len(test)), self.files_of("test"))
+        return parts
+
+    @property
+    def title(self) -> str:
+        """What the data are called."""
+        return self.name
+
+    def files_of(self, split: str) -> Sequence[PurePath] | None:
+        """Return the files of a split's examples, in their order; None if they are known by their places."""
+        return None
+
+    def brightness(self) -> Brightness:
+        """Return how bright the training images are: as the run that was loaded says, or else measured once."""
+        if self._brightness is None:
+            self._brightness = brightness(self.store("train"))
+        return self._brightness
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the split and the brightness of the training images."""
+        state = super().state_dict()
+        return {**state, BRIGHTNESS: self.brightness()._asdict()} if state else state
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        found = state_dict.get(BRIGHTNESS) if isinstance(state_dict, dict) else None
+        if isinstance(found, dict) and all(isinstance(found.get(name), float) for name in Brightness._fields):
+            self._brightness = Brightness(found["mean"], found["deviation"])
 
     def _predict_images(self, path: Path) -> Store:
-        require(path.exists(), f"{path}: no such file or folder; --data.images takes an image file or a folder of them")
-        self.predict_files = [path] if path.is_file() else image_paths(path)
-        require(self.predict_files, f"{path}: no images in this folder; expected png, jpeg, webp, ...")
-        images = read_images(self.predict_files, self.stored_shape, resize=True)
-        return MemoryStore(images, torch.full((len(images),), -1))
-
-
-def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of uint8 images ``(N, C, H, W)``, on the [0, 1] scale."""
-    parts = torch.split(torch.arange(len(store), device=store.labels.device), _AT_ONCE)
-    counts = torch.zeros(store.take(parts[0][:1]).shape[1], 256, dtype=torch.float64)
-    for part in parts:
-        for count, channel in zip(counts, store.take(part).unbind(dim=1), strict=True):
-            count += torch.bincount(channel.flatten(), minlength=256).cpu()
-    values = torch.arange(256, dtype=torch.float64) / 255
-    means = [float((n * values).sum() / n.sum()) for n in counts]
-    variances = [float((n * (values - m) ** 2).sum() / n.sum()) for n, m in zip(counts, means, strict=True)]
-    return means, [max(v, 1e-12) ** 0.5 for v in variances]
+        kind, odd = kind_of(path), []
+        if kind == "folder":
+            found = find_images(path)
+            files, odd = found.images, found.odd
+            require(files or odd, f"{path}: no images in this folder; expected png, jpeg, webp, ...")
+        else:
+            missing = "no such file or folder" if kind.startswith("no such") else f"is not an image file ({kind})"
+            require(kind == "file", f"{path}: {missing}; --data.images takes an image file or a folder of them")
+            files = [path]
+        if odd and not (files and self.reading.skip_damaged):
+            raise unreadable(odd)
+        read = read_files(files, self.stored_shape, resize=True, reading=self.reading)
+        self.predict_files = [files[number] for number in read.kept]
+        self.met["predict"] = read.facts.below(path, {each.path: each.reason for each in odd}, ())
+        for line in describe_facts({"predict": self.met["predict"]}, self.reading.background):
+            rank_zero_info(line)
+        return MemoryStore(read.images, torch.full((len(read.images),), -1))
 
 
 def fake_images(shape: tuple[int, int, int], num_classes: int, split: Split) -> Images:

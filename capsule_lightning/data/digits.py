@@ -12,8 +12,9 @@ from typing_extensions import override
 
 from capsule_lightning.augmentations.geometry import Shift
 from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.data.module import Split, split_off
+from capsule_lightning.data.module import Split
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.stratified import split_off
 
 TEST_SIZE = 360
 

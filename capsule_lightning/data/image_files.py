@@ -1,170 +1,159 @@
-"""Read image files and trees of class folders into one tensor."""
+"""Read image files into one tensor."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.data.facts import Facts, area
+from capsule_lightning.data.pictures import Reading, Seen, UnreadableImageError, open_image, orientation, read_picture
+from capsule_lightning.errors import InputError, require, some_of
 
-if TYPE_CHECKING:
-    from PIL import Image
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+"""How the names of image files end, in small or capital letters."""
+NAMED = 10
+"""Most files that a message names."""
+MOST_DAMAGED = 1000
+"""Most damaged files that are left out."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
-
-class ClassTree(NamedTuple):
-    """Image files in a tree of class folders.
+class FilesRead(NamedTuple):
+    """Pictures of image files.
 
     Attributes:
-        paths: the N files.
-        labels: class number of each file.
-        class_names: names of the classes.
+        images: ``(M, C, H, W)`` uint8.
+        kept: which of the N files they are of, ascending; all of them unless damaged ones are left out.
+        facts: what was met in them.
     """
 
-    paths: list[Path]
-    labels: list[int]
-    class_names: list[str]
+    images: Tensor
+    kept: list[int]
+    facts: Facts
 
 
-def image_paths(folder: Path) -> list[Path]:
-    """Return all image files below a folder, in order of their paths, without hidden files and folders."""
-    found: list[Path] = []
-    for top, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(top) / name for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in a folder, in alphabetical order."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def class_tree(folder: Path, class_names: Sequence[str] | None = None) -> ClassTree:
-    """Find the image files ``<folder>/<class>/**``.
-
-    Args:
-        folder: the tree.
-        class_names: names of the classes, in the order of their numbers; None for the names of the folders, in
-            alphabetical order.
-
-    Raises:
-        InputError: there are no class folders, other ones than expected, or one without images.
-    """
-    names = class_folders(folder)
-    require(names, f"{folder}: no class folders; expected {folder}/<class>/<image>")
-    if class_names is None:
-        class_names = names
-    elif set(names) != set(class_names):
-        wrong = sorted(set(names) ^ set(class_names))
-        raise InputError(
-            f"{folder}: expected the class folders {', '.join(class_names)}; differing: {', '.join(wrong)}"
-        )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        found = image_paths(folder / name)
-        require(
-            found,
-            f"{folder / name}: the class folder is empty; put images ({', '.join(SUFFIXES)}) into it or remove it",
-        )
-        paths += found
-        labels += [label] * len(found)
-    return ClassTree(paths, labels, list(class_names))
-
-
-def fingerprint(paths: Iterable[Path], folder: Path) -> str:
-    """Return a hash of the names, sizes and times of files.
-
-    It changes if a file changes, and stays the same if the folder moves.
-
-    Args:
-        paths: the files.
-        folder: the folder that their names are relative to.
-
-    Raises:
-        InputError: a file does not exist, such as the target of a link.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); replace or remove it") from error
-        digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def size_of(path: Path) -> tuple[int, int]:
-    """Return the numbers of rows and columns of an image file.
+def size_of(path: Path, reading: Reading | None = None) -> tuple[int, int]:
+    """Return the numbers of rows and columns of an image file as a person sees it, upright.
 
     Raises:
         InputError: the file is not an image.
     """
-    with _open_image(path) as image:
-        return image.height, image.width
+    with warnings.catch_warnings(action="ignore"), open_image(path, reading or Reading()) as image:
+        if image.format == "TIFF":
+            image.load()  # which turns it
+        return (image.width, image.height) if orientation(image) >= 5 else (image.height, image.width)
 
 
-def read_images(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False) -> Tensor:
-    """Decode image files.
+def read_images(
+    paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
+) -> Tensor:
+    """Return the pictures ``(N, C, H, W)`` uint8 of image files, see `read_files`."""
+    return read_files(paths, shape, resize, reading).images
+
+
+def read_files(
+    paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
+) -> FilesRead:
+    """Decode image files into what a person sees.
+
+    A picture is turned upright as its EXIF data say. Transparency is laid on the background. Of 16 bits the upper 8 are
+    taken, palettes and CMYK become colors, and of several frames or pages the first is read.
 
     Args:
         paths: N files with 8 or 16 bits for each channel.
         shape: ``(C, H, W)`` of the result; one channel for gray, three for color.
         resize: scale images of another size (bilinear, antialiased) instead of refusing them.
-
-    Returns:
-        ``(N, C, H, W)`` uint8.
+        reading: how files become pictures; None for the defaults.
 
     Raises:
-        InputError: a file cannot be read or has another size; the message names it.
+        InputError: files cannot be read or have another size; the message names ten of them.
     """
-    from PIL import Image
-
+    reading = reading or Reading()
     channels, rows, columns = shape
-    out = np.empty((len(paths), rows, columns, channels), dtype=np.uint8)
+    out = _room_for(len(paths), shape)
+    damaged: dict[int, UnreadableImageError] = {}
+    misfits: dict[int, tuple[int, int]] = {}
+    most = MOST_DAMAGED if reading.skip_damaged else NAMED
 
-    def read(number: int) -> None:
-        path = paths[number]
-        with _open_image(path) as image:
-            if image.mode.startswith("I;16"):  # which `convert` would clip at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise ValueError("32 bits a pixel, expected 8 or 16")
-            image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (columns, rows):
-            if not resize:
-                raise InputError(
-                    f"{path}: {image.height}x{image.width} pixels; expected {rows}x{columns} like the others; scale "
-                    "it, or all images of an image folder with --data.image_size"
-                )
-            image = image.resize((columns, rows), Image.Resampling.BILINEAR)
-        out[number] = np.asarray(image).reshape(rows, columns, channels)
+    def read(number: int) -> Seen | None:
+        if len(damaged) > most or len(misfits) > NAMED:
+            return None  # there are more than a message needs
+        try:
+            picture, seen = read_picture(paths[number], channels, (rows, columns), resize, reading)
+        except UnreadableImageError as error:
+            damaged[number] = error
+            return None
+        if picture is None:
+            misfits[number] = seen.size
+        else:
+            out[number] = picture.reshape(rows, columns, channels)
+        return seen
 
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(read, range(len(paths))):
-            pass
-    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+    # of Pillow, about metadata that nothing here reads
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
+        found = list(pool.map(read, range(len(paths))))
+    if damaged and (len(damaged) > most or not reading.skip_damaged):
+        raise unreadable([damaged[number] for number in sorted(damaged)])
+    if misfits:
+        raise _misfit(paths, misfits, (rows, columns))
+    kept = [number for number, seen in enumerate(found) if seen is not None]
+    require(
+        kept, f"{paths[0] if paths else 'no files'}: none of the {len(paths)} image files can be read; replace them"
+    )
+    seen = [each for each in found if each is not None]
+    facts = Facts(
+        min((each.size for each in seen), key=area),
+        max((each.size for each in seen), key=area),
+        sum(each.transparent for each in seen),
+        sum(each.animated for each in seen),
+        {str(paths[number]): damaged[number].reason for number in sorted(damaged)},
+    )
+    pictures = torch.from_numpy(out if len(kept) == len(paths) else out[kept])
+    return FilesRead(pictures.permute(0, 3, 1, 2).contiguous(), kept, facts)
 
 
-@contextmanager
-def _open_image(path: Path) -> Iterator[Image.Image]:
-    from PIL import Image
+def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return an array ``(N, H, W, C)`` uint8 for pictures.
 
+    Raises:
+        InputError: the machine has no memory for them.
+    """
+    channels, rows, columns = shape
     try:
-        with Image.open(path) as image:
-            yield image
-    except (
-        Exception
-    ) as error:  # Pillow raises anything for a broken file: OSError, ValueError, SyntaxError, struct.error, ...
-        raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error
+        return np.empty((count, rows, columns, channels), dtype=np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            f"{count:,} images of {rows}x{columns} pixels take {count * prod(shape) / 2**30:,.0f} GiB, more than there "
+            "is; scale them, all images of an image folder with --data.image_size"
+        ) from error
+
+
+def unreadable(errors: Sequence[UnreadableImageError]) -> InputError:
+    """Return one error for files that cannot be read, naming ten of them."""
+    if len(errors) == 1:
+        return errors[0]
+    folder = os.path.commonpath([error.path.parent for error in errors])
+    many = f"more than {NAMED}" if len(errors) > NAMED else f"{len(errors)}"
+    named = some_of([os.path.relpath(error.path, folder) for error in errors])
+    return InputError(
+        f"{folder}: {many} image files cannot be read: {named}. The first {errors[0].reason[:150]}; "
+        "replace or remove them, or leave them out with --data.skip_damaged true"
+    )
+
+
+def _misfit(paths: Sequence[Path], misfits: dict[int, tuple[int, int]], expected: tuple[int, int]) -> InputError:
+    first, *others = sorted(misfits)
+    also = f" (so are {some_of([paths[n].name for n in others])})" if others else ""
+    rows, columns = misfits[first]
+    return InputError(
+        f"{paths[first]}: {rows}x{columns} pixels; expected {expected[0]}x{expected[1]} like the others{also}; scale "
+        "it, or all images of an image folder with --data.image_size"
+    )

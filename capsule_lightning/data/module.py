@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.data.loader import ExactLoader, Store
+from capsule_lightning.data.split_record import KEY, SplitRecord, digest_of, parted, read_record
+from capsule_lightning.data.stratified import split_off
 from capsule_lightning.errors import InputError, require
 
 Split = Literal["train", "test"]
@@ -54,6 +57,11 @@ class DataModule(L.LightningDataModule, ABC):
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed  # set by seed_everything
         self.stores: dict[str, Store] = {}
         self._train = self._val = torch.empty(0, dtype=torch.int64)
+        self._record: SplitRecord | None = None
+
+    @override
+    def __str__(self) -> str:
+        return self.describe()
 
     @property
     @abstractmethod
@@ -91,16 +99,27 @@ class DataModule(L.LightningDataModule, ABC):
         if stage in ("test", "predict", None):
             self.store("test")
         if stage in ("fit", "validate", None) and not len(self._train):
-            self._train, self._val = self.hold_out(self.store("train").labels)
-            if self.batch_size > len(self._train):
-                raise InputError(
-                    f"batch_size={self.batch_size} but only {len(self._train)} training examples: "
-                    f"set --data.batch_size to at most {len(self._train)}"
-                )
+            self.use_split(*self.hold_out(self.store("train").labels))
+
+    def use_split(self, train: Tensor, val: Tensor) -> None:
+        """Train and validate on some examples of the training set.
+
+        Args:
+            train, val: their places, int64.
+
+        Raises:
+            InputError: there are fewer to train on than a batch has.
+        """
+        if self.batch_size > len(train):
+            raise InputError(
+                f"batch_size={self.batch_size} but only {len(train)} training examples: "
+                f"set --data.batch_size to at most {len(train)}"
+            )
+        self._train, self._val, self._record = train, val, None
 
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the indices of the examples to train on and of those to validate on, as ``val_size`` says."""
-        return split_off(labels, self.val_size, self.seed)
+        return split_off(labels, self.val_size, self.seed, class_names=self.class_names)
 
     def require_whole_shares(self, processes: int) -> None:
         """Refuse a batch that the processes cannot divide among them.
@@ -169,39 +188,84 @@ class DataModule(L.LightningDataModule, ABC):
         """Return the name of an example of a test or a prediction: its number, unless a subclass knows better."""
         return str(index)
 
+    def describe(self) -> str:
+        """Return what has been read so far, in a few lines for a person."""
+        return f"{type(self).__name__}: {self.num_classes} classes, inputs {self.in_shape}; {self.describe_splits()}"
+
+    def describe_splits(self) -> str:
+        """Return how many examples each split has, as far as they have been opened."""
+        parts = [f"{len(self._train):,} to train on"] if len(self._train) else []
+        parts += [f"{len(self._val):,} to validate on{self.origin_of('val')}"] if len(self._val) else []
+        parts += [f"{len(self.stores['test']):,} to test on{self.origin_of('test')}"] if "test" in self.stores else []
+        return ", ".join(parts) or "nothing is read yet"
+
+    def origin_of(self, part: str) -> str:
+        """Return in parentheses what chose the examples of ``val`` or ``test``; empty if it goes without saying."""
+        return f" (--data.val_size {self.val_size})" if part == "val" else ""
+
+    # The split belongs to the run: its checkpoints hold it.
+
+    @property
+    def is_trained_on(self) -> bool:
+        """Whether training is what the data are needed for, as opposed to measuring a trained network."""
+        return self.trainer is None or bool(self.trainer.training)
+
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: order and augmentation are functions of the seed; the loader keeps its own position."""
-        return {}
+        """Return which examples are trained and validated on; the loader keeps its own position."""
+        if not len(self._train):
+            return {}
+        if self._record is None:
+            self._record = self.record_split()
+        return {KEY: self._record.plain()}
 
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Train and validate on what the run has trained and validated on, and say what differs.
 
-def split_off(labels: Tensor, size: float | int, seed: int, option: str = "val_size") -> tuple[Tensor, Tensor]:
-    """Split a set, stratified by label.
+        Raises:
+            InputError: the state is not one of a data module.
+        """
+        if isinstance(state_dict, dict) and KEY in state_dict:
+            self.restore_split(read_record(state_dict[KEY]))
 
-    Args:
-        labels: ``(N)`` int64.
-        size: size of the part split off, a number of examples or a fraction of N.
-        seed: chooses the examples.
-        option: the option that sets ``size``, for the error.
+    def record_split(self) -> SplitRecord:
+        """Return the split as plain values."""
+        labels = self.store("train").labels
+        return SplitRecord(self.seed, self._val.clone(), len(labels), digest_of(labels), {})
 
-    Returns:
-        Indices of what remains and of what is split off, both in ascending order.
+    def restore_split(self, record: SplitRecord) -> None:
+        """Take over the split of a run, unless the training set is another one."""
+        if not len(self._train):
+            return
+        labels = self.store("train").labels
+        if (len(labels), digest_of(labels)) != (record.size, record.labels):
+            rank_zero_info(
+                f"the training set has changed since this run began: {record.size:,} examples then, {len(labels):,} "
+                "now, or other labels. Those to validate on are chosen again: some may have been trained on"
+            )
+            return
+        self.take_over(record, torch.arange(len(labels)))
 
-    Raises:
-        InputError: the size leaves a class without examples on one side.
-    """
-    indices = torch.arange(len(labels))
-    count = round(size * len(labels)) if 0 < size < 1 else int(size)
-    if count == 0:
-        return indices, indices[:0]
-    counts = labels.bincount()
-    classes, rarest = int((counts > 0).sum()), int(counts[counts > 0].min())
-    if rarest < 2 or not classes <= count <= len(labels) - classes:
-        raise InputError(
-            f"{option}={size}: cannot split {count} of {len(labels)} examples off, each of {classes} classes on both "
-            f"sides, the smallest of {rarest}: expected {classes} to {len(labels) - classes}; change --data.{option}"
-        )
-    from sklearn.model_selection import train_test_split
+    def take_over(self, record: SplitRecord, keys: Tensor, is_told: bool = False) -> None:
+        """Take over seed and split of a record.
 
-    kept, taken = train_test_split(indices.numpy(), test_size=count, random_state=seed, stratify=labels.numpy())
-    return torch.from_numpy(kept).sort().values, torch.from_numpy(taken).sort().values
+        Args:
+            record: of a run.
+            keys: ``(N)`` int64, keys of the training set's examples, see `SplitRecord`.
+            is_told: whether it has been said already that the split is another one.
+        """
+        if self.is_trained_on and self.seed != record.seed:
+            rank_zero_info(
+                f"this run began with seed {record.seed}, which its split, order and augmentation keep: "
+                f"seed_everything={self.seed} does not change them"
+            )
+            self.seed = record.seed
+        train, val = parted(keys, record.val)
+        if not (is_told or torch.equal(val, self._val)):
+            rank_zero_info(
+                f"the {len(val):,} examples to validate on are those that this run began with, and not the "
+                f"{len(self._val):,} that seed and val_size={self.val_size} now choose"
+            )
+        if not (torch.equal(val, self._val) and torch.equal(train, self._train)):
+            self.use_split(train, val)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,9 +14,12 @@ from typing_extensions import override
 
 from capsule_lightning.data import prepared
 from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.data.image_files import class_tree, fingerprint, image_paths, read_images
+from capsule_lightning.data.decoded_trees import MET, decode_tree
+from capsule_lightning.data.facts import read_facts
+from capsule_lightning.data.image_trees import class_tree, find_images, fingerprint
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.errors import InputError, require
 
 ArrayLike = Tensor | np.ndarray | Sequence[int]
@@ -31,6 +35,9 @@ class NamedDataModule(ImageDataModule):
 
     A subclass states its name, shapes and classes, and implements `read_original`.
     """
+
+    columns: ClassVar[int | None] = None
+    """Numbers that the prepared files have for an image in place of a label; None for a label."""
 
     @abstractmethod
     def read_original(self, split: Split, download: bool) -> tuple[ArrayLike, ArrayLike]:
@@ -72,10 +79,17 @@ class NamedDataModule(ImageDataModule):
         self.prepare_data()
         for split in ("train", "test"):
             require(
-                prepared.save(self._prepared(split), self.load(split), self._tree_fingerprint(split)),
+                self._keep(split),
                 f"{self._prepared(split)}: cannot be written; choose another --data.root",
             )
         return self._prepared("train").parent
+
+    def _keep(self, split: Split) -> bool:
+        """Write a split into its prepared place, if it is what the data set states."""
+        images, labels = self.load(split)
+        self.require_usable(split, images, labels, self.stored_shape)
+        met = {MET: self.met[split]._asdict()} if split in self.met else None
+        return prepared.save(self._prepared(split), Images(images, labels), self._tree_fingerprint(split), met)
 
     def _prepared(self, split: Split) -> Path:
         return self.root / "prepared" / self.name / split
@@ -85,10 +99,12 @@ class NamedDataModule(ImageDataModule):
 
     def _tree_fingerprint(self, split: Split) -> str | None:
         folder = self._tree(split)
-        return fingerprint(image_paths(folder), folder) if folder.is_dir() else None
+        if kind_of(folder) != "folder":
+            return None
+        return fingerprint(find_images(folder).images, folder, self.reading.mark)
 
     def _find(self, split: Split, download: bool) -> Images:
-        found = prepared.load(self._prepared(split), self._tree_fingerprint(split))
+        found = self._find_prepared(split)
         if found is not None:
             return found
         try:
@@ -96,7 +112,7 @@ class NamedDataModule(ImageDataModule):
         except Exception as error:  # RuntimeError if there are none, anything if they are cut short
             original = _reason(error)
             torn = not isinstance(error, InputError) and "not found" not in original
-        if self._tree(split).is_dir():
+        if kind_of(self._tree(split)) == "folder":
             return self._read_tree(split)
         failure = "comes with prepare_data" if self.download else "is off: set --data.download true"
         cause: Exception | None = None
@@ -114,11 +130,25 @@ class NamedDataModule(ImageDataModule):
             "--config digits.yaml"
         ) from cause
 
+    def _find_prepared(self, split: Split) -> Images | None:
+        """Return the prepared set, unless it is not what would be made of the class folders as they are now."""
+        made_from = self._tree_fingerprint(split)
+        found = prepared.load(self._prepared(split), made_from, self.columns)
+        if found is not None and made_from is not None:
+            facts = read_facts((prepared.source(self._prepared(split)) or {}).get(MET))
+            if facts is not None and facts.damaged and not self.reading.skip_damaged:
+                return None
+            if facts is not None:
+                self.met[split] = facts
+        return found
+
     def _read_tree(self, split: Split) -> Images:
-        tree = class_tree(self._tree(split), self.class_names)
-        images = Images(read_images(tree.paths, self.stored_shape), torch.tensor(tree.labels))
-        prepared.save(self._prepared(split), images, self._tree_fingerprint(split))
-        return images
+        top = self._tree(split)
+        tree = class_tree(top, self.class_names, skip_odd=self.reading.skip_damaged)
+        found = decode_tree(tree, top, self._prepared(split), self.stored_shape, False, self.reading)
+        found._replace(made_from=self._tree_fingerprint(split)).keep()
+        self.met[split] = found.facts
+        return found.images
 
 
 def as_images(images: ArrayLike, labels: ArrayLike) -> Images:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -25,7 +27,9 @@ from capsule_lightning.data import prepared
 from capsule_lightning.data.base import Normalization
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
+from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.regular_files import kind_of, open_regular
 from capsule_lightning.errors import InputError, require
 
 Viewpoints = Literal["none", "azimuth", "elevation"]
@@ -66,6 +70,8 @@ MD5 = {
 }
 TRAINING_INSTANCES = (4, 6, 7, 8, 9)
 CATEGORY, INSTANCE, ELEVATION, AZIMUTH, LIGHTING = range(5)  # columns of the facts
+LIMITS = {INSTANCE: ("toy", 9), ELEVATION: ("elevation", 8), AZIMUTH: ("azimuth", 34), LIGHTING: ("lighting", 5)}
+"""The highest value of each fact."""
 FAMILIAR = {"azimuth": (AZIMUTH, (30, 32, 34, 0, 2, 4)), "elevation": (ELEVATION, (0, 1, 2))}
 """Column of the viewpoint, and its values in training: azimuth in 10 degrees; elevations of 30 to 40 degrees."""
 
@@ -106,6 +112,7 @@ class SmallNORBDataModule(NamedDataModule):
     class_names = ("animal", "human", "airplane", "truck", "car")
     usual_augmentation = staticmethod(partial(RandomPatch, size=32, flip=False))
     usual_normalization = "per_image"
+    columns = 5
 
     def __init__(
         self,
@@ -123,8 +130,26 @@ class SmallNORBDataModule(NamedDataModule):
         download: bool = True,
         images: str | None = None,
         fake: bool = False,
+        background: str = "white",
+        invert: bool = False,
+        max_pixels: int = MOST_PIXELS,
+        skip_damaged: bool = False,
     ) -> None:
-        super().__init__(root, batch_size, val_size, seed, augmentation, normalization, download, images, fake)
+        super().__init__(
+            root,
+            batch_size,
+            val_size,
+            seed,
+            augmentation,
+            normalization,
+            download,
+            images,
+            fake,
+            background,
+            invert,
+            max_pixels,
+            skip_damaged,
+        )
         original = MATRICES["dat"].shape[-1]
         require(1 <= size <= original, f"size={size}: expected 1 to {original}, the size of the original images")
         for option, word, known in (
@@ -175,7 +200,9 @@ class SmallNORBDataModule(NamedDataModule):
             raise InputError(f"the files {STEMS[split]}-*.mat do not belong together: they hold {counts} entries")
         pairs = scale(read["dat"], self.size).movedim(1, -1)
         facts = np.column_stack([read["cat"], read["info"]])
-        prepared.save(self._prepared(split), as_images(pairs, facts))
+        kept = as_images(pairs, facts)
+        self._require_facts(split, kept)
+        prepared.save(self._prepared(split), kept)
         return pairs, facts
 
     @override
@@ -183,9 +210,24 @@ class SmallNORBDataModule(NamedDataModule):
         """Store the pairs and their facts, which reading the original files does."""
         self.prepare_data()
         for split in STEMS:
-            if prepared.load(self._prepared(split)) is None:
+            if prepared.load(self._prepared(split), columns=self.columns) is None:
                 raise InputError(f"{self._prepared(split)}: cannot be written; choose another --data.root")
         return self._prepared("train").parent
+
+    def _require_facts(self, split: Split, read: Images) -> None:
+        """Refuse facts that no smallNORB has, before they are kept.
+
+        Raises:
+            InputError: a category, a toy, an elevation, an azimuth or a lighting is out of range.
+        """
+        self.require_usable(split, read.images, read.labels[:, CATEGORY], (2, self.size, self.size))
+        lowest, highest = read.labels.amin(dim=0).tolist(), read.labels.amax(dim=0).tolist()
+        for column, (name, most) in LIMITS.items():
+            if lowest[column] < 0 or highest[column] > most:
+                raise InputError(
+                    f"the {split} set of {self.name} has {name}s from {lowest[column]} to {highest[column]}, expected "
+                    f"0 to {most}; fetch its info file again from {HOME}"
+                )
 
     def _prepared(self, split: Split) -> Path:
         return self.root / "prepared" / self.name / str(self.size) / split
@@ -205,7 +247,7 @@ class SmallNORBDataModule(NamedDataModule):
 
             download_url(HOME + packed, str(folder), packed, MD5[packed])
         places = [place / name for place in (folder, self.root) for name in (packed, packed.removesuffix(".gz"))]
-        path = next((place for place in places if place.is_file()), None)
+        path = next((place for place in places if kind_of(place) == "file"), None)
         if path is None:
             raise InputError(f"{packed}: no such file here or in {folder}, packed or not; it comes from {HOME}")
         if path.name == packed:
@@ -232,22 +274,26 @@ def read_matrix(path: Path, expected: Matrix) -> np.ndarray:
     Raises:
         InputError: the type or the dimensions differ, or the length does not fit them.
     """
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        content = file.read()
     again = f"fetch it again from {HOME}"
     num_dims = 1 + len(expected.shape)
     start = 4 * (2 + max(num_dims, 3))
-    require(len(content) >= start, f"{path}: cut short, {len(content)} bytes are less than the header; {again}")
-    magic, found_dims, *dims = np.frombuffer(content[:start], dtype="<u4").tolist()
-    require(magic == expected.magic, f"{path}: magic number {magic:#x}, expected {expected.magic:#x}; {again}")
-    shape = (dims[0], *expected.shape)
-    if found_dims != num_dims or tuple(dims[:num_dims]) != shape:
-        stated = dims[: min(found_dims, len(dims))]
-        raise InputError(f"{path}: {found_dims} dimensions {stated}, expected {num_dims} of {['N', *expected.shape]}")
-    size = prod(shape) * expected.dtype.itemsize
-    if len(content) - start != size:
-        raise InputError(f"{path}: {len(content) - start} bytes of values, expected {size} of {shape}; {again}")
-    return np.frombuffer(content, expected.dtype, offset=start).reshape(shape)
+    with open_regular(path) as raw, gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as file:
+        head = file.read(start)
+        require(len(head) == start, f"{path}: cut short, {len(head)} bytes are less than the header; {again}")
+        magic, found_dims, *dims = np.frombuffer(head, dtype="<u4").tolist()
+        require(magic == expected.magic, f"{path}: magic number {magic:#x}, expected {expected.magic:#x}; {again}")
+        shape = (dims[0], *expected.shape)
+        if found_dims != num_dims or tuple(dims[:num_dims]) != shape:
+            stated = dims[: min(found_dims, len(dims))]
+            names = ["N", *expected.shape]
+            raise InputError(f"{path}: {found_dims} dimensions {stated}, expected {num_dims} of {names}; {again}")
+        size = prod(shape) * expected.dtype.itemsize
+        if path.suffix != ".gz":  # what the header says is not believed before it is compared
+            held = os.fstat(raw.fileno()).st_size - start
+            require(held == size, f"{path}: {held} bytes of values, expected {size} of {shape}; {again}")
+        content = file.read(size + 1)
+    require(len(content) == size, f"{path}: {len(content)} bytes of values, expected {size} of {shape}; {again}")
+    return np.frombuffer(content, expected.dtype).reshape(shape)
 
 
 def scale(images: np.ndarray, size: int) -> Tensor:

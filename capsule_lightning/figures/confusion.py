@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from capsule_lightning.figures.plain_text import PlainTextFigure
+
 
 def confusion_figure(matrix: Tensor, class_names: Sequence[str], title: str) -> Figure:
     """Draw counts of true classes (rows) and predicted ones (columns), shaded by their share of the row.
@@ -21,7 +23,7 @@ def confusion_figure(matrix: Tensor, class_names: Sequence[str], title: str) -> 
     """
     count = len(class_names)
     size = min(max(0.55 * count, 4.5), 18)
-    figure = Figure(figsize=(size + 1.2, size + 0.6), layout="constrained")
+    figure = PlainTextFigure(figsize=(size + 1.2, size + 0.6), layout="constrained")
     axis = figure.subplots()
     share = matrix.float() / matrix.sum(dim=1, keepdim=True).clamp_min(1)
     image = axis.imshow(share.cpu().numpy(), cmap="Blues", vmin=0, vmax=1)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from capsule_lightning.figures.animation import gif
+from capsule_lightning.figures.plain_text import PlainTextFigure
 from capsule_lightning.figures.tiles import as_array
 
 COLUMNS = 10
@@ -50,7 +51,7 @@ def coupling_figure(
     images = image.expand(maps.shape[1], *image.shape[-3:])
     height = SIDE * image.shape[-2] / image.shape[-1] * len(maps)
     size = (SIDE * len(classes) + 1.0, height + 0.95)
-    figure = Figure(figsize=size)
+    figure = PlainTextFigure(figsize=size)
     figure.suptitle(title, fontsize=13, y=1 - 0.1 / size[1], va="top")
     words = f"full red: {full:.3f} votes or more above the average class, full blue: as many below it"
     figure.text(0.5, 1 - 0.36 / size[1], words, fontsize=10, ha="center", va="top")
@@ -111,7 +112,7 @@ def child_figure(
     count, children, classes = couplings.shape
     wide, high = max(0.19 * classes, SIDE), max(0.19 * children, SIDE)
     size = (count * (wide + 0.15) + 1.5, high + SIDE + 1.7)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = PlainTextFigure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=13)
     above, below = figure.subplots(2, count, squeeze=False, height_ratios=(SIDE, high))
     for n in range(count):

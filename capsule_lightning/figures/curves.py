@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from capsule_lightning.figures.plain_text import PlainTextFigure
+
 
 def routing_curves(curves: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
     """Draw each number in axes of its own, one above the other, over the same steps.
@@ -18,7 +20,7 @@ def routing_curves(curves: Mapping[str, Sequence[tuple[int, float]]], title: str
     Returns:
         The figure, with axes for each curve.
     """
-    figure = Figure(figsize=(6.4, 1.5 * len(curves) + 1.0), layout="constrained")
+    figure = PlainTextFigure(figsize=(6.4, 1.5 * len(curves) + 1.0), layout="constrained")
     figure.suptitle(title, fontsize=12)
     axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (name, pairs) in zip(axes, curves.items(), strict=True):

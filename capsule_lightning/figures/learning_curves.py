@@ -8,6 +8,8 @@ from itertools import cycle, pairwise
 import numpy as np
 from matplotlib.figure import Figure
 
+from capsule_lightning.figures.plain_text import PlainTextFigure
+
 #: Okabe & Ito (2008), distinct with any kind of color vision; their yellow is too light for a line on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":", "-.")
@@ -32,7 +34,7 @@ def learning_curves_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], 
     scale = 100 if metric.endswith("accuracy") else 1
     # leave room for the labels, however many and however long they are
     longest, height = max(map(len, curves)), max(5.0, 0.32 * len(curves) + 1.4)
-    figure = Figure(figsize=(7.5 + 0.125 * longest, height), layout="constrained")
+    figure = PlainTextFigure(figsize=(7.5 + 0.125 * longest, height), layout="constrained")
     axis = figure.subplots()
     styles = cycle((color, style) for style in STYLES for color in COLORS)
     ends: list[tuple[float, float, str, str]] = []

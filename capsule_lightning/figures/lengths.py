@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from capsule_lightning.figures.plain_text import PlainTextFigure
 from capsule_lightning.figures.reconstructions import WRONG
 
 DEAD = 0.1
@@ -51,7 +52,7 @@ def length_figure(
     """
     count = len(class_names)
     size = min(max(0.42 * count, 3.8), 12)
-    figure = Figure(figsize=(1.75 * size + 1.6, size + 0.9), layout="constrained")
+    figure = PlainTextFigure(figsize=(1.75 * size + 1.6, size + 0.9), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     figure.suptitle(title, fontsize=12)
     means, bars = figure.subplots(1, 2, width_ratios=(1.25, 1))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.figures.animation import gif
+from capsule_lightning.figures.plain_text import PlainTextFigure
 from capsule_lightning.figures.tiles import as_array, tile
 
 #: The steps of the paper, -0.25 to 0.25 in steps of 0.05.
@@ -100,7 +101,7 @@ def perturbation_figure(
     left = beside + (0.7 if rows is None else 0.2 + 0.085 * max(map(len, names)))
     right = 0.3 + 0.085 * max(map(len, notes or [""]))
     size = (left + side * columns + right, max(height, 1.2) + 0.95)
-    figure = Figure(figsize=size)
+    figure = PlainTextFigure(figsize=size)
     figure.suptitle(title, fontsize=13, y=1 - 0.12 / size[1], va="top")
     bottom = 0.15 / size[1]
     axis = figure.add_axes((left / size[0], bottom, side * columns / size[0], height / size[1]))
@@ -147,7 +148,7 @@ def _dials(pictures: Tensor, title: str, rows: Sequence[str]) -> Figure:
     side, left = 0.8, 0.3 + 0.1 * max(map(len, rows))
     height = side * count * pictures.shape[-2] / pictures.shape[-1]
     size = (left + side * columns + 0.1, height + 0.55)
-    figure = Figure(figsize=size)
+    figure = PlainTextFigure(figsize=size)
     figure.suptitle(title, fontsize=13, y=1 - 0.12 / size[1], va="top")
     axis = figure.add_axes((left / size[0], 0.1 / size[1], side * columns / size[0], height / size[1]))
     edges = (0, columns, count, 0)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torch import Tensor
 
+from capsule_lightning.figures.plain_text import PlainTextFigure
 from capsule_lightning.figures.tiles import as_array
 
 APART = 0.7
@@ -68,7 +69,7 @@ def pose_figure(planes: Sequence[tuple[str, Plane]], labels: Tensor, class_names
     Returns:
         The figure, with axes for each plane that hold one collection of points for each class that has any.
     """
-    figure = Figure(figsize=(5.0 * len(planes), 5.0), layout="constrained")
+    figure = PlainTextFigure(figsize=(5.0 * len(planes), 5.0), layout="constrained")
     figure.suptitle(title, fontsize=13)
     present = sorted(set(labels.tolist()))
     palette = colormaps["tab10" if len(class_names) <= 10 else "turbo"]
@@ -102,7 +103,7 @@ def picture_plane_figure(plane: Plane, pictures: Tensor, title: str, side: float
         The figure, with axes that hold a picture for each point that has room.
     """
     size, width, height = (9.0, 6.0), 8.4, 5.1  # inches of the figure, and of the plane in it
-    figure = Figure(figsize=size)
+    figure = PlainTextFigure(figsize=size)
     axis = figure.add_axes((0.45 / size[0], 0.45 / size[1], width / size[0], height / size[1]))
     axis.set_title(title, fontsize=13)
     share = np.array([side / width, side * pictures.shape[-2] / pictures.shape[-1] / height])

@@ -8,6 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from capsule_lightning.figures.plain_text import PlainTextFigure
+
 MOST = 32
 """Largest number of dimensions that are drawn."""
 
@@ -27,7 +29,7 @@ def probe_figure(single: Tensor, whole: Tensor, parameters: Sequence[str], title
         The figure; its first axes hold the dimensions, its second the whole pose. R2 is written into each cell.
     """
     drawn = single.amax(dim=1).topk(min(MOST, len(single))).indices.sort().values
-    figure = Figure(figsize=(0.85 * len(parameters) + 2.6, 0.3 * len(drawn) + 1.9), layout="constrained")
+    figure = PlainTextFigure(figsize=(0.85 * len(parameters) + 2.6, 0.3 * len(drawn) + 1.9), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     figure.suptitle(title, fontsize=12)
     above, below = figure.subplots(2, 1, height_ratios=(len(drawn), 1))

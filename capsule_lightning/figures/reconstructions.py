@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from capsule_lightning.figures.plain_text import PlainTextFigure
 from capsule_lightning.figures.tiles import as_array
 
 COLUMNS = 10
@@ -39,7 +40,7 @@ def reconstruction_figure(
     count = len(pictures)
     rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
     width, height = 1.15 * max(columns, 4) + 0.4, 1.15 * ROW * rows + 0.5
-    figure = Figure(figsize=(width, height))
+    figure = PlainTextFigure(figsize=(width, height))
     figure.suptitle(title, fontsize=12, y=1 - 0.12 / height, va="top")
     axis = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.45 / height))
     axis.set_axis_off()

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from capsule_lightning.figures.learning_curves import COLORS, FONT
+from capsule_lightning.figures.plain_text import PlainTextFigure
 
 LEVEL = 0.95
 
@@ -43,7 +44,7 @@ def scores_figure(scores: Mapping[str, Sequence[float]], metric: str) -> Figure:
         The figure.
     """
     scale = 100 if metric.endswith("accuracy") else 1
-    figure = Figure(figsize=(9.0, 0.75 * len(scores) + 1.5), layout="constrained")
+    figure = PlainTextFigure(figsize=(9.0, 0.75 * len(scores) + 1.5), layout="constrained")
     axis = figure.subplots()
     for row, (label, values) in enumerate(scores.items()):
         color = COLORS[row % len(COLORS)]

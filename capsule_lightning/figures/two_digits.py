@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from capsule_lightning.figures.plain_text import PlainTextFigure
 from capsule_lightning.figures.reconstructions import COLUMNS, WRONG
 
 ROW = 3.85  # height of the three images and their captions, in images
@@ -42,7 +43,7 @@ def two_digit_figure(
     count = len(images)
     rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
     width, height = 1.15 * max(columns, 5) + 0.4, 1.15 * ROW * rows + 0.75
-    figure = Figure(figsize=(width, height))
+    figure = PlainTextFigure(figsize=(width, height))
     figure.suptitle(title, fontsize=12, y=1 - 0.12 / height, va="top")
     figure.text(0.5, 1 - 0.38 / height, "first digit red, second green, both yellow", fontsize=9, ha="center", va="top")
     axis = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.65 / height))

@@ -15,7 +15,8 @@ from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.components.build import build_part
 from capsule_lightning.components.run_config import read_run_config
 from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.data.image_files import class_tree, read_images
+from capsule_lightning.data.image_files import read_images
+from capsule_lightning.data.image_trees import class_tree
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.files import read_metrics

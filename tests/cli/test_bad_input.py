@@ -424,7 +424,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     (
         "predict-bomb",
         f"{PREDICT} b.png",
-        ["b.png: cannot be read as an image", "900000000 pixels"],
+        ["b.png: has more than 64,000,000 pixels", "--data.max_pixels"],
         file("b.png", BOMB),
     ),
     # data
@@ -448,7 +448,12 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ),
     ("prepared-part", MNIST, ["the prepared set is damaged"], stored(harm=lambda f: (f / "labels.npy").unlink())),
     ("prepared-none", MNIST, ["0 images and 0 labels"], stored(np.zeros((0, 1, 28, 28), np.uint8), np.arange(0))),
-    ("prepared-float", MNIST, ["torch.float32", "expected uint8"], stored(np.zeros((40, 1, 28, 28), np.float32))),
+    (
+        "prepared-float",
+        MNIST,
+        ["images.npy holds (40, 1, 28, 28) float32", "uint8"],
+        stored(np.zeros((40, 1, 28, 28), np.float32)),
+    ),
     (
         "tree-class",
         MNIST,
@@ -482,6 +487,20 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
         among("cat/a.png", b""),
     ),
     (
+        "photos-pipe",
+        PHOTOS,
+        ["photos/cat/z.png: is a pipe"],
+        lambda f: (photos()(f), os.mkfifo(f / "photos/cat/z.png")),
+    ),
+    (
+        "photos-program",
+        f"{PREDICT} b.png",
+        ["b.png: cannot be read as an image (it is none of PNG"],
+        file("b.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n"),
+    ),
+    ("predict-name", f"{PREDICT} {'a' * 300}", ["file name too long", "--data.images takes"], None),
+    ("predict-nothing", f"{PREDICT} ''", ["images=''", "expected an image file"], None),
+    (
         "photos-link",
         PHOTOS,
         ["photos/cat/a.png: cannot be read"],
@@ -500,7 +519,12 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
         ["photos/test: expected the class folders", "differing: dog"],
         lambda f: (photos("photos/train")(f), photos("photos/test", "cat")(f)),
     ),
-    ("photos-few", PHOTOS, ["test_size=0.2: leaves no image", "add images"], photos(count=1)),
+    (
+        "photos-few",
+        PHOTOS,
+        ["too few images in a class (cat has 1, dog has 1)", "expected at least 3", "add images"],
+        photos(count=1),
+    ),
     ("photos-test-size", f"{PHOTOS} --data.test_size 1000", ["test_size=1000", "expected 2 to 22"], photos()),
     ("batch-none", f"{FIT} --data.batch_size 0", ["batch_size=0: expected at least 1"], None),
     ("batch-large", f"{FIT} --data.batch_size 10000", ["batch_size=10000", "at most 1293"], None),

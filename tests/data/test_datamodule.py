@@ -305,3 +305,29 @@ def test_images_go_to_the_gpu_of_the_trainer_where_they_fit_and_back(monkeypatch
 
 def test_images_stay_where_they_are_unless_the_device_is_a_gpu():
     assert not fits(torch.zeros(1), torch.device("mps"))
+
+
+def test_ink_on_paper_can_be_predicted_as_light_on_black(tmp_path, write_image):
+    pixels = write_image(tmp_path / "a.png", (8, 8))
+    (batch,) = batches(DigitsDataModule(images=str(tmp_path), invert=True), "predict")
+    assert_close(batch.images, torch.from_numpy(255 - pixels)[None, None] / 255)
+
+
+@pytest.mark.parametrize("images", ["a" * 300, "nul\0", "/dev/null", "", "~nobody_here/x"], ids=ascii)
+def test_images_for_prediction_that_are_nothing_of_the_kind_are_named(images):
+    with pytest.raises(InputError, match=r"expected an image file|takes an image file or a folder") as raised:
+        ready(DigitsDataModule, "predict", images=images)
+    assert str(raised.value).isprintable()
+
+
+def test_damaged_images_for_prediction_are_left_out_on_demand(tmp_path, write_image):
+    write_image(tmp_path / "a.png", (8, 8))
+    write_image(tmp_path / "c.png", (8, 8))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    (tmp_path / "d.png").mkdir()
+    with pytest.raises(InputError, match=r"d\.png: is a folder, not an image file"):
+        ready(DigitsDataModule, "predict", images=str(tmp_path))
+    data = DigitsDataModule(images=str(tmp_path), skip_damaged=True)
+    (batch,) = batches(data, "predict")
+    assert [data.name_of(i) for i in batch.indices] == [str(tmp_path / "a.png"), str(tmp_path / "c.png")]
+    assert list(data.met["predict"].damaged) == ["b.png", "d.png"]

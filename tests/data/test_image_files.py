@@ -1,13 +1,16 @@
-"""Image files and class trees: pixel for pixel, in order, and every fault named."""
+"""Image files: pixel for pixel as a person sees them, in order, and every fault named."""
 
-import os
-import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from capsule_lightning.data.image_files import class_tree, fingerprint, image_paths, read_images, size_of
+from capsule_lightning.data.image_files import read_files, read_images, size_of
+from capsule_lightning.data.image_trees import image_paths
+from capsule_lightning.data.pictures import Reading
 from capsule_lightning.errors import InputError
 
 LOSSLESS = [(".png", {}), (".webp", {"lossless": True}), (".bmp", {}), (".tif", {})]
@@ -119,72 +122,231 @@ def test_many_files_keep_their_order(tmp_path, write_image):
     assert read_images(image_paths(tmp_path), (1, 1, 1)).flatten().tolist() == list(range(200))
 
 
-def test_classes_are_numbered_in_order_of_their_names(tmp_path, write_tree):
-    write_tree(tmp_path, ["b", "a", "c"])
-    tree = class_tree(tmp_path)
-    assert tree.class_names == ["a", "b", "c"]
-    assert tree.labels == [0, 0, 1, 1, 2, 2]
-    assert [path.parent.name for path in tree.paths] == ["a", "a", "b", "b", "c", "c"]
+# What a file may be.
+
+PROGRAMS = {
+    "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) (w) file\nshowpage\n%%EOF\n",
+    "eps-with-preview": b"\xc5\xd0\xd3\xc6" + bytes(28) + b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+    "pdf": b"%PDF-1.4\n1 0 obj <<>> endobj\n",
+    "windows-metafile": b"\xd7\xcd\xc6\x9a\x00\x00" + bytes(40),
+    "fits": b"SIMPLE  =                    T".ljust(2880),
+    "photoshop": b"8BPS\x00\x01" + bytes(60),
+}
 
 
-def test_classes_are_numbered_as_given(tmp_path, write_tree):
-    write_tree(tmp_path, ["b", "a", "c"])
-    tree = class_tree(tmp_path, ("c", "a", "b"))
-    assert tree.class_names == ["c", "a", "b"]
-    assert [path.parent.name for path in tree.paths] == ["c", "c", "a", "a", "b", "b"]
-    assert tree.labels == [0, 0, 1, 1, 2, 2]
+@pytest.mark.parametrize("content", PROGRAMS.values(), ids=PROGRAMS)
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_nothing_but_pictures_is_opened_whatever_the_name(tmp_path, monkeypatch, content, name):
+    def start(*args, **kwargs):
+        raise AssertionError("a program was started")
+
+    for module in ("subprocess.Popen.__init__", "os.system", "os.posix_spawn"):
+        monkeypatch.setattr(module, start)
+    (tmp_path / name).write_bytes(content)
+    for look in (size_of, lambda path: read_images([path], (3, 8, 8), resize=True)):
+        with pytest.raises(InputError, match=r"cannot be read as an image \(it is none of PNG, JPEG"):
+            look(tmp_path / name)
 
 
-def test_other_class_names_are_named(tmp_path, write_tree):
-    write_tree(tmp_path, ["cat", "dgo"])
-    with pytest.raises(InputError, match=r"expected the class folders cat, dog; differing: dgo, dog$"):
-        class_tree(tmp_path, ("cat", "dog"))
+def test_a_picture_is_read_whatever_its_name_says(tmp_path, write_image):
+    pixels = write_image(tmp_path / "a.png", (4, 4, 3))
+    (tmp_path / "a.png").rename(tmp_path / "a.JPG")
+    np.testing.assert_array_equal(read(tmp_path / "a.JPG", (3, 4, 4)), pixels)
 
 
-def test_an_empty_class_folder_is_named(tmp_path, write_tree):
-    write_tree(tmp_path, ["a", "b"])
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"/c: the class folder is empty"):
-        class_tree(tmp_path)
+def png_header(rows, columns):
+    """A PNG that says how large it is, and holds nothing."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
+    chunks = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def test_a_folder_without_class_folders_is_named(tmp_path, write_image):
-    write_image(tmp_path / "a.png", (2, 2))
-    with pytest.raises(InputError, match=r"no class folders; expected .*/<class>/<image>"):
-        class_tree(tmp_path)
+BOMBS = {
+    "png": png_header(50_000, 50_000),
+    "png-just-above": png_header(8_001, 8_000),
+    "bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 100_000, 100_000, 1, 24, 0, 0, 0, 0, 0, 0),
+    "gif": b"GIF89a" + struct.pack("<HHBBBBHHHHB", 65_535, 65_535, 0, 0, 0, 44, 0, 0, 65_535, 65_535, 0) + b"\x08\x00;",
+    "ppm": b"P6 60000 60000 255\n",
+}
 
 
-@pytest.fixture
-def tree(tmp_path, write_tree):
-    write_tree(tmp_path / "tree", ["a", "b"])
-    return tmp_path / "tree"
+@pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS)
+def test_pixels_are_bounded_before_they_are_decoded(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    for look in (size_of, lambda path: read_images([path], (3, 8, 8), resize=True)):
+        with pytest.raises(InputError, match=r"more than 64,000,000 pixels; .*--data\.max_pixels"):
+            look(tmp_path / "a.png")
 
 
-def resize(path):
-    times = path.stat()
-    path.write_bytes(path.read_bytes() + b"0")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+def test_the_bound_of_pixels_can_be_chosen(tmp_path, write_image):
+    write_image(tmp_path / "a.png", (10, 10))
+    assert read_images([tmp_path / "a.png"], (1, 10, 10), reading=Reading(max_pixels=100)).shape == (1, 1, 10, 10)
+    with pytest.raises(InputError, match="10x10 are more than 99 pixels"):
+        read_images([tmp_path / "a.png"], (1, 10, 10), reading=Reading(max_pixels=99))
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("options", "named"),
     [
-        resize,
-        lambda path: os.utime(path, ns=(0, 0)),
-        lambda path: path.rename(path.with_name("5.png")),
-        lambda path: path.unlink(),
-        lambda path: shutil.copy2(path, path.with_name("5.png")),
+        ({"max_pixels": 0}, "max_pixels=0: expected 1"),
+        ({"max_pixels": 10**9}, "max_pixels=1000000000: expected 1"),
+        ({"background": "whyte"}, "background='whyte': expected a color"),
+        ({"background": ""}, "background='': expected a color"),
     ],
-    ids=["size", "time", "name", "less", "more"],
 )
-def test_the_fingerprint_changes_with_any_file(tree, change):
-    before = fingerprint(image_paths(tree), tree)
-    change(tree / "b" / "1.png")
-    assert fingerprint(image_paths(tree), tree) != before
+def test_odd_ways_of_reading_are_refused(options, named):
+    with pytest.raises(InputError, match=named):
+        Reading(**options)
 
 
-def test_the_fingerprint_does_not_change_with_the_place(tree, tmp_path):
-    before = fingerprint(image_paths(tree), tree)
-    shutil.move(tree, tmp_path / "there")
-    assert fingerprint(image_paths(tmp_path / "there"), tmp_path / "there") == before
+# What a person sees.
+
+#: What a viewer does with a picture of each orientation, as NumPy has it (EXIF 2.32, 4.6.4)
+UPRIGHT = {
+    1: lambda p: p,
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: p[::-1].swapaxes(0, 1),
+    7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
+    8: lambda p: p.swapaxes(0, 1)[::-1],
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_pictures_are_turned_upright(tmp_path, write_image, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = write_image(
+        tmp_path / f"a{suffix}", (4, 6, 3), exif=exif, **({"lossless": True} if suffix == ".webp" else {})
+    )
+    expected = UPRIGHT[orientation](pixels)
+    assert size_of(tmp_path / f"a{suffix}") == expected.shape[:2]
+    np.testing.assert_array_equal(read(tmp_path / f"a{suffix}", (3, *expected.shape[:2])), expected)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\x00\x00MM\x00*\x00\x00\xff\xff", b"Exif\x00\x00no", b"Exif\x00\x00"])
+def test_broken_metadata_do_not_make_a_picture_worse(tmp_path, write_image, exif):
+    write_image(tmp_path / "a.jpg", (8, 8, 3), exif=exif)
+    assert size_of(tmp_path / "a.jpg") == (8, 8)
+    assert read(tmp_path / "a.jpg", (3, 8, 8)).shape == (8, 8, 3)
+
+
+def transparent(mode):
+    """Ink in the left half; the right half is transparent, its hidden color black."""
+    ink = np.zeros((2, 4, 4), dtype=np.uint8)
+    ink[:, :2] = (200, 200, 200, 255)
+    image = Image.fromarray(ink)
+    if mode == "P":
+        indices = Image.fromarray(np.tile(np.uint8([1, 1, 0, 0]), (2, 1)), "P")
+        indices.putpalette([0, 0, 0, 200, 200, 200])
+        indices.info["transparency"] = 0
+        return indices
+    if mode in ("L", "RGB"):
+        image = image.convert(mode)
+        image.info["transparency"] = 0 if mode == "L" else (0, 0, 0)
+        return image
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+@pytest.mark.parametrize("background", ["white", "black", "#ff8000"])
+def test_transparency_is_laid_on_the_background(tmp_path, mode, background):
+    image = transparent(mode)
+    image.save(
+        tmp_path / "a.png", **({"transparency": image.info["transparency"]} if "transparency" in image.info else {})
+    )
+    found = read_files([tmp_path / "a.png"], (3, 2, 4), reading=Reading(background))
+    color = {"white": [255] * 3, "black": [0] * 3, "#ff8000": [255, 128, 0]}[background]
+    expected = [[200] * 3] * 2 + [color] * 2
+    assert found.images[0].movedim(0, -1).tolist() == [expected] * 2
+    assert found.facts.transparent == 1
+
+
+def test_half_transparent_ink_is_mixed(tmp_path):
+    Image.new("RGBA", (1, 1), (0, 0, 0, 128)).save(tmp_path / "a.png")
+    assert read(tmp_path / "a.png", (1, 1, 1)).item() == pytest.approx(127, abs=1)
+
+
+def test_16_bits_may_have_a_transparent_value(tmp_path):
+    values = np.array([[40_000, 0]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=0)
+    assert read(tmp_path / "a.png", (1, 1, 2)).tolist() == [[156, 255]]
+
+
+def test_16_bits_of_a_portable_map_are_scaled(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 4 1 65535\n" + np.array([0, 256, 40_000, 65_535], ">u2").tobytes())
+    assert read(tmp_path / "a.pgm", (1, 1, 4)).tolist() == [[0, 1, 156, 255]]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_printing_colors_become_colors(tmp_path, suffix):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / f"a{suffix}")
+    found = read(tmp_path / f"a{suffix}", (3, 8, 8))[4, 4]
+    assert found[0] > 230
+    assert max(found[1:]) < 40
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+def test_the_first_frame_is_read(tmp_path, suffix):
+    frames = [Image.new("RGB", (4, 4), color) for color in ((255, 0, 0), (0, 255, 0))]
+    frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    found = read_files([tmp_path / f"a{suffix}"], (3, 4, 4))
+    assert found.images[0, :, 2, 2].tolist() == [255, 0, 0]
+    assert found.facts.animated == 1
+
+
+def test_dark_and_light_are_exchanged_on_demand(tmp_path, write_image):
+    pixels = write_image(tmp_path / "a.png", (4, 4))
+    np.testing.assert_array_equal(255 - pixels, read(tmp_path / "a.png", (1, 4, 4), reading=Reading(invert=True)))
+
+
+def test_sizes_are_those_of_upright_files(tmp_path, write_image):
+    for name, shape in {"a.png": (4, 6), "b.png": (9, 9), "c.png": (2, 3)}.items():
+        write_image(tmp_path / name, shape)
+    facts = read_files(image_paths(tmp_path), (1, 4, 4), resize=True).facts
+    assert (facts.smallest, facts.largest) == ((2, 3), (9, 9))
+
+
+# Damaged files.
+
+
+@pytest.fixture
+def many_damaged(tmp_path, write_image):
+    for number in range(30):
+        write_image(tmp_path / f"{number:02}.png", (4, 4))
+    for number in range(0, 30, 2):
+        (tmp_path / f"{number:02}.png").write_bytes(b"no image")
+    return tmp_path
+
+
+def test_ten_damaged_files_are_named(many_damaged):
+    with pytest.raises(InputError) as raised:
+        read_images(image_paths(many_damaged), (1, 4, 4))
+    assert str(raised.value).count(".png") == 10
+    assert "--data.skip_damaged true" in str(raised.value)
+
+
+def test_a_few_damaged_files_are_all_named(many_damaged):
+    with pytest.raises(InputError) as raised:
+        read_images(image_paths(many_damaged)[:5], (1, 4, 4))
+    assert all(name in str(raised.value) for name in ("00.png", "02.png", "04.png"))
+
+
+def test_damaged_files_are_left_out_on_demand(many_damaged):
+    paths = image_paths(many_damaged)
+    found = read_files(paths, (1, 4, 4), reading=Reading(skip_damaged=True))
+    assert found.kept == list(range(1, 30, 2))
+    assert list(found.facts.damaged) == [str(path) for path in paths[::2]]
+    torch.testing.assert_close(found.images, read_images(paths[1::2], (1, 4, 4)))
+
+
+def test_nothing_is_left_of_damaged_files_alone(many_damaged):
+    with pytest.raises(InputError, match="none of the 15 image files can be read"):
+        read_images(image_paths(many_damaged)[::2], (1, 4, 4), reading=Reading(skip_damaged=True))

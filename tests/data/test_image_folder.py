@@ -9,8 +9,11 @@ import torch
 from torch.testing import assert_close
 
 from capsule_lightning.augmentations.identity import NoAugmentation
-from capsule_lightning.data import image_folder
+from capsule_lightning.data import decoded_trees
+from capsule_lightning.data.affnist import AffNISTDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
+from capsule_lightning.data.mnist import MNISTDataModule
+from capsule_lightning.data.smallnorb import SmallNORBDataModule
 from capsule_lightning.errors import InputError
 
 CLASSES = ["cat", "dog", "emu"]
@@ -100,8 +103,8 @@ def test_channel_statistics_are_those_of_the_training_images(one_tree):
 
 
 def test_files_are_decoded_once_until_one_changes(one_tree, monkeypatch, write_image):
-    calls = Mock(side_effect=image_folder.read_images)
-    monkeypatch.setattr(image_folder, "read_images", calls)
+    calls = Mock(side_effect=decoded_trees.read_files)
+    monkeypatch.setattr(decoded_trees, "read_files", calls)
     for _ in range(2):
         make(one_tree).prepare_data()
     assert calls.call_count == 2  # train and test
@@ -144,6 +147,14 @@ def test_a_missing_root_is_named(tmp_path):
         make(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("root", ["a" * 300, "nul\0", "/dev/null", "~nobody_here/x"], ids=ascii)
+@pytest.mark.parametrize("kind", [ImageFolderDataModule, MNISTDataModule, SmallNORBDataModule, AffNISTDataModule])
+def test_a_root_that_cannot_be_one_is_refused_in_one_line(root, kind):
+    with pytest.raises(InputError) as raised:
+        kind(root, **({} if kind is ImageFolderDataModule else {"download": False})).prepare_data()
+    assert str(raised.value).isprintable()
+
+
 def test_a_missing_test_folder_is_named(two_trees):
     root, _ = two_trees
     shutil.rmtree(root / "test")
@@ -163,6 +174,7 @@ def test_a_root_without_class_folders_is_named(tmp_path, write_image, image_size
     [
         ({"channels": 2}, "channels=2: expected 1"),
         ({"image_size": (0, 8)}, r"image_size=\(0, 8\): expected at least 1"),
+        ({"image_size": (10**6, 10**6)}, r"image_size=\(1000000, 1000000\): .*at most 64,000,000 pixels"),
         ({"test_size": 0}, "test_size=0: expected a fraction"),
         ({"test_size": -0.1}, "test_size=-0.1: expected a fraction"),
         ({"test_size": 2}, r"cannot split 2 of 30 .*change --data\.test_size"),
@@ -184,10 +196,90 @@ def test_predicts_after_channel_normalization_without_a_test_run(one_tree, tmp_p
 
 
 def test_what_is_loaded_without_preparation_is_kept_too(one_tree, monkeypatch):
-    calls = Mock(side_effect=image_folder.read_images)
-    monkeypatch.setattr(image_folder, "read_images", calls)
+    calls = Mock(side_effect=decoded_trees.read_files)
+    monkeypatch.setattr(decoded_trees, "read_files", calls)
     first, again = (make(one_tree).load("train") for _ in range(2))
     assert calls.call_count == 1
     assert torch.equal(first.images, again.images)
     assert torch.equal(first.labels, again.labels)
     assert (one_tree / ".prepared" / "3x6x7" / "train" / "images.npy").is_file()
+
+
+def test_a_class_with_too_few_images_is_named_with_what_helps(one_tree, write_tree):
+    write_tree(one_tree, ["lynx"], count=1, shape=(6, 7, 3))
+    with pytest.raises(InputError, match=r"lynx has 1\); expected at least 3, to train, validate, test"):
+        make(one_tree)
+    with pytest.raises(InputError, match=r"lynx has 1\); expected at least 2, to train, test"):
+        make(one_tree, val_size=0)
+    write_tree(one_tree, ["lynx"], count=2, shape=(6, 7, 3))
+    make(one_tree, val_size=0, batch_size=4).setup("fit")
+
+
+def test_a_test_size_that_leaves_nothing_is_refused(one_tree):
+    with pytest.raises(InputError, match=r"test_size=0\.01: leaves no image to test on .*at least 3"):
+        make(one_tree, test_size=0.01).prepare_data()
+
+
+@pytest.mark.parametrize(("val_size", "train", "val"), [(0.1, 12, 6), (0, 12, 0)])
+def test_a_validation_folder_is_validated_on(tmp_path, write_tree, val_size, train, val):
+    pixels = {s: write_tree(tmp_path / s, CLASSES, n, (6, 7, 3)) for s, n in (("Train", 4), ("Valid", 2), ("Test", 3))}
+    data = make(tmp_path, batch_size=4, val_size=val_size)
+    data.setup()
+    assert (len(data._train), len(data._val), len(data.store("test"))) == (train, val, 9)
+    seen = rows(data.store("train").inputs[data._val])
+    assert seen == (rows(torch.from_numpy(pixels["Valid"]).movedim(-1, 1)) if val else set())
+
+
+def test_without_a_test_folder_a_test_set_is_split_off_the_training_folder(tmp_path, write_tree):
+    for split, count in (("train", 10), ("val", 3)):
+        write_tree(tmp_path / split, CLASSES, count, (6, 7, 3))
+    data = make(tmp_path, batch_size=4)
+    data.setup()
+    assert (len(data._train), len(data._val), len(data.store("test"))) == (24, 9, 6)
+
+
+def test_linked_folders_are_read(one_tree, tmp_path_factory, write_tree):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write_tree(elsewhere, ["more"], count=5, shape=(6, 7, 3))
+    (one_tree / "cat" / "more").symlink_to(elsewhere / "more")
+    data = make(one_tree, batch_size=4)
+    data.setup()
+    assert len(data._train) + len(data._val) + len(data.store("test")) == 35
+
+
+def test_pictures_are_read_again_if_they_are_read_in_another_way(one_tree):
+    plain = make(one_tree).load("train").images
+    inverted = make(one_tree, invert=True).load("train").images
+    assert torch.equal(255 - plain, inverted)
+    assert torch.equal(make(one_tree).load("train").images, plain)
+
+
+def test_damaged_files_are_left_out_on_demand_and_refused_again_without(one_tree):
+    (one_tree / "emu" / "3.png").write_bytes(b"no image")
+    data = make(one_tree, skip_damaged=True)
+    assert sum(len(data.load(split).labels) for split in ("train", "test")) == 29
+    with pytest.raises(InputError, match=r"emu/3\.png: cannot be read"):
+        make(one_tree).prepare_data()
+    again = make(one_tree, skip_damaged=True)
+    assert sum(len(again.load(split).labels) for split in ("train", "test")) == 29
+    assert list(again.met["train"].damaged) + list(again.met["test"].damaged) == ["emu/3.png"]
+
+
+def test_a_class_of_damaged_files_alone_is_named(one_tree):
+    for path in (one_tree / "emu").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match="no image of the class emu can be read"):
+        make(one_tree, skip_damaged=True).prepare_data()
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9".decode("utf-8", "surrogateescape"), "$\\frac$", "two\nlines", "a,b"], ids=ascii
+)
+def test_names_of_classes_are_those_that_can_be_printed(one_tree, write_tree, name):
+    write_tree(one_tree, [name], count=10, shape=(6, 7, 3))
+    data = make(one_tree, batch_size=4, val_size=4)
+    data.setup()
+    assert all(each.isprintable() for each in data.class_names)
+    assert sum(
+        data.store("train").labels == data.class_names.index(next(n for n in data.class_names if n not in CLASSES))
+    )

@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 from torch.testing import assert_close
 
-from capsule_lightning.data import named
+from capsule_lightning.data import decoded_trees
 from capsule_lightning.data.base import channel_statistics
 from capsule_lightning.data.cifar import CIFAR10DataModule, CIFAR100DataModule
 from capsule_lightning.data.loader import MemoryStore
@@ -163,7 +163,7 @@ def no_decoding(*args, **kwargs):
 
 def test_the_second_load_takes_the_prepared_copy(tree, monkeypatch):
     first = MNISTDataModule(str(tree)).load("train")
-    monkeypatch.setattr(named, "read_images", no_decoding)
+    monkeypatch.setattr(decoded_trees, "read_files", no_decoding)
     second = MNISTDataModule(str(tree)).load("train")
     assert_close(second.images, first.images)
     assert_close(second.labels, first.labels)
@@ -171,7 +171,7 @@ def test_the_second_load_takes_the_prepared_copy(tree, monkeypatch):
 
 def test_the_prepared_copy_stays_valid_elsewhere(tree, monkeypatch):
     MNISTDataModule(str(tree)).load("train")
-    monkeypatch.setattr(named, "read_images", no_decoding)
+    monkeypatch.setattr(decoded_trees, "read_files", no_decoding)
     monkeypatch.chdir(tree)
     MNISTDataModule(".").load("train")
     shutil.rmtree(tree / "mnist")
@@ -186,7 +186,7 @@ def test_the_prepared_copy_is_made_again_when_a_file_changes(tree, write_image, 
     assert len(after) == len(before) + 1
     np.testing.assert_array_equal(after[7, 0].numpy(), pixels)
     assert_close(after[8:20], before[8:])
-    monkeypatch.setattr(named, "read_images", no_decoding)
+    monkeypatch.setattr(decoded_trees, "read_files", no_decoding)
     assert_close(MNISTDataModule(str(tree)).load("train").images, after)
 
 

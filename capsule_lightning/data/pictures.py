@@ -1,0 +1,215 @@
+"""Read one image file as a person sees it: the one door that image files come through, wherever they are from.
+
+A file is judged by its content. The formats are a closed list, none of whose decoders starts a program, and the number
+of pixels is bounded before they are decoded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from capsule_lightning.data.regular_files import open_regular
+from capsule_lightning.errors import InputError, first_line, require
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+"""What a file may hold. PostScript is not among them: it is a program, which Pillow hands to Ghostscript."""
+MOST_PIXELS = 64_000_000
+HIGHEST_LIMIT = 178_000_000
+"""Pixels above which Pillow itself refuses an image."""
+_BYTES = 8  # of a pixel at most, in a file: four channels of 16 bits
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How image files become pictures.
+
+    Attributes:
+        background: color that transparent pictures are laid on: a name, or ``#rrggbb``.
+        invert: exchange dark and light.
+        max_pixels: most pixels of a file.
+        skip_damaged: leave out files that cannot be read, instead of refusing all.
+
+    Raises:
+        InputError: no such color, or a limit out of range.
+    """
+
+    background: str = "white"
+    invert: bool = False
+    max_pixels: int = MOST_PIXELS
+    skip_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            1 <= self.max_pixels <= HIGHEST_LIMIT,
+            f"max_pixels={self.max_pixels}: expected 1 to {HIGHEST_LIMIT}, the most pixels of an image file",
+        )
+        _ = self.color
+
+    @property
+    def color(self) -> tuple[int, ...]:
+        """Red, green and blue of the background."""
+        from PIL import ImageColor
+
+        try:
+            return tuple(ImageColor.getrgb(self.background)[:3])
+        except ValueError as error:
+            raise InputError(
+                f"background={self.background!r}: expected a color such as white, black or '#ffcc00'"
+            ) from error
+
+    @property
+    def mark(self) -> str:
+        """What tells pictures read in one way from those of another."""
+        return f"upright on {self.color} inverted={self.invert}"
+
+
+class UnreadableImageError(InputError):
+    """A file that cannot be read as an image.
+
+    Args:
+        path: the file.
+        reason: why.
+        remedy: what to do.
+    """
+
+    def __init__(
+        self, path: Path, reason: str, remedy: str = "replace or remove it, or set --data.skip_damaged true"
+    ) -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path, self.reason = path, reason
+
+
+class Seen(NamedTuple):
+    """What was met in a file.
+
+    Attributes:
+        size: ``(rows, columns)`` of the picture, upright.
+        transparent: whether any of it was laid on the background.
+        animated: whether the file has more frames or pages than the one that was read.
+    """
+
+    size: tuple[int, int]
+    transparent: bool
+    animated: bool
+
+
+@contextmanager
+def open_image(path: Path, reading: Reading) -> Iterator[Image.Image]:
+    """Open an image file, its pixels not decoded yet.
+
+    Raises:
+        UnreadableImageError: it is not a file, not an image of a known format, or has too many pixels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    limit = f"more than {reading.max_pixels:,} pixels"
+    remedy = "scale it down, remove it, or raise --data.max_pixels"
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > _BYTES * reading.max_pixels:
+                raise UnreadableImageError(path, f"has more bytes than {limit[5:]} take", remedy)
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > reading.max_pixels:
+                    raise UnreadableImageError(path, f"{image.height}x{image.width} are {limit}", remedy)
+                yield image
+    except (InputError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(path, f"has {limit}", remedy) from error
+    except UnidentifiedImageError as error:
+        reason = f"cannot be read as an image (it is none of {', '.join(FORMATS)})"
+        raise UnreadableImageError(path, reason) from error
+    except (
+        Exception
+    ) as error:  # Pillow raises anything for a broken file: OSError, ValueError, SyntaxError, struct.error, ...
+        raise UnreadableImageError(path, f"cannot be read as an image ({first_line(error)})") from error
+
+
+def read_picture(
+    path: Path, channels: int, size: tuple[int, int], resize: bool, reading: Reading
+) -> tuple[np.ndarray | None, Seen]:
+    """Return the picture of a file, ``(H, W)`` or ``(H, W, 3)``, None if it has another size; and what was met."""
+    from PIL import Image
+
+    with open_image(path, reading) as image:
+        animated = _is_animated(image)
+        image.load()
+        turn = orientation(image)
+        image = _eight_bits(image)
+        image, transparent = _opaque(image, reading)
+        if channels == 3 or image.mode not in ("1", "L"):
+            image = image.convert("RGB")
+        if channels == 1:
+            image = image.convert("L")
+        if turn in _TURNS:
+            image = image.transpose(Image.Transpose(_TURNS[turn]))
+        seen = Seen((image.height, image.width), transparent, animated)
+        if seen.size != size:
+            if not resize:
+                return None, seen
+            image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+        picture = np.asarray(image)
+    return 255 - picture if reading.invert else picture, seen
+
+
+def orientation(image: Image.Image) -> int:
+    """Return how EXIF says that a picture is to be turned, 1 to 8; 1 if it says nothing that can be read."""
+    try:
+        turn = image.getexif().get(0x0112, 1)
+    except Exception:  # metadata may be broken in any way, which does not make the picture worse
+        return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""`PIL.Image.Transpose` for each orientation but the first."""
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Return whether a file has several frames or pages; the second picture of a photo (MPO) is none."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # a second frame that is broken does not make the first one worse
+        return False
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a picture of 16 bits with 8; as Pillow has them, `convert` would cut them off at 255.
+
+    Raises:
+        ValueError: 32 bits a pixel, whose range is not known.
+    """
+    from PIL import Image
+
+    if not (image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")):
+        if image.mode in ("I", "F"):
+            raise ValueError("32 bits a pixel, expected 8 or 16")
+        return image
+    values = np.asarray(image)
+    gray = Image.fromarray((values >> 8).astype(np.uint8))
+    hole = image.info.get("transparency")
+    if isinstance(hole, int):
+        gray.putalpha(Image.fromarray(np.where(values == hole, 0, 255).astype(np.uint8)))
+    return gray
+
+
+def _opaque(image: Image.Image, reading: Reading) -> tuple[Image.Image, bool]:
+    """Return a picture laid on the background, and whether any of it was transparent."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image, False
+    image = image.convert("RGBA")
+    lowest, _ = image.getchannel("A").getextrema()
+    ground = Image.new("RGBA", image.size, (*reading.color, 255))
+    return Image.alpha_composite(ground, image), lowest < 255  # type: ignore[operator]

@@ -1,0 +1,101 @@
+"""What is measured on stored images: channels, brightness, pictures of a single color, pictures that occur twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from capsule_lightning.data.loader import Store
+
+_AT_ONCE = 10_000  # images that are looked at a time
+_LEAST_DEVIATION = 0.02
+"""Deviation of brightness, of [0, 1], that is always allowed for: a set may be all alike."""
+
+
+class Brightness(NamedTuple):
+    """How bright pictures are.
+
+    Attributes:
+        mean: mean over the pictures of their mean brightness, in [0, 1].
+        deviation: standard deviation of that brightness.
+    """
+
+    mean: float
+    deviation: float
+
+
+def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel of uint8 images ``(N, C, H, W)``, on the [0, 1] scale."""
+    counts = torch.zeros(store.take(_first(store)).shape[1], 256, dtype=torch.float64)
+    for images in _parts(store):
+        for count, channel in zip(counts, images.unbind(dim=1), strict=True):
+            count += torch.bincount(channel.flatten(), minlength=256).cpu()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means = [float((n * values).sum() / n.sum()) for n in counts]
+    variances = [float((n * (values - m) ** 2).sum() / n.sum()) for n, m in zip(counts, means, strict=True)]
+    return means, [max(v, 1e-12) ** 0.5 for v in variances]
+
+
+def brightness_of(pictures: Tensor) -> Tensor:
+    """Return the mean brightness ``(N)`` of pictures ``(N, C, H, W)``, in their own scale, as float64."""
+    return pictures.flatten(1).sum(dim=1, dtype=torch.float64) / pictures[0].numel()
+
+
+def brightness(store: Store) -> Brightness:
+    """Measure how bright stored images ``(N, C, H, W)`` uint8 are, on at most 10,000 of them, evenly spread."""
+    every = -(-len(store) // _AT_ONCE)
+    some = torch.arange(0, len(store), every, device=store.labels.device)
+    found = brightness_of(store.take(some)) / 255
+    return Brightness(float(found.mean()), float(found.std(correction=0)))
+
+
+def unlike(pictures: Tensor, usual: Brightness, deviations: float = 5.0) -> Tensor:
+    """Return which pictures are far brighter or darker than those that a network was trained on.
+
+    A drawing in black on white is, for a network that was trained on white on black.
+
+    Args:
+        pictures: ``(N, C, H, W)`` in [0, 1].
+        usual: brightness of the training images.
+        deviations: how many standard deviations are far.
+
+    Returns:
+        ``(N)``: 1 if a picture is far brighter, -1 if far darker, and otherwise 0.
+
+    Example:
+        >>> unlike(torch.tensor([0.1, 0.9]).view(2, 1, 1, 1), Brightness(0.13, 0.03)).tolist()
+        [0, 1]
+    """
+    off = brightness_of(pictures) - usual.mean
+    return off.sign().long() * (off.abs() > deviations * max(usual.deviation, _LEAST_DEVIATION))
+
+
+def single_colored(store: Store) -> Tensor:
+    """Return the places ``(M)`` of images ``(N, C, H, W)`` whose pixels are all the same."""
+    found = []
+    for images in _parts(store):
+        pixels = images.flatten(2)
+        found.append((pixels.amax(dim=2) == pixels.amin(dim=2)).all(dim=1))
+    return torch.cat(found).nonzero()[:, 0]
+
+
+def digests(store: Store) -> Tensor:
+    """Return a number ``(N)`` int64 for each image, the same for the same pixels and for no others."""
+    found: list[int] = []
+    for images in _parts(store):
+        rows = images.cpu().numpy()
+        found += [int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest(), signed=True) for row in rows]
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def _first(store: Store) -> Tensor:
+    return torch.arange(1, device=store.labels.device)
+
+
+def _parts(store: Store) -> Iterator[Tensor]:
+    for part in torch.split(torch.arange(len(store), device=store.labels.device), _AT_ONCE):
+        yield store.take(part)

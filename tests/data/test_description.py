@@ -1,0 +1,134 @@
+"""What a person is told about the data before training."""
+
+import pytest
+import torch
+from PIL import Image
+
+from capsule_lightning.data.digits import DigitsDataModule
+from capsule_lightning.data.image_folder import ImageFolderDataModule
+from capsule_lightning.data.loader import MemoryStore
+from capsule_lightning.data.mnist import MNISTDataModule
+from capsule_lightning.data.statistics import Brightness, brightness, digests, single_colored, unlike
+
+
+def folder(root, **options):
+    return ImageFolderDataModule(str(root), batch_size=4, **options)
+
+
+def told(data):
+    data.setup("fit")
+    return str(data)
+
+
+def test_data_can_be_printed_at_any_time():
+    data = DigitsDataModule()
+    assert "nothing is read yet" in str(data)
+    data.setup("fit")
+    assert "1,293 to train on, 144 to validate on (--data.val_size 0.1)" in str(data)
+    data.setup("test")
+    assert "1,797 images of 10 classes, 8x8 in gray" in str(data)
+    assert "360 to test on" in str(data)
+
+
+def test_random_images_are_said_to_be_random():
+    assert "random images in place of mnist" in told(MNISTDataModule(fake=True, batch_size=8))
+
+
+def test_sizes_and_splits_of_a_folder_are_told(tmp_path, write_tree, write_image):
+    write_tree(tmp_path, ["cat", "dog"], count=20, shape=(12, 10, 3))
+    write_image(tmp_path / "dog/large.png", (40, 50, 3))
+    first, splits, *others = told(folder(tmp_path, image_size=(8, 8))).splitlines()
+    assert (
+        first == f"{tmp_path}: 41 images of 2 classes, 12x10 to 40x50 pixels, read (--data.image_size) as 8x8 in color"
+    )
+    assert (
+        splits.strip() == "30 to train on, 3 to validate on (--data.val_size 0.1), 8 to test on (--data.test_size 0.2)"
+    )
+    assert others == []
+
+
+def test_what_is_odd_is_told_once_more_when_the_pictures_are_kept(tmp_path, write_tree):
+    write_tree(tmp_path, ["cat", "dog"], count=20)
+    Image.new("RGBA", (8, 8)).save(tmp_path / "cat/clear.png")
+    (tmp_path / "cat/bad.png").write_bytes(b"no")
+    (tmp_path / "dog/notes.txt").touch()
+    (tmp_path / "photo.heic").touch()
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime")]
+    frames[0].save(tmp_path / "dog/moving.gif", save_all=True, append_images=frames[1:])
+    for _ in range(2):
+        lines = told(folder(tmp_path, skip_damaged=True, background="white"))
+        assert "1 transparent, laid on white (--data.background)" in lines
+        assert "1 damaged and left out: cat/bad.png (cannot be read" in lines
+        assert "2 files are not images and are left out: " in lines
+        assert "photo.heic" in lines
+        assert "dog/notes.txt" in lines
+        assert "1 of several frames" in lines
+        assert "2 of a single color: " in lines
+
+
+def test_a_picture_in_two_splits_is_told(tmp_path, write_tree):
+    for split, count in (("train", 10), ("test", 4)):
+        write_tree(tmp_path / split, ["a", "b"], count=count)
+    (tmp_path / "test/b/copy.png").write_bytes((tmp_path / "train/a/3.png").read_bytes())
+    lines = told(folder(tmp_path, val_size=0))
+    assert "1 to measure with that are also in another split, pixel for pixel: test/b/copy.png = train/a/3.png" in lines
+
+
+def test_a_class_that_is_called_as_a_split_is_told(tmp_path, write_tree):
+    write_tree(tmp_path, ["car", "plane", "train"], count=20)
+    assert "train: taken for a class" in told(folder(tmp_path))
+
+
+def test_names_are_told_in_one_line_each(tmp_path, write_tree):
+    write_tree(tmp_path, ["cat", "dog"], count=10)
+    (tmp_path / "cat/a\nb\x1b[2J.txt").touch()
+    assert all(line.isprintable() for line in told(folder(tmp_path)).splitlines())
+    assert "a\\nb\\x1b[2J.txt" in told(folder(tmp_path))
+
+
+def stored(images):
+    return MemoryStore(images, torch.zeros(len(images), dtype=torch.int64))
+
+
+def test_pictures_of_a_single_color_are_found():
+    images = torch.zeros(4, 3, 5, 5, dtype=torch.uint8)
+    images[0, 1] = 200  # green
+    images[2, 0, 3, 3] = 1
+    images[3] = 255
+    assert single_colored(stored(images)).tolist() == [0, 1, 3]
+
+
+def test_equal_pictures_have_equal_digests_and_others_others():
+    images = torch.randint(0, 256, (50, 1, 4, 4), dtype=torch.uint8)
+    images[7] = images[3]
+    found = digests(stored(images)).tolist()
+    assert found[7] == found[3]
+    assert len(set(found)) == 49
+
+
+def test_brightness_is_that_of_whole_pictures():
+    images = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 6, 6)
+    found = brightness(stored(images))
+    means = torch.tensor([0.0, 0.2, 0.4, 1.0], dtype=torch.float64)
+    assert found.mean == pytest.approx(float(means.mean()))
+    assert found.deviation == pytest.approx(float(means.std(correction=0)))
+
+
+def test_ink_on_paper_is_unlike_light_digits_on_black():
+    digits = DigitsDataModule()
+    digits.setup("fit")
+    usual = digits.brightness()
+    pictures = digits.store("train").inputs[:200] / 255
+    assert unlike(pictures, usual).abs().sum() == 0
+    assert (unlike(1 - pictures, usual) == 1).all()
+    assert unlike(torch.zeros(3, 1, 8, 8), Brightness(0.9, 0.0)).tolist() == [-1] * 3
+
+
+def test_the_brightness_of_training_goes_with_the_run():
+    data, other = DigitsDataModule(), DigitsDataModule()
+    data.setup("fit")
+    other.setup("test")
+    state = data.state_dict()
+    state["brightness"]["mean"] = 0.125
+    other.load_state_dict(state)
+    assert other.brightness().mean == 0.125
