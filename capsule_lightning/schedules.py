@@ -1,6 +1,6 @@
 """Learning-rate schedules that know the length of the run, in closed form, so that a resumed run needs no history.
 
-Those of torch may stand in their place: they are stepped once an epoch, and `ReduceLROnPlateau` when its metric is known.
+Those of torch may stand in their place. They are stepped once an epoch.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ class RunCheckpoint(ModelCheckpoint):
             tell(f"\n{name}: stopped in the test; the training is done, and its states are saved. {resume}\n")
 
     def _to_be_logged(self, trainer: L.Trainer) -> dict[str, Any]:
-        """Return the row that the trainer logs after its callbacks: a checkpoint keeps it in case the run ends before."""
+        """Return the row that the trainer logs after its callbacks; a checkpoint keeps it if the run ends before."""
         found = {k: float(v) for k, v in trainer.logged_metrics.items() if self._logged.get(k) is not v}
         return {"step": max(trainer.global_step - 1, 0), "metrics": found}
 

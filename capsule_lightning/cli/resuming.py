@@ -76,4 +76,4 @@ def is_trained(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> bool:
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     most = trainer.max_epochs
     by_epochs = most is not None and 0 <= most <= epochs
-    return by_epochs or 0 < trainer.max_steps <= checkpoint["global_step"]
+    return bool(by_epochs or 0 < trainer.max_steps <= checkpoint["global_step"])

@@ -69,7 +69,15 @@ from capsule_lightning.sharing.network_file import (
 from capsule_lightning.shipped import PROGRAM
 from capsule_lightning.tasks.base import Task
 
-QUIET = ("GPU available: False", "TPU available: False", "Trainer already configured", "litlogger")
+QUIET = (
+    "GPU available: False",
+    "TPU available: False",
+    "Trainer already configured",
+    "litlogger",
+    "`Trainer.fit` stopped: `max_",
+    "Restoring states from the checkpoint path",
+    "Loaded model weights from the checkpoint",
+)
 """Parts of messages of Lightning that nobody can act on."""
 
 
@@ -121,6 +129,7 @@ def quieten() -> None:
     """Silence messages of Lightning that nobody can act on."""
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's is
+    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # on the login nodes of clusters
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: not any(part in record.getMessage() for part in QUIET))

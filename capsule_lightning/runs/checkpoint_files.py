@@ -151,7 +151,7 @@ def require_state(path: str | Path, checkpoint: Mapping[str, Any], loops: Mappin
 
 
 def misfit(form: Any, found: Any, name: str) -> str | None:
-    """Describe the first place in which a nested state is not of a form: keys are lacking, or a value is of another kind.
+    """Describe the first place in which a nested state is not of a form: a key is lacking, a value of another kind.
 
     Example:
         >>> misfit({"a": {"b": 1}}, {"a": {"b": "x"}}, "loops")

@@ -191,12 +191,12 @@ class Task(L.LightningModule, ABC):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer, and its schedule, which advances at every training step; one of torch's once an epoch."""
+        """Return the optimizer, and its schedule, which advances at every step; one of torch's once an epoch."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_lr_scheduler is None:
             return optimizer
         schedule = make_schedule(self.make_lr_scheduler, optimizer, self.total_steps())
-        config = {
+        config: dict[str, Any] = {
             "scheduler": schedule,
             "interval": "step" if isinstance(schedule, Schedule) else "epoch",
             "name": "lr",
