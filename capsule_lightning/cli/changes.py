@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
 from capsule_lightning.components.names import modernized
+from capsule_lightning.components.slots import subclasses
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.checkpoint_files import within_epoch
 from capsule_lightning.runs.choice import config_of
@@ -21,6 +22,7 @@ from capsule_lightning.schedules import Schedule
 
 OPTIMIZER = "model.optimizer."
 RATE = f"{OPTIMIZER}lr"
+SCHEDULE = "model.lr_scheduler"
 EXAMPLES = ("seed_everything", "data", "data.seed", "data.val_size", "data.test_size", "data.fake")
 """Options that choose the examples, their split and their order, of which an epoch has seen a part."""
 STATE = ("model", "model.optimizer")
@@ -89,17 +91,22 @@ def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chan
     return [Change(k, old[k], new[k]) for k in new if k in old and old[k] != new[k] and k not in FREE]
 
 
-def require_possible(changes: Sequence[Change], path: str | Path, checkpoint: Mapping[str, Any]) -> None:
+def require_possible(
+    changes: Sequence[Change], path: str | Path, checkpoint: Mapping[str, Any], schedule: str | None = None
+) -> None:
     """Refuse changes that a checkpoint's state does not allow.
 
     Args:
         changes: from the configuration of the checkpoint.
         path: of the checkpoint.
         checkpoint: its content.
+        schedule: name of the class of the schedule from here on.
 
     Raises:
-        InputError: another seed, split, data set or kind of optimizer, or another batch size within an epoch.
+        InputError: another seed, split, data set or kind of optimizer, another batch size within an epoch, or another
+            schedule, unless both are in closed form.
     """
+    closed = [None, *(cls.__name__ for cls in subclasses(Schedule))]
     for change in changes:
         key, name = change.key, change.key.removeprefix(OPTIMIZER)
         new_run = f"leave --{key} out, or start a new run with it"
@@ -109,7 +116,8 @@ def require_possible(changes: Sequence[Change], path: str | Path, checkpoint: Ma
                 f"{key}={change.now}: {path} was trained with {change.before}, on another choice or order of the "
                 f"examples; {new_run}"
             )
-        if key in STATE or is_switch:
+        of_schedule = key == SCHEDULE and (change.before is None or not {change.before, change.now} <= {*closed})
+        if key in STATE or is_switch or of_schedule or (key.startswith(f"{SCHEDULE}.") and schedule not in closed):
             raise InputError(
                 f"{key}={change.now}: {path} was trained with {change.before} and holds the state of that; {new_run}"
             )
@@ -134,9 +142,12 @@ def apply_changes(changes: Sequence[Change], trainer: L.Trainer) -> None:
         changes: that are possible.
         trainer: has just loaded the checkpoint.
     """
+    keys = [change.key for change in changes]
+    if RATE not in keys and any(key.startswith(SCHEDULE) for key in keys):
+        change_rate(trainer, 1.0, 1.0)
     for change in changes:
         if change.key == RATE:
-            change_rate(trainer, change.now / change.before if change.before else 0.0, change.now)
+            change_rate(trainer, change.before, change.now)
         elif change.key.startswith(OPTIMIZER):
             for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
                 name = change.key.removeprefix(OPTIMIZER)
@@ -144,25 +155,30 @@ def apply_changes(changes: Sequence[Change], trainer: L.Trainer) -> None:
                     group[name] = tuple(change.now) if isinstance(group[name], tuple) else change.now
 
 
-def change_rate(trainer: L.Trainer, ratio: float, rate: float) -> None:
-    """Let an optimizer learn at another rate from the next step on, with the same course of its schedule.
+def change_rate(trainer: L.Trainer, before: float, now: float) -> None:
+    """Let an optimizer learn at another rate from the next step on, with the course of its schedule, if it has one.
 
     Args:
         trainer: holds optimizers and schedules.
-        ratio: the new rate in units of the one before; 0 if that was 0.
-        rate: the new one.
+        before: the rate that schedules started from.
+        now: the one in its place.
     """
+
+    def changed(rate: float) -> float:
+        return now if rate == before or not before else rate * now / before
+
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
     for schedule in schedules:
         if not isinstance(schedule, Schedule) and hasattr(schedule, "base_lrs"):
-            schedule.base_lrs = [lr * ratio for lr in schedule.base_lrs]  # else they are those of the configuration
+            schedule.base_lrs = [changed(rate) for rate in schedule.base_lrs]  # ours has those of the configuration
     of_schedules: dict[Optimizer, list[Any]] = {s.optimizer: s.get_lr() for s in schedules if isinstance(s, Schedule)}
     for optimizer in trainer.optimizers:
         rates = of_schedules.get(optimizer)
         for number, group in enumerate(optimizer.param_groups):
-            group["lr"] = rates[number] if rates else group["lr"] * ratio if ratio else rate
+            first = group.get("initial_lr", group["lr"])
+            group["lr"] = rates[number] if rates else changed(group["lr"] if schedules else first)
             if "initial_lr" in group:
-                group["initial_lr"] = group["initial_lr"] * ratio if ratio else rate
+                group["initial_lr"] = changed(first)
 
 
 def patience_of(trainer: L.Trainer) -> dict[EarlyStopping, int]:

@@ -333,7 +333,7 @@ def _completed(value: Any, argument: Argument, key: str) -> Any:
     stated = {
         name: _completed(given.get(name, each.default), each, f"{key}.{name}")
         for name, each in known.items()
-        if name in given or _is_stated(each.default)
+        if name in given or (not each.required and _is_stated(each.default))
     }
     more = {"dict_kwargs": value["dict_kwargs"]} if "dict_kwargs" in value else {}
     return {"class_path": path_of(cls), "init_args": stated, **more}

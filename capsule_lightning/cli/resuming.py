@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import lightning as L
 
-from capsule_lightning.cli.changes import announce_changes, find_changes, require_possible, trained_with
+from capsule_lightning.cli.changes import SCHEDULE, announce_changes, find_changes, require_possible, trained_with
 from capsule_lightning.cli.record import RunRecord
 from capsule_lightning.errors import require
 from capsule_lightning.runs.checkpoint_files import FOLDER, PREVIOUS, require_checkpoint, require_state
 from capsule_lightning.runs.files import read_metrics
+from capsule_lightning.runs.folders import flat
 
 
 class Start(NamedTuple):
@@ -44,7 +45,7 @@ def begin_from(path: str | None, trainer: L.Trainer, config: Mapping[str, Any], 
     checkpoint = require_checkpoint(path)
     require_state(path, checkpoint, trainer.fit_loop.state_dict())
     changes = find_changes(trained_with(path, checkpoint), config)
-    require_possible(changes, path, checkpoint)
+    require_possible(changes, path, checkpoint, dict(flat(config)).get(SCHEDULE))
     start = Start(checkpoint["global_step"], is_trained(checkpoint, trainer))
     if start.is_done:
         require_end_missing(path, trainer, config["test_after_fit"], folder)
