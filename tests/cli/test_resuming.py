@@ -213,7 +213,10 @@ def trained(run_main: Callable[..., Path]) -> Path:
 
 
 def test_another_rate_is_done_said_and_recorded_and_a_refusal_changes_nothing(
-    trained: Path, run_main: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    trained: Path,
+    run_main: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     record = (trained / RUN / "config.yaml").read_bytes()
     for refused in (("--seed_everything=7",), ("--model.optimizer=AdamW",), ("--trainer.max_epochs=1",)):
@@ -228,8 +231,7 @@ def test_another_rate_is_done_said_and_recorded_and_a_refusal_changes_nothing(
         shutil.rmtree(trained / "before")
     assert (trained / RUN / "config.yaml").read_bytes() == record
     run_main("fit", "--resume", RUN, "--trainer.max_epochs=2", "--model.optimizer.lr=0.5", "--model.lr_scheduler=null")
-    error = capsys.readouterr().err
-    assert "model.optimizer.lr=0.5 (was 0.003)" in error
+    assert "model.optimizer.lr=0.5 (was 0.003)" in caplog.text
     found = torch.load(LAST, weights_only=True)
     assert found["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
     config = yaml.safe_load((trained / RUN / "config.yaml").read_text())
