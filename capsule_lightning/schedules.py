@@ -1,9 +1,13 @@
-"""Learning-rate schedules that know the length of the run, in closed form, so that a resumed run needs no history."""
+"""Learning-rate schedules that know the length of the run, in closed form, so that a resumed run needs no history.
+
+Those of torch may stand in their place. They are stepped once an epoch.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import cos, pi
 from typing import Any
 
@@ -39,6 +43,33 @@ class Schedule(LRScheduler, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return how far the schedule is; its shape and the length of the run always come from the configuration."""
         return {name: self.__dict__[name] for name in ("last_epoch", "_step_count", "_last_lr")}
+
+
+def make_schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, total_steps: int) -> LRScheduler:
+    """Make a schedule: ours are told the length of the run, those of torch are not.
+
+    Args:
+        make: a class of schedules, alone or with some of its arguments.
+        optimizer: the optimizer whose learning rates are set.
+        total_steps: training steps of the whole run.
+
+    Example:
+        >>> from torch.optim.lr_scheduler import StepLR
+        >>> from functools import partial
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> type(make_schedule(OneCycle, optimizer, 10)).__name__
+        'OneCycle'
+        >>> type(make_schedule(partial(StepLR, step_size=2), optimizer, 10)).__name__
+        'StepLR'
+    """
+    found, parts = make, [make]
+    while parts:
+        found = parts.pop(0)
+        if isinstance(found, type):
+            break
+        parts += [found.func, *found.args] if isinstance(found, partial) else []
+    is_torchs = isinstance(found, type) and not issubclass(found, Schedule)
+    return make(optimizer) if is_torchs else make(optimizer, total_steps)
 
 
 class ExponentialDecay(Schedule):

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from weakref import proxy
@@ -13,16 +14,20 @@ from weakref import proxy
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
+from capsule_lightning.callbacks.informing import tell
 from capsule_lightning.errors import InputError, StoppedError, require
+from capsule_lightning.loggers.metrics_file import MetricsFile
 from capsule_lightning.runs.checkpoint_files import FOLDER, LAST, PENDING, PREVIOUS, remove_partial, require_checkpoint
 from capsule_lightning.runs.signals import SIGNALS, Interrupted
 from capsule_lightning.shipped import PROGRAM
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.nonfinite import all_finite
+
+UNLOGGED = "unlogged_metrics"
+"""Key of a checkpoint: what was measured and not yet logged when it was saved."""
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -72,6 +77,8 @@ class RunCheckpoint(ModelCheckpoint):
         self._step = -1  # the last one seen: while gradients accumulate the step does not advance, and nothing is saved
         self._saved_at = time.monotonic()
         self._due, self._leaving, self._has_saved = False, 0, False
+        self._logged: dict[str, Any] = {}  # what the trainer has logged when the part of the step began that is now
+        self._unlogged: dict[str, Any] = {}  # what the trainer will log after this part of the step, by a checkpoint
 
     @property
     def last_path(self) -> Path:
@@ -98,6 +105,7 @@ class RunCheckpoint(ModelCheckpoint):
         """Let signals wait for the end of a step from here on."""
         super().on_train_start(trainer, pl_module)
         self._step, self._saved_at = trainer.global_step, time.monotonic()
+        complete_logs(trainer, self._unlogged)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             SIGNALS.take_note()
 
@@ -107,6 +115,7 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         """Leave if that was agreed; not earlier, so that the loggers have what the last step measured."""
         self._leave_if_agreed(trainer)
+        self._logged = dict(trainer.logged_metrics)
 
     @override
     def on_train_batch_end(
@@ -115,12 +124,16 @@ class RunCheckpoint(ModelCheckpoint):
         """Save the last state if it is due; if validation follows at once, leave that to the end of the validation."""
         if trainer.global_step == self._step or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        is_logged = trainer.should_stop or (every > 0 and trainer.global_step % every == 0)
+        self._unlogged = self._to_be_logged(trainer) if is_logged else {}
         self._step = trainer.global_step
         self._leaving, by_time = largest(trainer, SIGNALS.received or 0, int(self._time_is_up()))
         by_step = self.every_n_steps is not None and self._step % self.every_n_steps == 0
         self._due |= bool(self._leaving or by_time or by_step)
         if self._due and not validation_follows(trainer, batch_idx):
             self.save_last_state(trainer)
+        self._logged, self._unlogged = dict(trainer.logged_metrics), {}
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -132,9 +145,11 @@ class RunCheckpoint(ModelCheckpoint):
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last state, and leave if a signal asks for it."""
+        self._unlogged = self._to_be_logged(trainer)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.save_last_state(trainer)
             (self._leaving,) = largest(trainer, SIGNALS.received or 0)  # one may have come during validation
+        self._unlogged = {}
         self._leave_if_agreed(trainer)
 
     @override
@@ -172,16 +187,37 @@ class RunCheckpoint(ModelCheckpoint):
         batches = trainer.fit_loop.epoch_loop.batch_progress
         in_step = batches.current.ready % trainer.accumulate_grad_batches != 0
         checkpoint[PENDING] = bool(in_step and not batches.is_last_batch)
+        checkpoint[UNLOGGED] = self._unlogged
+
+    @override
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._unlogged = checkpoint.get(UNLOGGED, {})
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        if isinstance(exception, Interrupted) and self._leaving:  # here, because the progress bar has ended before
-            run = shlex.quote(os.path.relpath(trainer.default_root_dir))
-            rank_zero_info(
-                f"\n{exception.number.name}: stopped after {trainer.global_step} steps; the state is saved. Resume "
-                f"with:\n  python -m {PROGRAM} fit --resume {run}\n"
-            )
+        if not isinstance(exception, Interrupted | KeyboardInterrupt):
+            return
+        name = exception.number.name if isinstance(exception, Interrupted) else "SIGINT"
+        run = shlex.quote(os.path.relpath(trainer.default_root_dir))
+        resume = f"Resume with:\n  python -m {PROGRAM} fit --resume {run}"
+        if self._leaving:  # here, because the progress bar has ended before
+            tell(f"\n{name}: stopped after {trainer.global_step} steps; the state is saved. {resume}\n")
+        elif trainer.state.fn == "test" and self.last_path.is_file() and self.last_model_path:
+            tell(f"\n{name}: stopped in the test; the training is done, and its states are saved. {resume}\n")
+
+    def _to_be_logged(self, trainer: L.Trainer) -> dict[str, Any]:
+        """Return the row that the trainer logs after its callbacks; a checkpoint keeps it if the run ends before."""
+        found = {k: float(v) for k, v in trainer.logged_metrics.items() if self._logged.get(k) is not v}
+        return {"step": max(trainer.global_step - 1, 0), "metrics": found}
+
+    @override
+    def format_checkpoint_name(
+        self, metrics: dict[str, Tensor], filename: str | None = None, ver: int | None = None, prefix: str | None = None
+    ) -> str:
+        """Return the path of a state, its epoch counted from 1 as everywhere."""
+        counted = {**metrics, "epoch": metrics["epoch"] + 1} if "epoch" in metrics else metrics
+        return super().format_checkpoint_name(counted, filename, ver, prefix)
 
     def save_last_state(self, trainer: L.Trainer) -> None:
         """Write the last state and keep the one before it, by all processes together."""
@@ -235,6 +271,15 @@ class RunCheckpoint(ModelCheckpoint):
     def _leave_if_agreed(self, trainer: L.Trainer) -> None:
         if self._leaving and not self._due:
             raise Interrupted(self._leaving, trainer.is_global_zero)
+
+
+def complete_logs(trainer: L.Trainer, row: Mapping[str, Any]) -> None:
+    """Write the row that a run had not written yet when its checkpoint was saved, where it lacks it still."""
+    if not row:
+        return
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsFile):
+            logger.complete(row["metrics"], row["step"])
 
 
 def largest(trainer: L.Trainer, *values: int) -> list[int]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import lightning as L
+from matplotlib.figure import Figure
 from typing_extensions import override
 
 from capsule_lightning.callbacks.figures import publish
+from capsule_lightning.errors import StoppedError
+from capsule_lightning.runs.files import write_whole
 
 
 class ConfusionFigure(L.Callback):
@@ -26,12 +30,18 @@ class ConfusionFigure(L.Callback):
         matrix = confusion.compute().cpu()
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
-        from capsule_lightning.figures.confusion import confusion_figure
-
         names = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        table = io.StringIO(newline="")
+        writer = csv.writer(table)
+        writer.writerow(("true", *names))
+        writer.writerows((name, *row) for name, row in zip(names, matrix.tolist(), strict=True))
+        path = Path(trainer.default_root_dir) / "confusion.csv"
+        write_whole(path, table.getvalue(), make_folder=True, remedy="make room, then test again", error=StoppedError)
         accuracy = float(matrix.diagonal().sum() / matrix.sum())
-        publish(trainer, "test/confusion", confusion_figure(matrix, names, f"Test accuracy {100 * accuracy:.2f} %"))
-        with (Path(trainer.default_root_dir) / "confusion.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("true", *names))
-            writer.writerows((name, *row) for name, row in zip(names, matrix.tolist(), strict=True))
+
+        def draw() -> Figure:
+            from capsule_lightning.figures.confusion import confusion_figure
+
+            return confusion_figure(matrix, names, f"Test accuracy {100 * accuracy:.2f} %")
+
+        publish(trainer, "test/confusion", draw)

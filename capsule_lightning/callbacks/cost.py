@@ -13,8 +13,10 @@ import lightning as L
 import torch
 from typing_extensions import override
 
+from capsule_lightning.callbacks.informing import Informing
 
-class RunCost(L.Callback):
+
+class RunCost(Informing):
     """Log what the table of ``compare`` reports as the cost of a run.
 
     At each start of training, resumed or not, it logs ``parameters``, and ``parameters_without_decoder``, those that

@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 from torch import Tensor
 from typing_extensions import override
 
+from capsule_lightning.callbacks.informing import Informing, reason, tell
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import require
+from capsule_lightning.runs.files import write_whole
 
 Example = TypeVar("Example")
 
 
-def publish(trainer: L.Trainer, name: str, figure: Figure) -> None:
+def publish(trainer: L.Trainer, name: str, draw: Callable[[], Figure]) -> None:
     """Write a figure to ``figures/<name>.png`` in the run's folder and to every logger that takes images.
 
-    A trial run of a single batch (``fast_dev_run``) leaves nothing behind.
+    A trial run of a single batch (``fast_dev_run``) leaves nothing behind. A figure that cannot be drawn or written
+    costs a line, and the figure of that name that is there stays.
 
     Args:
         trainer: the trainer of the run.
         name: name of the figure, such as ``val/reconstructions``.
-        figure: the finished figure.
+        draw: returns the finished figure.
     """
     if getattr(trainer, "fast_dev_run", False):
         return
     path = Path(trainer.default_root_dir) / "figures" / f"{name.replace('/', '_')}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    for logger in trainer.loggers:
-        log_image = getattr(logger, "log_image", None)
-        if log_image is not None:
-            log_image(key=name, images=[str(path)], step=max(trainer.global_step - 1, 0))  # that of the metrics
+    step = max(trainer.global_step - 1, 0)  # that of the metrics
+    try:
+        figure, image = draw(), io.BytesIO()
+        figure.savefig(image, format="png", dpi=110)
+        write_whole(path, image.getvalue(), make_folder=True)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(name, figure, step)
+            elif hasattr(logger, "log_image"):
+                logger.log_image(key=name, images=[str(path)], step=step)
+    except Exception as error:
+        tell(f"{path}: cannot be drawn ({reason(error)}); training continues without it")
 
 
-class SparseFigures(L.Callback, ABC):
+class SparseFigures(Informing, ABC):
     """Keeps a few images of a validation or a test, and draws them at its end.
 
     In training this happens after epochs 1, 2, 4, 8, ... and the last: often while much changes, and at little cost.
@@ -147,7 +159,7 @@ class ImageFigures(SparseFigures, Generic[Example]):
         ):
             if rows:
                 names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-                publish(trainer, f"{stage}/{name}", self.draw(rows, names, f"{title} ({when})"))
+                publish(trainer, f"{stage}/{name}", partial(self.draw, rows, names, f"{title} ({when})"))
 
     @override
     def forget(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import inspect
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +15,13 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
+from capsule_lightning.callbacks.informing import Informing, undisturbed
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.tasks.base import Task
 
 _FEW, _MORE = 2, 4  # images in the steps that are measured; batch normalization wants at least two
 _COPIES = 4  # of the largest maps, at their way back: gradients in and out, and a convolution's own layout of both
+_ADAMS_STATES = 2
 _GIB = 2**30
 
 
@@ -48,7 +50,7 @@ class Needs(NamedTuple):
         return max(0, (memory - self.fixed) // self.per_image)
 
 
-class Forecast(L.Callback):
+class Forecast(Informing):
     """Report at the start of training how large the network is and how much memory a step is expected to take.
 
     If that is more than the device has left, a warning names the batch size that fits.
@@ -89,14 +91,14 @@ def forecast(
         optimizers: optimizers whose state is counted.
         precision: autocast of a training step.
     """
-    devices = [task.device] if task.device.type == "cuda" else []
     weights = sum(p.numel() * p.element_size() for p in task.parameters())
-    with torch.random.fork_rng(devices), _buffers_kept(task), precision or nullcontext():
-        few, more = (_kept(task, n) for n in (_FEW, _MORE))
-        task.eval()
+    modes = {part: part.training for part in task.modules()}
+    with undisturbed(task), precision or nullcontext():
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             _losses(task, 1)
-        task.train()
+        for part, training in modes.items():
+            part.training = training
+        few, more = (_kept(task, n) for n in (_FEW, _MORE))
     if len(few) != len(more):  # a step that keeps other tensors of other batches: known in all, not each by itself
         few, more = [sum(few)], [sum(more)]
     growth = [(b - a) // (_MORE - _FEW) for a, b in zip(few, more, strict=True)]
@@ -130,17 +132,6 @@ def memory_left(device: torch.device) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Restore buffers, such as the statistics of batch normalization, after the block."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in before:
-            buffer.copy_(value)
-
-
 def _losses(task: Task, size: int) -> dict[str, Tensor]:
     batch = task.example_batch(size)
     return task.losses(task.output(batch), batch)
@@ -163,9 +154,16 @@ def _kept(task: Task, size: int) -> list[int]:
 
 
 def _states(optimizer: Optimizer) -> int:
-    """Return how many values an optimizer keeps for each parameter value, found by one step on a small one."""
-    probe = nn.Parameter(torch.zeros(2))
-    probe.grad = torch.zeros(2)
-    small = type(optimizer)([probe], **optimizer.defaults)
-    small.step()
+    """Return how many values an optimizer keeps for each parameter value, found by one step on a small one.
+
+    If it cannot be made again or makes no such step, the answer is that of Adam.
+    """
+    probe = nn.Parameter(torch.zeros(2, 2))
+    probe.grad = torch.zeros_like(probe)
+    known = inspect.signature(type(optimizer)).parameters  # `defaults` may hold what a base class has added
+    try:
+        small = type(optimizer)([probe], **{k: v for k, v in optimizer.defaults.items() if k in known})
+        small.step()
+    except Exception:
+        return _ADAMS_STATES
     return sum(isinstance(value, Tensor) and value.shape == probe.shape for value in small.state[probe].values())

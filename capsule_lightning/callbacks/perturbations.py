@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -58,7 +59,8 @@ class PerturbationFigures(SparseFigures):
         for n, label in enumerate(first.labels.tolist()):
             moved = perturbed_pictures(net.decoder, poses[n, label], label, len(names))
             title = f"Class {names[label]}, each dimension moved alone ({when})"
-            publish(trainer, f"{stage}/perturbations_{n + 1}", perturbation_figure(first.pictures[n], moved, title))
+            figure = partial(perturbation_figure, first.pictures[n], moved, title)
+            publish(trainer, f"{stage}/perturbations_{n + 1}", figure)
 
     @override
     def forget(self) -> None:

@@ -14,6 +14,7 @@ from rich import get_console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from typing_extensions import override
 
+from capsule_lightning.callbacks.informing import Informing
 from capsule_lightning.callbacks.results import readable
 from capsule_lightning.errors import require
 
@@ -21,7 +22,7 @@ FIRST_COLUMN = 9
 """Characters of the first column of the lines, the epoch."""
 
 
-class RunProgress(ProgressBar):
+class RunProgress(Informing, ProgressBar):
     """Show how far a run is.
 
     After each epoch a line states the losses and accuracies, in training as means over the steps, the seconds that the

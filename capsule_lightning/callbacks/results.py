@@ -10,13 +10,14 @@ from rich import box, get_console
 from rich.table import Table
 from typing_extensions import override
 
+from capsule_lightning.callbacks.informing import Informing
 from capsule_lightning.loggers.metrics_file import MetricsFile
 
 TITLES = {"test": "Result on the test set", "val": "Result on the validation set"}
 """Title of the table for each stage, by the first part of the names of its metrics."""
 
 
-class ResultTable(L.Callback):
+class ResultTable(Informing):
     """Print a table of the result after a test, and after a validation that is no part of training.
 
     Accuracies and errors come first, in percent, then the losses. Metrics of single classes are only written to the

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import override
 
+from capsule_lightning.callbacks.informing import Informing
 from capsule_lightning.callbacks.predictions import of_all_processes, offers
 from capsule_lightning.data.base import ImageBatch, ImageDataModule
 from capsule_lightning.errors import require
@@ -47,7 +48,7 @@ class Sample(NamedTuple):
         return self.classes == self.labels
 
 
-class PredictionSamples(L.Callback):
+class PredictionSamples(Informing):
     """Logs a table of test images, with predictions and reconstructions, to every logger that takes tables.
 
     Up to half of its rows are wrong predictions, the most confident first, and up to a quarter right ones, the least

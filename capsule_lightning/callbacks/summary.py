@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from typing_extensions import override
 
+from capsule_lightning.callbacks.informing import Informing, undisturbed
 from capsule_lightning.errors import require
 from capsule_lightning.models.base import CapsuleNet
 
@@ -33,7 +34,7 @@ class Part(NamedTuple):
     parameters: int
 
 
-class NetworkSummary(L.Callback):
+class NetworkSummary(Informing):
     """Print a table of the network's parts at the start of training: class, output for one image, parameters.
 
     Args:
@@ -103,17 +104,12 @@ def output_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
         module.register_forward_hook(lambda module, given, output, name=name: note(name, output))
         for name, module in net.named_modules()
     ]
-    modes = {module: module.training for module in net.modules()}
     first = next(net.parameters(), torch.empty(0))
     image = torch.zeros(1, *net.in_shape, device=first.device, dtype=first.dtype)
-    devices = [first.device] if first.device.type == "cuda" else []
     try:
-        with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices):
-            net.eval()
+        with suppress(Exception), torch.no_grad(), undisturbed(net):
             net.reconstruct(net(image), torch.zeros(1, dtype=torch.int64, device=first.device))
     finally:
-        for module, training in modes.items():
-            module.training = training
         for hook in hooks:
             hook.remove()
     return shapes

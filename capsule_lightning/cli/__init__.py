@@ -8,13 +8,18 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from capsule_lightning import __version__
+from capsule_lightning.cli import environment
 from capsule_lightning.cli.commands import COMMANDS, TRAINING_COMMANDS
 from capsule_lightning.errors import InputError, StoppedError, nearest
 from capsule_lightning.runs.signals import SIGNALS, Interrupted, requeue
 from capsule_lightning.shipped import PROGRAM
+
+DRAWING = (*TRAINING_COMMANDS, "report")
+"""Commands that draw pictures."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -31,6 +36,7 @@ def main(args: Sequence[str] | None = None) -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
+        environment.say(environment.settle_process())
         _run(words)
     except (InputError, StoppedError) as error:
         if debug:
@@ -42,6 +48,8 @@ def main(args: Sequence[str] | None = None) -> None:
             raise SystemExit(128 + signal.SIGUSR1) from None
         raise
     except KeyboardInterrupt:
+        with suppress(OSError):
+            print(f"\n{PROGRAM}: interrupted", file=sys.stderr, flush=True)
         raise SystemExit(128 + signal.SIGINT) from None
 
 
@@ -59,8 +67,11 @@ def _run(words: list[str]) -> None:
 
             print(training_help(command))
             return
+        environment.say(environment.settle())
         if command in TRAINING_COMMANDS:
             SIGNALS.leave_at_once()  # also while the libraries are imported, which may take a minute on a cluster
+        if command in DRAWING:
+            environment.say(environment.settle_pictures())
         import_module(f"{__name__}.{COMMANDS[command].module}").run(words)
     else:
         raise InputError(

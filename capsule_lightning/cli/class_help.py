@@ -40,7 +40,7 @@ def class_help(command: str, key: str, name: str, argument: Argument) -> str:
     about = docstring_parser.parse(inspect.getdoc(cls) or "")
     lines = [f"{PROGRAM} {command} --{key} {cls.__name__}    ({path_of(cls)})", "", about.short_description or "", ""]
     texts = argument_texts(cls)
-    for each, given in arguments(cls, slot.given).items():
+    for each, given in arguments(cls, slot.given_to(cls)).items():
         default = "" if given.required else f"   (default: {shown(given.default)})"
         lines.append(f"  --{key}.{each}  {in_words(given.annotation)}{default}")
         if each in texts:

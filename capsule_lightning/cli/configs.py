@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from capsule_lightning.cli import own_parts
 from capsule_lightning.cli.options import options_of
 from capsule_lightning.cli.values import checked_value, typed_value, yaml_value
 from capsule_lightning.cli.words import Text, Words, read_words
@@ -84,7 +85,12 @@ def resolve(words: Sequence[str] | Words, base: Mapping[str, Any] | None = None)
         merged.get("data") is not None,
         "no data set is chosen: add --data CLASS, such as MNISTDataModule, or a --config that names one",
     )
-    return {key: _completed(merged.get(key, argument.default), argument, key) for key, argument in root.items()}
+    config = {key: _completed(merged.get(key, argument.default), argument, key) for key, argument in root.items()}
+    left_out = config["without"]
+    config["without"] = [left_out] if isinstance(left_out, str) else left_out
+    for kind in own_parts.LISTS:
+        config["trainer"][kind] = own_parts.without(config["trainer"][kind], config["without"])
+    return config
 
 
 def read_config(name: str) -> tuple[str, Mapping[str, Any]]:
@@ -158,7 +164,7 @@ def _arguments(cls: type, slot: Slot) -> dict[str, Argument]:
     """The arguments of a class that a config may give."""
     from capsule_lightning.tasks.base import Task
 
-    known = arguments(cls, slot.given)
+    known = arguments(cls, slot.given_to(cls))
     return {k: v for k, v in known.items() if k not in FROM_DATA} if issubclass(cls, Task) else known
 
 
@@ -226,10 +232,13 @@ def _laid(before: Any, value: Any, argument: Argument, key: str, appends: bool) 
         return [*(before or []), *(new if isinstance(new, list) else [new])] if appends else new
     if isinstance(value, Text):
         value = typed_value(value, argument, key)
-    if slot.several and not isinstance(value, bool | None):
+    kind = key.removeprefix("trainer.")
+    if slot.several and (not isinstance(value, bool | None) or (value is None and kind in own_parts.LISTS)):
         one = _one_of(slot)
-        items = value if isinstance(value, list) else [value]
+        items = value if isinstance(value, list) else [] if value is None else [value]
         new = [_laid(None, item, one, f"{key}[{n}]" if len(items) > 1 else key, False) for n, item in enumerate(items)]
+        if kind in own_parts.LISTS and before is not None:
+            return own_parts.joined(kind, before, new, appends)
         return [*(before if isinstance(before, list) else []), *new] if appends else new
     if isinstance(value, str) and (not value or (argument.admits(str) and not names_class(value, slot))):
         return checked_value(value, argument, key)
@@ -343,12 +352,13 @@ def _completed(value: Any, argument: Argument, key: str) -> Any:
     cls = find_class(value["class_path"], slot)
     given = value.get("init_args") or {}
     known = _arguments(cls, slot)
-    lacking = [name for name, each in known.items() if each.required and name not in given]
+    filled = {*given, *own_parts.places(cls)}
+    lacking = [name for name, each in known.items() if each.required and name not in filled]
     require(not lacking, f"{key}: {cls.__name__} lacks {', '.join(lacking)}, which has no default: give it a value")
     stated = {
         name: _completed(given.get(name, each.default), each, f"{key}.{name}")
         for name, each in known.items()
-        if name in given or _is_stated(each.default)
+        if name in given or (not each.required and _is_stated(each.default))
     }
     more = {"dict_kwargs": value["dict_kwargs"]} if "dict_kwargs" in value else {}
     return {"class_path": path_of(cls), "init_args": stated, **more}

@@ -13,6 +13,19 @@ from capsule_lightning.errors import InputError, StoppedError
 
 _MEMORY = re.compile(r"can't allocate memory|out of memory|failed to allocate", re.I)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (
+    errno.ENAMETOOLONG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENOENT,
+    errno.EINVAL,
+)
+"""What a file system says to a path that it cannot use."""
+_LONGEST = 80
 _LOST = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|connectFullMesh|Broken pipe|[Tt]imed out|TCPStore")
 
 
@@ -30,6 +43,8 @@ def as_user_error(error: BaseException) -> InputError | StoppedError | None:
                 f"the checkpoint is of another optimizer, whose state has no {cause}: give the --model.optimizer that "
                 "it was trained with"
             )
+        if isinstance(cause, ValueError | TypeError | RuntimeError) and _raised_in(cause, "torch.optim"):
+            return InputError(f"model.optimizer: {first_sentences(cause)}; choose another, such as torch.optim.AdamW")
         if isinstance(cause, MemoryError | RuntimeError) and _MEMORY.search(f"{type(cause).__name__} {cause}"):
             return StoppedError(
                 f"no memory is left ({first_sentences(cause)}); choose a smaller --data.batch_size or network"
@@ -40,6 +55,10 @@ def as_user_error(error: BaseException) -> InputError | StoppedError | None:
                 f"no space is left{where} ({cause.strerror}); what was saved before is whole. Make room, then "
                 "resume with: fit --resume"
             )
+        if isinstance(cause, OSError) and cause.filename and cause.errno in _REFUSED:
+            name = str(cause.filename)
+            shown = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+            return InputError(f"{shown}: cannot be used ({cause.strerror}); give another path, or the right to use it")
         if lost_process(cause):
             return StoppedError(
                 f"another process of this run is gone or out of reach ({str(cause).strip().splitlines()[0][:200]}); "

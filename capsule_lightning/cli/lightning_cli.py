@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -17,50 +18,20 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from capsule_lightning.cli import own_parts
 from capsule_lightning.cli.options import OPTIONS
-from capsule_lightning.cli.trainer_checks import refused, require_launcher
+from capsule_lightning.cli.record import RunRecord
+from capsule_lightning.cli.trainer_checks import refused, require_launcher, require_resumable
 from capsule_lightning.components.build import FROM_DATA, build_part
-from capsule_lightning.components.run_config import trust_what_is_unusual
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.loggers.base import PlacedLogger, Placement
-from capsule_lightning.runs.checkpoint_files import (
-    AtomicCheckpoints,
-)
-from capsule_lightning.runs.files import write_whole
-from capsule_lightning.runs.folders import (
-    CONFIG_NAME,
-    flat,
-)
-from capsule_lightning.runs.plain_yaml import dump_yaml
+from capsule_lightning.runs.checkpoint_files import AtomicCheckpoints
 from capsule_lightning.shipped import PROGRAM
 from capsule_lightning.tasks.base import Task
 
 PATIENCE = timedelta(minutes=3)
 """How long processes wait for each other, unless a strategy is given its own time: the usual half hour is lost time."""
-
-
-class RunRecord(L.Callback):
-    """Write the resolved config into the folder of a training run, and flat into its loggers.
-
-    Args:
-        config: the mapping to write.
-    """
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = config
-
-    @override
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Not before: a run that cannot start must not change its own record.
-        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
-            return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / CONFIG_NAME, dump_yaml(self.config))
-        trust_what_is_unusual(folder)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(dict(flat(self.config)))
 
 
 class DataSummary(L.Callback):
@@ -80,6 +51,7 @@ class CapsuleCLI(LightningCLI):
         command: for its help.
         work_folder: where the command writes.
         record: what `RunRecord` keeps of a training run.
+        left_out: callbacks and loggers of ours that the run does without, see `own_parts`.
 
     Raises:
         InputError: a value that cannot be used.
@@ -92,8 +64,9 @@ class CapsuleCLI(LightningCLI):
         command: str,
         work_folder: Path = Path(),
         record: Mapping[str, Any] | None = None,
+        left_out: Sequence[str] = (),
     ) -> None:
-        self.work_folder, self.record = work_folder, record or {}
+        self.work_folder, self.record, self.left_out = work_folder, record or {}, left_out
         if isinstance(args, dict):  # of several classes in one place jsonargparse would hide what a class refuses
             self.given_trainer = args["trainer"]
             args = {**args, "trainer": {**args["trainer"], "callbacks": None, "logger": None}}
@@ -137,17 +110,25 @@ class CapsuleCLI(LightningCLI):
         options, config = self.given_trainer, self.config_init.trainer
         given = config.plugins if isinstance(config.plugins, list) else [config.plugins]
         plugins = [*(plugin for plugin in given if plugin is not None), AtomicCheckpoints()]
-        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():  # torchrun may run within a job
-            plugins.append(SLURMEnvironment(auto_requeue=False))  # which could wait for itself, see `RunCheckpoint`
-        callbacks = [build_part(each, L.Callback) for each in options["callbacks"] or ()]
-        logger = options["logger"]
-        ours = {
-            "default_root_dir": str(self.work_folder),
+        left_out, folder = [*self.left_out, *own_parts.switched(options)], str(self.work_folder)
+        callbacks = [build_part(each, L.Callback) for each in own_parts.without(options["callbacks"], left_out) or ()]
+        require_resumable(callbacks)
+        loggers = [
+            build_part(own_parts.placed(each, folder), Logger) for each in own_parts.loggers(options, self.left_out)
+        ]
+        if not loggers:
+            callbacks = [each for each in callbacks if not isinstance(each, LearningRateMonitor)]
+        ours: dict[str, Any] = {
+            "default_root_dir": folder,
             "plugins": plugins,
             "callbacks": [*callbacks, RunRecord(self.record), DataSummary()],
-            "logger": [build_part(each, Logger) for each in logger] if isinstance(logger, list) else logger,
+            "logger": loggers or False,
         }
+        if options["barebones"]:
+            ours |= {"log_every_n_steps": None, "num_sanity_val_steps": None, "enable_model_summary": None}
         try:
+            if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():  # torchrun may run within a job
+                plugins.append(SLURMEnvironment(auto_requeue=False))  # which could wait for itself, see `RunCheckpoint`
             trainer = super().instantiate_trainer(**{**ours, "strategy": patient(config.strategy), **kwargs})
             if config.strategy == "auto" and type(trainer.strategy) is DDPStrategy:  # which only the trainer could tell
                 trainer = super().instantiate_trainer(**{**ours, "strategy": patient("ddp"), **kwargs})

@@ -31,6 +31,11 @@ OPTIONS = {
     "runs": Option(str, "runs", "folder of all experiments"),
     "run_id": Option(str | None, None, "id of this run; drawn if null"),
     "test_after_fit": Option(bool, True, "end fit with a test of its result"),
+    "without": Option(
+        str | list[str],
+        [],
+        "callbacks and loggers to leave out of those that a run has by itself: [Forecast,PredictionSamples]",
+    ),
     "ckpt_path": Option(str | None, None, "checkpoint to resume or to measure"),
     "resume": Option(
         str | None,

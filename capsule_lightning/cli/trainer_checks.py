@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, StochasticWeightAveraging
 from lightning.pytorch.strategies import StrategyRegistry
+from torch import nn
 
 from capsule_lightning.cli.faults import first_sentences
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.errors import InputError, nearest, require
+from capsule_lightning.runs.signals import rank
 from capsule_lightning.tasks.base import Task
 
 AT_LEAST = {
@@ -40,6 +43,15 @@ CHOICES = {
     "profiler": ("simple", "advanced", "pytorch", "xla"),
 }
 """What options take that are not limited by their type."""
+REFUSED = {
+    LearningRateFinder: "the rate that it finds would stand in no record of the run, and its schedule would take it "
+    "back; compare rates by a study: `each: {model.optimizer.lr: [0.0003, 0.001, 0.003]}`",
+    BatchSizeFinder: "the size that it finds would stand in no record of the run; Forecast says at the start of every "
+    "run which --data.batch_size fits",
+    StochasticWeightAveraging: "it puts its average into the weights after the last checkpoint, and does not resume "
+    "exactly; use EMAWeightAveraging, whose average every checkpoint holds",
+}
+"""Callbacks of Lightning that are no callbacks of a run, why, and what does the same."""
 HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 TAKE_WHAT_THERE_IS = "--trainer.accelerator auto --trainer.devices auto --trainer.strategy auto take what there is"
 
@@ -133,6 +145,47 @@ def require_launcher(trainer: L.Trainer) -> None:
             f"trainer.num_nodes={trainer.num_nodes}: nothing has started this run on several nodes; start it there "
             "with srun or torchrun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each"
         )
+    if trainer.world_size == 1 and rank() != 0:
+        raise InputError(
+            f"the environment says that this process is number {rank()} of several, and the run has one: unset RANK, "
+            "LOCAL_RANK and NODE_RANK, or give --trainer.devices and --trainer.num_nodes"
+        )
+
+
+def require_resumable(callbacks: Sequence[L.Callback]) -> None:
+    """Refuse callbacks of Lightning with which a run could not do what it says, or not be resumed.
+
+    Raises:
+        InputError: such a callback, the reason, and what does the same.
+    """
+    for callback in callbacks:
+        for kind, reason in REFUSED.items():
+            require(not isinstance(callback, kind), f"{type(callback).__name__}: {reason}")
+
+
+def require_steps(task: Task) -> None:
+    """Refuse an optimizer that cannot make a plain step with the gradients of this network.
+
+    Raises:
+        InputError: the optimizer refuses the network's parameters or dense gradients, or needs the loss several times.
+    """
+    remedy = "choose another, such as torch.optim.Adam, torch.optim.AdamW or torch.optim.SGD"
+    try:
+        task.make_optimizer([p for p in task.parameters() if p.requires_grad])
+        probe = nn.Parameter(torch.zeros(2, 2))
+        probe.grad = torch.zeros_like(probe)
+        optimizer = task.make_optimizer([probe])
+        name = type(optimizer).__name__
+        require(
+            "history_size" not in optimizer.defaults and not isinstance(optimizer, torch.optim.LBFGS),
+            f"model.optimizer={name}: it evaluates the loss several times in a step, of which the checks for NaN, the "
+            f"logs and accumulated gradients know one; {remedy}",
+        )
+        optimizer.step()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"model.optimizer: {first_sentences(error)}; {remedy}") from error
 
 
 def require_monitors(trainer: L.Trainer, task: Task, data: DataModule) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import shlex
 import shutil
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint
 from capsule_lightning.callbacks.results import prints_result
 from capsule_lightning.cli.class_help import class_help
+from capsule_lightning.cli.closing import say_where
 from capsule_lightning.cli.configs import argument_at, resolve
 from capsule_lightning.cli.faults import as_user_error
 from capsule_lightning.cli.lightning_cli import CapsuleCLI, place_loggers
 from capsule_lightning.cli.options import OPTIONS
-from capsule_lightning.cli.trainer_checks import require_monitors, require_options
+from capsule_lightning.cli.resuming import begin_from
+from capsule_lightning.cli.trainer_checks import require_monitors, require_options, require_steps
 from capsule_lightning.cli.words import Words, read_words
 from capsule_lightning.components.names import import_components
 from capsule_lightning.components.run_config import read_resumed_config, read_run_config
@@ -37,6 +37,8 @@ from capsule_lightning.loggers.wandb import finish
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.checkpoint_files import (
     FOLDER,
+    LAST,
+    PREVIOUS,
     TRAINING_STATE,
     VERSION,
     newest_checkpoint,
@@ -47,6 +49,7 @@ from capsule_lightning.runs.choice import Choice, choose, config_of, require_new
 from capsule_lightning.runs.folders import (
     ID_VARIABLE,
     NEWEST,
+    expanded,
     flat,
     lock_run,
     require_writable,
@@ -63,10 +66,17 @@ from capsule_lightning.sharing.network_file import (
     read_tensors,
     require_source,
 )
-from capsule_lightning.shipped import PROGRAM
 from capsule_lightning.tasks.base import Task
 
-QUIET = ("GPU available: False", "TPU available: False", "Trainer already configured", "litlogger")
+QUIET = (
+    "GPU available: False",
+    "TPU available: False",
+    "Trainer already configured",
+    "litlogger",
+    "`Trainer.fit` stopped: `max_",
+    "Restoring states from the checkpoint path",
+    "Loaded model weights from the checkpoint",
+)
 """Parts of messages of Lightning that nobody can act on."""
 
 
@@ -118,6 +128,7 @@ def quieten() -> None:
     """Silence messages of Lightning that nobody can act on."""
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # a resumed run's is
+    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
     warnings.filterwarnings("ignore", message=r"The `srun` command is available")  # on the login nodes of clusters
     rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     rank_zero.addFilter(lambda record: not any(part in record.getMessage() for part in QUIET))
@@ -202,11 +213,13 @@ def perform(start: Start) -> None:
         os.environ[ID_VARIABLE] = choice.folder.name  # for the processes that this one starts
     folder = choice.folder if command == "fit" else choice.folder / command
     if config["trainer"]["default_root_dir"] is not None:
-        folder = Path(config["trainer"]["default_root_dir"]).expanduser()
+        folder = expanded(config["trainer"]["default_root_dir"], "--trainer.default_root_dir")
     if rank() == 0:
         require_writable(folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    cli = CapsuleCLI(parts_of(config), command=command, work_folder=folder, record=record_of(config))
+    cli = CapsuleCLI(
+        parts_of(config), command=command, work_folder=folder, record=record_of(config), left_out=config["without"]
+    )
     place_loggers(cli.trainer, Placement(folder, choice.folder, command, dict(flat(config))))
     held: list[Path] = []
     try:
@@ -244,8 +257,8 @@ def parts_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def record_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's ``config.yaml`` keeps: all but what concerns one start alone, so that it may start another run."""
-    kept = {key: value for key, value in config.items() if key not in ("resume", "trust_run")}
-    return kept | {"run_id": None, "ckpt_path": None}
+    left_out = ("resume", "trust_run", *(() if config["without"] else ("without",)))
+    return {key: value for key, value in config.items() if key not in left_out} | {"run_id": None, "ckpt_path": None}
 
 
 # Training and measuring.
@@ -267,7 +280,9 @@ def fit(cli: CapsuleCLI, choice: Choice, config: Mapping[str, Any], folder: Path
     trainer, task, data = cli.trainer, cli.model, cli.datamodule
     data.require_whole_shares(trainer.world_size)
     require_monitors(trainer, task, data)
-    path = choice.checkpoint
+    require_steps(task)
+    path, loops = choice.checkpoint, trainer.fit_loop.state_dict()
+    checkpoints = None
     if not config["trainer"]["fast_dev_run"]:
         checkpoints = Path(getattr(trainer.checkpoint_callback, "dirpath", None) or folder / FOLDER)
         if rank() == 0:
@@ -276,20 +291,26 @@ def fit(cli: CapsuleCLI, choice: Choice, config: Mapping[str, Any], folder: Path
             require_new(choice, checkpoints, os.environ)
             require_writable(checkpoints, "--trainer.callbacks.dirpath")
         if choice.seeks_newest:
-            newest = newest_checkpoint(checkpoints, task)
+            newest = newest_checkpoint(checkpoints, task, loops)
             path = path if newest is None else str(newest)
             rank_zero_info(
                 f"no checkpoint in {checkpoints} yet: this run starts from the beginning"
                 if newest is None
-                else f"resuming from {newest}"
+                else f"going on from {newest}"
             )
+    start = begin_from(path, trainer, record_of(config), folder)
     trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)  # a checkpoint is values, and never code
+    trained = trainer.global_step > start.step or start.is_done
+    require(trained, "fit: not one step was trained; raise the limits of the trainer, or lower data.batch_size")
     best = best_checkpoint(trainer)
     if config["test_after_fit"]:
         own = prints_result(trainer)
         trainer.test(task, datamodule=data, ckpt_path=best or None, weights_only=True, verbose=not own)
+    if checkpoints is not None and rank() == 0 and (checkpoints / LAST).is_file():
+        (checkpoints / PREVIOUS).unlink(missing_ok=True)  # a finished run needs its last state once
     finish(0)  # what W&B prints at the end of a run comes before our last words
-    say_where(best, choice.folder)
+    if not config["trainer"]["fast_dev_run"]:
+        say_where(trainer, best, folder, config["test_after_fit"])
 
 
 def measure(cli: CapsuleCLI, command: str, checkpoint: str | None) -> None:
@@ -329,13 +350,3 @@ def take_shared(path: str, task: Task, data: ImageDataModule) -> None:
         )
     if data.normalization == normalization["kind"] == "channel" and "mean" in normalization:
         data.statistics = normalization["mean"], normalization["deviation"]
-
-
-@rank_zero_only
-def say_where(checkpoint: str, run_folder: Path) -> None:
-    """Print where the run and its best checkpoint are, and how to test it."""
-    if checkpoint:
-        path = os.path.relpath(checkpoint)
-        path = str(checkpoint) if path.startswith("..") else path
-        print(f"\nrun:        {run_folder}\ncheckpoint: {path}")
-        print(f"test it:    python -m {PROGRAM} test --ckpt_path {shlex.quote(path)}", file=sys.stdout, flush=True)

@@ -29,13 +29,17 @@ class Slot(NamedTuple):
 
     Attributes:
         bases: the class that fills it derives from one of these.
-        given: how many of its first arguments are given by whoever calls it.
+        given: how many of the first arguments of a class are given by whoever calls it, for each of ``bases``.
         several: the place takes a list of classes.
     """
 
     bases: tuple[type, ...]
-    given: int = 0
+    given: tuple[int, ...] = (0,)
     several: bool = False
+
+    def given_to(self, cls: type) -> int:
+        """Return how many of the first arguments of a class are given by whoever calls it."""
+        return next(count for base, count in zip(self.bases, self.given, strict=True) if issubclass(cls, base))
 
 
 class Argument(NamedTuple):
@@ -70,7 +74,7 @@ def slot_of(annotation: Any) -> Slot | None:
     Example:
         >>> from collections.abc import Callable
         >>> slot_of(Callable[[int, int], Mapping] | None)
-        Slot(bases=(<class 'collections.abc.Mapping'>,), given=2, several=False)
+        Slot(bases=(<class 'collections.abc.Mapping'>,), given=(2,), several=False)
         >>> slot_of(int | None), slot_of(list[str])
         (None, None)
     """
@@ -81,11 +85,13 @@ def slot_of(annotation: Any) -> Slot | None:
         found = [slot for slot in map(slot_of, parts) if slot is not None]
         if not found:
             return None
+        given = {base: count for slot in reversed(found) for base, count in zip(slot.bases, slot.given, strict=True)}
         bases = tuple(dict.fromkeys(base for slot in found for base in slot.bases))
-        return Slot(bases, found[0].given, any(slot.several for slot in found))
+        return Slot(bases, tuple(given[base] for base in bases), any(slot.several for slot in found))
     if origin is Callable and parts:
         made = slot_of(parts[1])
-        return made and Slot(made.bases, len(parts[0]) if isinstance(parts[0], list) else 0)
+        count = len(parts[0]) if isinstance(parts[0], list) else 0
+        return made and Slot(made.bases, (count,) * len(made.bases))
     if isinstance(origin, type) and issubclass(origin, Iterable) and parts:
         inner = slot_of(parts[0])
         return inner and inner._replace(several=True) if not issubclass(origin, Mapping | tuple) else None

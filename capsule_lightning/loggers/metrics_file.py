@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from capsule_lightning.loggers.base import Placement
+from capsule_lightning.runs.files import read_metrics
 
 
 class MetricsFile(Logger):
@@ -54,12 +57,25 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow(("time", "step", "metric", "value"))
-            now = f"{time.time():.3f}"
-            writer.writerows((now, step, name, float(value)) for name, value in metrics.items() if name != "epoch")
+        now, rows = f"{time.time():.3f}", io.StringIO(newline="")
+        writer = csv.writer(rows)
+        writer.writerows((now, step, name, float(value)) for name, value in metrics.items() if name != "epoch")
+        with self.path.open("ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            begun = "time,step,metric,value\r\n" if size == 0 else "" if file.read(1) == b"\n" else "\r\n"
+            file.write((begun + rows.getvalue()).encode())  # at once; half a row of a killed process has its own line
+
+    @rank_zero_only
+    def complete(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log what the file lacks of a step.
+
+        Args:
+            metrics: values by name.
+            step: their step.
+        """
+        written = read_metrics(self.path).history
+        self.log_metrics({name: value for name, value in metrics.items() if step not in written.get(name, {})}, step)
 
     @override
     @rank_zero_only

@@ -117,14 +117,79 @@ def difference(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> str |
     return None
 
 
-def newest_checkpoint(folder: Path, task: nn.Module) -> Path | None:
-    """Return the usable checkpoint of a run that is furthest in training, and warn about each that cannot be used.
+def require_state(path: str | Path, checkpoint: Mapping[str, Any], loops: Mapping[str, Any] | None = None) -> None:
+    """Refuse a checkpoint whose training state is not one that the trainer could continue from.
 
+    Args:
+        path: of the checkpoint, for the message.
+        checkpoint: its content.
+        loops: state of the trainer's loops before training, whose form that of the checkpoint must have; None if that
+            is not known yet.
+
+    Raises:
+        InputError: what is lacking or of another form.
+    """
+    other = "; take another checkpoint, such as " + PREVIOUS
+    for key in TRAINING_STATE:
+        require(key in checkpoint, f"{path}: is not the state of a training run, it lacks {key}{other}")
+    forms = {"global_step": int, "epoch": int, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
+    forms |= {"callbacks": dict, VERSION: str}
+    for key, form in forms.items():
+        found = checkpoint.get(key, form())
+        require(isinstance(found, form), f"{path}: {key} is {_kind(found)}, expected {form.__name__}{other}")
+    for state in checkpoint["optimizer_states"]:
+        groups = state.get("param_groups") if isinstance(state, dict) else None
+        whole = (
+            isinstance(groups, list)
+            and groups
+            and all(isinstance(group, dict) and "params" in group for group in groups)
+        )
+        require(whole and isinstance(state.get("state"), dict), f"{path}: holds no state of an optimizer{other}")
+    if loops is not None:
+        odd = misfit(loops, checkpoint["loops"].get("fit_loop"), "loops.fit_loop")
+        require(odd is None, f"{path}: {odd}{other}")
+
+
+def misfit(form: Any, found: Any, name: str) -> str | None:
+    """Describe the first place in which a nested state is not of a form: a key is lacking, a value of another kind.
+
+    Example:
+        >>> misfit({"a": {"b": 1}}, {"a": {"b": "x"}}, "loops")
+        'loops.a.b is str, expected int'
+    """
+    if isinstance(form, Mapping):
+        if not isinstance(found, Mapping):
+            return f"{name} is {_kind(found)}, expected dict"
+        lacking = next((key for key in form if key not in found), None)
+        if lacking is not None:
+            return f"{name} lacks {lacking}"
+        return next((odd for key in form if (odd := misfit(form[key], found[key], f"{name}.{key}"))), None)
+    if form is None or isinstance(found, type(form)):
+        return None
+    return f"{name} is {_kind(found)}, expected {type(form).__name__}"
+
+
+def _kind(value: Any) -> str:
+    return "missing" if value is None else type(value).__name__
+
+
+def within_epoch(checkpoint: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint was saved after some batches of an epoch and before its last."""
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    return bool(batches["current"]["ready"]) and not batches["is_last_batch"]
+
+
+def newest_checkpoint(folder: Path, task: nn.Module, loops: Mapping[str, Any] | None = None) -> Path | None:
+    """Return the checkpoint from which a run resumes, and warn about each that cannot be used.
+
+    It is the last state, or the one before it; only if neither can be used, the best state that is furthest in
+    training: that was saved before the end of its epoch, whose last rows would be missing in the run's metrics.
     Checkpoints older than the last state do not count: a run that was taken back to an earlier epoch left them behind.
 
     Args:
         folder: folder of the run's checkpoints.
         task: the task that is to resume from it.
+        loops: see `require_state`.
 
     Returns:
         Path of the checkpoint, or None if there are no checkpoints.
@@ -132,22 +197,20 @@ def newest_checkpoint(folder: Path, task: nn.Module) -> Path | None:
     Raises:
         InputError: there are checkpoints, but none can be used.
     """
-    good: list[tuple[bool, int, int, bool, Path]] = []
+    good: list[tuple[bool, bool, int, int, bool, Path]] = []
     faults = []
     for path in sorted(folder.glob("*.ckpt")):
         try:
             checkpoint = require_checkpoint(path)
+            require_state(path, checkpoint, loops)
         except InputError as error:
             faults.append(str(error))
             continue
-        missing = [key for key in TRAINING_STATE if key not in checkpoint]
-        if missing:
-            faults.append(f"{path}: is not the state of a training run, it lacks {missing[0]}")
-        elif other := difference(task, checkpoint["state_dict"]):
+        if other := difference(task, checkpoint["state_dict"]):
             faults.append(f"{path}: is of another network: {other}")
         else:
-            whole = not checkpoint.get(PENDING, False)
-            good.append((whole, checkpoint["global_step"], path.stat().st_mtime_ns, path.name == LAST, path))
+            whole, own = not checkpoint.get(PENDING, False), path.name in (LAST, PREVIOUS)
+            good.append((whole, own, checkpoint["global_step"], path.stat().st_mtime_ns, path.name == LAST, path))
     if faults and not good:
         example = next((fault for fault in faults if LAST in fault), faults[0])
         raise InputError(
@@ -158,8 +221,8 @@ def newest_checkpoint(folder: Path, task: nn.Module) -> Path | None:
         rank_zero_warn(f"skipped {fault}")
     if not good:
         return None
-    last = next((time for whole, _, time, is_last, _ in good if is_last and whole), 0)
-    whole, *_, newest = max(state for state in good if state[2] >= last)
+    last = next((time for whole, _, _, time, is_last, _ in good if is_last and whole), 0)
+    whole, *_, newest = max(state for state in good if state[3] >= last)
     if not whole:
         rank_zero_warn(f"{newest} was saved while gradients were being accumulated: those of some batches are lost")
     return newest

@@ -35,6 +35,7 @@ from capsule_lightning.runs.folders import (
     CONFIG_NAME,
     ID_VARIABLE,
     NEWEST,
+    expanded,
     named_run,
     newest_run,
     require_name,
@@ -79,7 +80,7 @@ def choose(command: str, config: Mapping[str, Any], environment: Mapping[str, st
         run_id is None or resume in (None, NEWEST) or Path(str(resume)).name == run_id,
         f"run_id={run_id}, resume={resume}: are two runs; give one of the two options",
     )
-    experiments, folder = Path(config["runs"]).expanduser(), None
+    experiments, folder = expanded(config["runs"], "--runs"), None
     if resume not in (None, NEWEST):
         folder = named_run(str(resume), experiments)
     elif checkpoint is not None and run_id is None:
@@ -115,7 +116,7 @@ def run_below(given: Mapping[str, str | None], chooses_data: bool, environment: 
         InputError: the run that is named is not there, or several have its id.
     """
     checkpoint, resume = given.get("ckpt_path"), given.get("resume")
-    root = Path(given.get("runs") or "runs").expanduser()
+    root = expanded(given.get("runs") or "runs", "--runs")
     if checkpoint is not None and Path(checkpoint).is_file():
         return run_of_checkpoint(checkpoint)
     if resume is None:

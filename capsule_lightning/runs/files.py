@@ -273,7 +273,7 @@ def _rows(path: Path) -> Iterator[tuple[float, int, str, float]]:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             for line in file:
                 if not line.endswith("\n"):
-                    return
+                    continue
                 try:
                     row = next(csv.reader([line])) if '"' in line else line.rstrip("\r\n").split(",")
                     time, step, metric, value = row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import socket
 import tempfile
@@ -40,6 +41,22 @@ def require_name(name: str, option: str) -> str:
     return name
 
 
+def expanded(path: str | Path, option: str) -> Path:
+    """Return a path, with the home folder in place of ``~``.
+
+    Args:
+        path: as it was given.
+        option: the option that gave it, for the message.
+
+    Raises:
+        InputError: ``~name`` of a user who does not exist.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{option}={path}: there is no such user; give the folder itself") from error
+
+
 def run_of_checkpoint(checkpoint: str | Path) -> Path | None:
     """Return the run of a checkpoint: its folder or the one above, whichever holds a configuration; None if neither."""
     for folder in list(Path(checkpoint).absolute().parents)[:2]:
@@ -58,18 +75,28 @@ def named_run(name: str, root: str | Path) -> Path:
     Raises:
         InputError: there is no such run, or several have that id.
     """
-    folder = Path(name).expanduser()
-    found = [folder] if (folder / CONFIG_NAME).is_file() else sorted(Path(root).expanduser().glob(f"*/{folder.name}"))
+    folder = expanded(name, "--resume")
+    is_run = (folder / CONFIG_NAME).is_file() or any(folder.glob("checkpoints/*.ckpt"))
+    found = [folder] if is_run else sorted(expanded(root, "--runs").glob(f"*/{glob.escape(folder.name)}"))
     if len(found) == 1 and (found[0] / CONFIG_NAME).is_file():
         return found[0].absolute()
+    if len(found) == 1 and any(found[0].glob("checkpoints/*.ckpt")):
+        raise InputError(
+            f"{found[0]}: the run has lost its {CONFIG_NAME}, which says what was trained: put it back, or start a new "
+            f"run with the options of this one and --ckpt_path {found[0]}/checkpoints/last.ckpt"
+        )
     newest = newest_run(root)
     example = f"; the newest is {newest}" if newest else ""
     raise InputError(f"no run {name!r}: expected the folder of a run, or the id of one below {root}{example}")
 
 
 def newest_run(root: str | Path, experiment: str = "*") -> Path | None:
-    """Return the run that saved a checkpoint last, of one experiment or of all; None if there is none."""
-    checkpoints = Path(root).expanduser().glob(f"{experiment}/*/checkpoints/*.ckpt")
+    """Return the run that saved a checkpoint last, of one experiment or of all; None if there is none.
+
+    A folder without a configuration is not a run.
+    """
+    found = expanded(root, "--runs").glob(f"{experiment}/*/checkpoints/*.ckpt")
+    checkpoints = (path for path in found if (path.parents[1] / CONFIG_NAME).is_file())
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
     return None if newest is None else newest.parents[1].absolute()
 
@@ -103,8 +130,9 @@ def require_writable(folder: Path, option: str = "--runs") -> None:
     Raises:
         InputError: the folder cannot be made or written to.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made: list[Path] = []
     try:
+        made += [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -125,7 +153,11 @@ def lock_run(folder: Path) -> None:
         InputError: another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / ".held").open("a+")
+    path = folder / ".held"
+    try:
+        file = path.open("a+")
+    except PermissionError:  # made by another user: it can be locked all the same
+        file = path.open()
     for wait in (1, 2, 4, 0):  # a process that was killed may take a moment to be gone
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,9 +166,10 @@ def lock_run(folder: Path) -> None:
         except OSError:  # a file system without locks
             break
         else:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+            if file.writable():
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
             break
     else:
         file.seek(0)

@@ -17,8 +17,9 @@ from types import FrameType
 
 INTERACTIVE = ("bash", "interactive")
 """Names of SLURM jobs in which a person types commands: the programs they start are not tasks of the job."""
-LEAVE = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals that schedulers send. SIGUSR1, some time before the time limit, asks to put the job into the queue again."""
+LEAVE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Signals that end a run. SIGUSR1, some time before the time limit, asks to put the job into the queue again; SIGHUP is
+sent when the terminal is closed."""
 
 
 class Interrupted(SystemExit):
@@ -45,6 +46,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        # as `nohup` has it: the process is to outlive its terminal
+        self._deaf = {number for number in LEAVE if signal.getsignal(number) == signal.SIG_IGN}
 
     def leave_at_once(self) -> None:
         """Let signals end the process by an exception from here on."""
@@ -62,7 +65,7 @@ class Signals:
 
     def _handle(self, numbers: tuple[signal.Signals, ...], handler: signal._HANDLER) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in numbers:
+            for number in set(numbers) - self._deaf:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -16,15 +16,16 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from typing_extensions import override
 
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.checkpoint_files import require_weights
-from capsule_lightning.schedules import ExponentialDecay, Schedule
+from capsule_lightning.schedules import ExponentialDecay, Schedule, make_schedule
 from capsule_lightning.tasks.nonfinite import NonFiniteGuard, nan_gradients_unless_finite
 
-ScheduleCallable = Callable[[Optimizer, int], Schedule]
+ScheduleCallable = Callable[[Optimizer, int], Schedule] | Callable[[Optimizer], LRScheduler]
 Stage = Literal["val", "test"]
 
 
@@ -37,7 +38,9 @@ class Task(L.LightningModule, ABC):
 
     Args:
         optimizer: called with the parameters.
-        lr_scheduler: called with the optimizer and the number of training steps; null for a constant rate.
+        lr_scheduler: called with the optimizer and the number of training steps, see `Schedule`; or one of torch's,
+            called with the optimizer and stepped once an epoch; null for a constant rate. `ReduceLROnPlateau` looks at
+            its ``monitor``, or else at ``val/loss``.
         skip_not_finite: steps in a row that are left out, without any update, when their loss or gradients are NaN or
             infinite; one more ends the run with a `StoppedError`. 0 ends it at the first.
 
@@ -188,12 +191,33 @@ class Task(L.LightningModule, ABC):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer, and its schedule, which advances at every training step."""
+        """Return the optimizer, and its schedule, which advances at every step; one of torch's once an epoch."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_lr_scheduler is None:
             return optimizer
-        schedule = self.make_lr_scheduler(optimizer, self.total_steps())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+        schedule = make_schedule(self.make_lr_scheduler, optimizer, self.total_steps())
+        config: dict[str, Any] = {
+            "scheduler": schedule,
+            "interval": "step" if isinstance(schedule, Schedule) else "epoch",
+            "name": "lr",
+        }
+        if isinstance(schedule, ReduceLROnPlateau):
+            config |= {"monitor": monitored(schedule), "reduce_on_plateau": True}
+        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    @override
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Advance a schedule, but for one that looks at a metric: a state saved at the epoch's end would lack that."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        """Advance a schedule that looks at a metric, before the state of the epoch's end is saved."""
+        for config in self.trainer.lr_scheduler_configs:
+            schedule, metrics = config.scheduler, self.trainer.callback_metrics
+            if isinstance(schedule, ReduceLROnPlateau) and monitored(schedule) in metrics:
+                schedule.step(metrics[monitored(schedule)])
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -240,7 +264,17 @@ def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: Sche
         lr = group["lr"]
         require(isfinite(lr), f"model.optimizer: lr={lr}: expected a finite number, such as 0.001")
     if make_lr_scheduler is not None:
-        make_lr_scheduler(optimizer, 1)
+        try:
+            make_schedule(make_lr_scheduler, optimizer, 1)
+        except InputError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise InputError(f"model.lr_scheduler: {error}; give another value") from error
+
+
+def monitored(schedule: LRScheduler) -> str:
+    """Return the metric that a schedule looks at."""
+    return str(getattr(schedule, "monitor", "val/loss"))
 
 
 def step_seed(epoch: int, batch: int, rank: int) -> int:

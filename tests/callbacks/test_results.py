@@ -41,7 +41,7 @@ def test_accuracy_and_error_come_first_and_single_classes_only_in_the_file(comma
 
 
 def test_without_the_table_the_trainer_prints_its_own(run_main, capsys):
-    run_main("fit", *SMALL, "--trainer.callbacks=[{class_path: RunCheckpoint}]")
+    run_main("fit", *SMALL, "--without=ResultTable")
     assert "test/class_accuracy/0" in capsys.readouterr().out
 
 

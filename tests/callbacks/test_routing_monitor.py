@@ -84,14 +84,14 @@ def test_measures_what_a_network_has(net, names):
 def test_each_epoch_is_logged_and_some_are_drawn(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        routing_monitor, "publish", lambda run, name, figure: drawn.append((run.current_epoch + 1, name, figure))
+        routing_monitor, "publish", lambda run, name, draw: drawn.append((run.current_epoch + 1, name, draw()))
     )
     monitor = RoutingMonitor(batches=2)
     _, run = fit(tmp_path, monitor, max_epochs=5)
     assert [(epoch, name) for epoch, name, _ in drawn] == [(n, "train/routing") for n in (2, 4, 5)]
     curves = monitor.state_dict()["curves"]
     assert set(curves) == {"agreement", "coupling_entropy", "dead_capsules"}
-    assert [step for step, _ in curves["agreement"]] == [3, 6, 9, 12, 15]
+    assert [step for step, _ in curves["agreement"]] == [2, 5, 8, 11, 14]  # as in metrics.csv
     assert run.logged_metrics["train/agreement"] == pytest.approx(curves["agreement"][-1][1])
     assert len(drawn[-1][2].axes) == 3
     resumed = RoutingMonitor()

@@ -223,7 +223,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     (
         "schedule",
         "fit --model.lr_scheduler torch.optim.lr_scheduler.StepLR",
-        ["StepLR is not a class for this slot", "StepDecay"],
+        ["model.lr_scheduler: StepLR lacks step_size"],
         None,
     ),
     ("callback", f"{FIT} --trainer.callbacks+=EarlyStoping", ["did you mean 'EarlyStopping'"], None),
@@ -414,7 +414,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     (
         "fit-other-optimizer",
         f"{FIT} --ckpt_path {LAST} --run_id two --trainer.max_epochs 2 --model.optimizer torch.optim.SGD",
-        ["another optimizer", "momentum"],
+        ["model.optimizer=SGD", "trained with Adam", "leave --model.optimizer out"],
         None,
     ),
     ("predict-nothing", "predict --data.images x", ["predict needs a trained network"], None),

@@ -43,10 +43,14 @@ def test_pictures_are_pictures(trained: Run) -> None:
             assert high - low > 200
 
 
-def test_fit_ends_with_the_command_that_tests_it(trained: Run) -> None:
-    (command,) = re.findall(r"test it:\s+python -m (.*)", trained.output)
-    assert "--ckpt_path" in command
-    assert (trained.cwd / command.split()[-1]).is_file()
+def test_the_last_lines_of_fit_say_what_came_out_and_what_to_do_next(trained: Run) -> None:
+    last = dict(re.findall(r"^([a-z ]+): +(.*)$", trained.output.split("\n\nrun:")[1], re.MULTILINE))
+    assert last["accuracy"] == f"{100 * metrics(trained.folder)['test/accuracy'][0]:.2f} % on the test set"
+    assert (trained.cwd / last["pictures"]).is_dir()
+    assert (trained.cwd / last["checkpoint"]).is_file()
+    assert last["report it"] == f"python -m capsule_lightning report --ckpt_path {last['checkpoint']}"
+    folder = trained.folder.relative_to(trained.cwd)
+    assert last["go on"] == f"python -m capsule_lightning fit --resume {folder} --trainer.max_epochs 8"
 
 
 def test_the_best_checkpoint_is_the_one_tested(trained: Run) -> None:

@@ -119,7 +119,7 @@ class Job:
         assert self.end() == "COMPLETED", self.output[-5000:]
         restarts = int(self.field("Restarts"))
         assert restarts >= 1
-        assert self.output.count(f"resuming from runs/digits/{self.folder.name}/checkpoints/") == restarts
+        assert self.output.count(f"going on from runs/digits/{self.folder.name}/checkpoints/") == restarts
         assert "Traceback" not in self.output
         assert "run:        runs/digits/" in self.output  # the test after it was run, too
         self.known_as_one()

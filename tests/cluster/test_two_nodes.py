@@ -145,6 +145,6 @@ def test_a_link_that_is_cut(nodes: TwoNodes, whole: Path, tmp_path: Path) -> Non
     assert nodes.processes() == []
     again = Training(nodes, tmp_path, "static", *WORDS, "--resume")
     assert again.end() == [0, 0], again.outputs
-    assert f"resuming from runs/digits/torchrun-{NAME}/checkpoints/" in again.outputs[0]
+    assert f"going on from runs/digits/torchrun-{NAME}/checkpoints/" in again.outputs[0]
     again.known_as_one()
     assert_same_end(tmp_path, whole)

@@ -119,7 +119,7 @@ def test_cut_in_mid_run_and_started_again(
     assert re.findall(r"^\[(\d)/4\] (\S+): test/accuracy \d", output, re.M) == list(zip("234", NAMES[1:], strict=True))
     assert (folders[0] / "metrics.csv").read_text() == before
     assert (folders[1] / "metrics.csv").read_text().startswith(left)
-    assert "resuming from" in (folders[1] / "output.txt").read_text()
+    assert "going on from" in (folders[1] / "output.txt").read_text()
     assert validations(folders[1]) <= 8  # six epochs, of which at most the last two are repeated
 
     with (cwd / "runs" / "tiny" / "comparison" / "comparison.csv").open() as file:

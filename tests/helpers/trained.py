@@ -7,12 +7,17 @@ import pytest
 
 from capsule_lightning.cli import main
 
+LEAN = (
+    "--without=[ReconstructionFigures,ConfusionFigure,PredictionTable,PredictionSamples,LearningRateMonitor,"
+    "NetworkSummary,Forecast,RunCost,RunProgress,ResultTable]"
+)
+"""Leave out all that only reports."""
 SHORT = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
     "--trainer.limit_val_batches=1",
     "--trainer.accelerator=cpu",
-    "--trainer.callbacks=RunCheckpoint",
+    LEAN,
     "--test_after_fit=false",
     "--data.batch_size=4",
     "--run_id=one",

@@ -80,9 +80,7 @@ def test_an_offline_run_ends_with_our_own_words_unless_wandb_is_asked(asked: boo
     quiet = {"WANDB_QUIET": "false"} if asked else {}
     assert run(tmp_path, *FIT, env={"WANDB_MODE": "online", "NETRC": str(tmp_path / "netrc"), **quiet}) == 0
     output = (tmp_path / "output.txt").read_text().rstrip()
-    assert output.splitlines()[-1].startswith(
-        "test it:    python -m capsule_lightning test --ckpt_path runs/digits/one/"
-    )
+    assert output.splitlines()[-1].startswith("go on:      python -m capsule_lightning fit --resume runs/digits/one")
     assert ("wandb:" in output) == ("Run history:" in output) == asked
     assert list((tmp_path / "runs/digits/one/wandb").glob("offline-run-*-digits-one/run-digits-one.wandb"))
 

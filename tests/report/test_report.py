@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from torch.testing import assert_close
+from trained import LEAN
 
 from capsule_lightning.cli import main
 from capsule_lightning.data.digits import DigitsDataModule
@@ -347,7 +348,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         limits = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1")
         others = (
             "--trainer.accelerator=cpu",
-            "--trainer.callbacks=RunCheckpoint",
+            LEAN,
             "--trainer.callbacks+=RoutingMonitor",
         )
         main(["fit", "--config", "digits.yaml", "--test_after_fit=false", "--run_id=one", *limits, *others])

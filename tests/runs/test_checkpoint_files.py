@@ -74,11 +74,13 @@ def test_a_foreign_file_is_named_and_the_one_before_taken(foreign: dict, reason:
         assert newest_checkpoint(tmp_path, Net()) == good
 
 
-def test_the_farthest_on_is_taken(tmp_path: Path) -> None:
+def test_the_last_is_taken_and_the_best_only_without_it(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path, Net()) is None
-    for name, step in (("last.ckpt", 5), ("epoch003.ckpt", 30), ("epoch001.ckpt", 10)):
+    for name, step in (("epoch003.ckpt", 30), ("epoch001.ckpt", 10)):
         save(tmp_path, name, state(step))
     assert newest_checkpoint(tmp_path, Net()) == tmp_path / "epoch003.ckpt"
+    save(tmp_path, "previous.ckpt", state(20))
+    assert newest_checkpoint(tmp_path, Net()) == tmp_path / "previous.ckpt"
     save(tmp_path, "last.ckpt", state(30))
     hard_link(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
     assert newest_checkpoint(tmp_path, Net()) == tmp_path / "last.ckpt"
@@ -227,6 +229,7 @@ def test_a_run_taken_back_goes_on_from_where_it_was_taken(tmp_path: Path) -> Non
 def test_a_damaged_last_state_does_not_take_the_place_of_a_good_one(trained: Run, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
+    (folder / "last.ckpt").rename(folder / "previous.ckpt")  # a finished run has kept the last alone
     (folder / "last.ckpt").write_bytes(b"PK torn")
     words = ("fit", "--resume", "run", "--trainer.max_epochs", "5")
     assert run(tmp_path, *words, first=functools.partial(die_while_writing, 1, 0.5)) == -signal.SIGKILL

@@ -62,7 +62,7 @@ def kill_and_resume(kills: int, more: tuple[str, ...], most: int, cwd: Path, who
         process.join()
         assert process.exitcode == -signal.SIGKILL, (cwd / "output.txt").read_text()[-3000:]
     assert run(cwd, *words, "--resume") == 0, (cwd / "output.txt").read_text()[-3000:]
-    assert "resuming from" in (cwd / "output.txt").read_text()
+    assert "going on from" in (cwd / "output.txt").read_text()
     assert_same_end(cwd, whole)
     assert not list((cwd / "runs" / "digits" / "one" / "checkpoints").glob(".*"))
     assert metrics(cwd / "runs" / "digits" / "one")["val/accuracy"]

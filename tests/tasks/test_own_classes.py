@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from trained import LEAN
 
 from capsule_lightning.analysis.class_routing import child_map
 from capsule_lightning.encoders.base import CapsuleMap
@@ -182,8 +183,7 @@ def test_a_routing_an_encoder_a_decoder_and_a_loss_train_and_report(run_own):
     words = ("--model.net.routing", "my_classes.NormRouting", "--model.net.routing.sharpness", "2")
     words = (*FIT, *NET, *words, "--model.loss", "my_classes.BrierLoss", "--model.optimizer.lr", "0.01")
     lean = (
-        "--trainer.callbacks",
-        "RunCheckpoint",
+        LEAN,
         "--trainer.callbacks+",
         "RoutingMonitor",
         "--test_after_fit",
