@@ -1,7 +1,7 @@
 """Compare all routing algorithms in the same network on the same data: test accuracy, parameters, time per step.
 
 Each is trained by ``python -m capsule_lightning fit`` with its shipped overlay, timed from the command to the end
-of the test; then its training step is timed by itself. Prints the table that the README shows.
+of the test; then its training step is timed by itself. Prints the table of `docs/routings_and_networks.md`.
 """
 
 from __future__ import annotations
