@@ -55,9 +55,9 @@ class ClassIndependentDecoder(Decoder):
     them keep the size. A pixel may exceed 1 in training, where a limit would leave it without a gradient, and is cut at
     1 in evaluation.
 
-    A doubling makes one row and one column too many. The released code cuts off the last ones, and so do its weights
-    expect it; before version 0.6, networks here were trained without the first ones. A picture whose size is not a
-    multiple of the enlargement is the center of a larger one.
+    A doubling makes one row and one column too many. The released code cuts off the last ones, as its weights expect;
+    networks that were saved before ``cut`` was an argument were trained without the first ones. A picture whose size is
+    not a multiple of the enlargement is the center of a larger one.
 
     Args:
         num_classes: class capsules, J; the weights do not depend on it.
