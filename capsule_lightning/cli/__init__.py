@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that help, version and the list of configs an
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
             shows the traceback instead. See `Interrupted` for signals.
     """
     words = list(sys.argv[1:] if args is None else args)
+    see_working_folder()
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
@@ -51,6 +53,16 @@ def main(args: Sequence[str] | None = None) -> None:
         with suppress(OSError):
             print(f"\n{PROGRAM}: interrupted", file=sys.stderr, flush=True)
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def see_working_folder() -> None:
+    """Let classes in files of the user's own be found, also if the program was not started by ``python -m``.
+
+    The working folder comes last, so that no file there takes the place of a library.
+    """
+    with suppress(OSError):  # it has been removed
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
 
 
 def _run(words: list[str]) -> None:

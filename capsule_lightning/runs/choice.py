@@ -128,7 +128,9 @@ def run_below(given: Mapping[str, str | None], chooses_data: bool, environment: 
         return None
     experiment = given.get("experiment") or "*"
     if run_id is None:
-        return newest_run(root, experiment)
+        newest = newest_run(root, experiment)
+        require(newest is not None, f"resume: no run in {root} has a checkpoint; leave --resume out to begin one")
+        return newest
     found = sorted(root.glob(f"{experiment}/{run_id}"))
     require(len(found) < 2, f"{len(found)} runs are named {run_id!r}: {', '.join(map(str, found[:2]))}; name a folder")
     return found[0] if found else None
