@@ -111,7 +111,7 @@ def test_there_must_be_a_run_to_resume_unless_the_words_say_what_to_train(
     runs: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="no run in .* leave --resume out"):
+    with pytest.raises(InputError, match=r"no run in .* leave --resume out"):
         run_below({"resume": "newest", "runs": runs}, False, {})
     assert run_below({"resume": "newest", "runs": runs}, True, {}) is None
     assert run_below({"resume": "newest", "runs": runs}, False, {"WANDB_RUN_ID": "a"}) is None  # a job's first start
