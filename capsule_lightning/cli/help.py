@@ -25,10 +25,10 @@ examples:
   python -m {PROGRAM} fit                                     train on the embedded digits
   python -m {PROGRAM} fit --config mnist.yaml                 the paper's network on MNIST
   python -m {PROGRAM} fit --config mnist.yaml --model.net.routing UniformRouting
-  python -m {PROGRAM} test --ckpt_path runs/mnist/ID/checkpoints/last.ckpt
-  python -m {PROGRAM} predict --ckpt_path runs/mnist/ID/checkpoints/last.ckpt --data.images photos/
-  python -m {PROGRAM} export --ckpt_path runs/mnist/ID/checkpoints/last.ckpt --output mnist.onnx
-  python -m {PROGRAM} report --ckpt_path runs/mnist/ID/checkpoints/last.ckpt
+  python -m {PROGRAM} test                                    the newest run's best checkpoint
+  python -m {PROGRAM} predict ID --data.images photos/        a run by its id, or a file of it
+  python -m {PROGRAM} export runs/mnist/ID --output mnist.onnx
+  python -m {PROGRAM} report efficient_capsnet_mnist          a network that comes with the package
   python -m {PROGRAM} compare --config studies/digits_routings.yaml"""
 
 
@@ -42,8 +42,12 @@ def training_help(command: str) -> str:
   --config NAME           a YAML file or a shipped config ({PROGRAM} configs); may be repeated, later ones win over
                           earlier ones, and options over all of them
   --print_config          show the resolved configuration and stop
-  --ckpt_path FILE        checkpoint to resume or to measure; its run's configuration is taken along. To measure also
-                          a .safetensors file of export, or the name of a shipped one: efficient_capsnet_mnist
+  --ckpt_path NETWORK     fit: checkpoint to resume. Others: the network to measure, also as the first word: a
+                          checkpoint, a run's folder or id, best or last of the newest run (default: best), a
+                          .safetensors file of export, or a shipped one: efficient_capsnet_mnist. Its run's
+                          configuration is taken along
+  --init_from NETWORK     fit: begin from the weights of a network, as far as they fit
+  --import MODULE         a module of your own that defines classes of the network
   --resume [RUN]          fit: resume a run from its newest good checkpoint (its folder or id; else the newest run)
   --runs FOLDER           folder of the runs: FOLDER/<experiment>/<run id>   (default: runs)
   --experiment NAME       runs that belong together
@@ -53,7 +57,10 @@ def training_help(command: str) -> str:
   --data.root FOLDER      folder of the data   (default: $CAPSULE_LIGHTNING_DATA, else data)
   --data.batch_size N     of all processes together
   --data.val_size N       images, or fraction, held out of the training set; 0 to train on all
-  --data.images PATH      predict: a folder of images, or one image
+  --data.images PATH ...  predict: image files, folders of them, or a pattern such as 'photos/*.png'
+  --output FILE.csv       predict: the table of predictions   (default: in the run's folder)
+  --poses FILE.npz        predict: also names, classes, lengths and poses as arrays
+  --overwrite             predict: replace these files if they are there
 
   --trainer.max_epochs N  --trainer.precision 32-true|bf16-mixed|16-mixed  --trainer.gradient_clip_val X
   --trainer.devices N     --trainer.strategy ddp     --trainer.accelerator cpu|gpu|auto

@@ -96,6 +96,7 @@ class ImageDataModule(DataModule):
         super().__init__(batch_size, val_size, seed)
         self.root = Path(root or os.environ.get(ROOT_VARIABLE) or "data").expanduser()
         self.augmentation = type(self).usual_augmentation() if augmentation is None else augmentation()
+        self.asked_normalization = normalization
         self.normalization = self.usual_normalization if normalization is None else normalization
         self.download, self.predict_path, self.fake = download, images, fake
         self.predict_files: list[Path] = []

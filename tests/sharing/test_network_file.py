@@ -183,7 +183,7 @@ def test_a_shared_network_keeps_its_normalization_and_refuses_other_classes(
     net = ("--model.net.encoder.kernel_size", "3", "--model.net.encoder.primary_kernel_size", "3")
     checkpoint = fit(folders, "--config", "image_folder.yaml", "--data.root", str(folders / "ab"), *small, *net)
     shared = export(checkpoint, folders / "net.safetensors").path
-    (folders / "ab" / "a" / "0.png").unlink()  # the statistics of what is there now are others
+    (folders / "ab").rename(folders / "gone")  # to predict, nothing but the network is needed
     images = ("--data.images", str(folders / "cd" / "c"), "--data.root", str(folders / "ab"))
     main(["predict", "--ckpt_path", str(shared), *images])
     (table,) = folders.glob("runs/net/*/predict/predictions.csv")
@@ -194,12 +194,18 @@ def test_a_shared_network_keeps_its_normalization_and_refuses_other_classes(
         lengths = net((image - normalization["mean"][0]) / normalization["deviation"][0]).activations[0]
     found = next(row for row in rows(table) if row[0].endswith("0.png"))
     assert [float(number) for number in found[-2:]] == pytest.approx(lengths.tolist(), abs=1e-5)
+    main(["predict", str(checkpoint), *images[:2]])
+    (again,) = folders.glob("runs/image_folder/one/predict/predictions.csv")
+    assert rows(again) == rows(table)
+    assert load_network(checkpoint).predict(folders / "cd" / "c" / "0.png").lengths.tolist() == [
+        pytest.approx(lengths.tolist(), abs=1e-5)
+    ]
 
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main(["predict", "--ckpt_path", str(shared), "--data.root", str(folders / "cd")])
     assert stopped.value.code == 2
-    assert "was trained on the classes a, b, and these data have c, d" in capsys.readouterr().err
+    assert "was trained on the 2 classes a, b, and these data have 2: c, d" in capsys.readouterr().err
 
 
 def test_other_options_of_the_network_are_named(shared: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
