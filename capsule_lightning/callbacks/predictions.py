@@ -125,12 +125,12 @@ class PredictionTable(L.Callback):
             path, overwrite=replace, make_folder=self.output is None, remedy="choose another --output"
         ) as file:
             file.write(text.encode())
-        written = [f"{len(rows)} predictions: {path}"]
+        written = [f"{len(rows):,} predictions: {from_here(path)}"]
         if self.poses is not None:
             place = Path(self.poses).expanduser()
             with open_whole(place, overwrite=self.overwrite, remedy="choose another --poses") as file:
                 np.savez(file, **arrays(rows, names, data.class_names))  # type: ignore[arg-type]
-            written.append(f"poses: {place}")
+            written.append(f"poses: {from_here(place)}")
         known = pl_module.trained_on if isinstance(pl_module, Task) else None
         strange = unlike_training(rows, known)
         self._said = [*shown(rows, names, data.class_names), *strange, *written]
@@ -201,6 +201,11 @@ def unlike_training(rows: Sequence[Row], known: TrainedOn | None) -> list[str]:
         return []
     remedy = "inverted? --data.invert true" if inverted else "their predictions may mean nothing"
     return [f"{count:,} of {len(rows):,} images are far {how} than the training images; {remedy}"]
+
+
+def from_here(path: Path) -> str:
+    """Return a path relative to the working folder if it lies there."""
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
 
 
 def in_words(numbers: Sequence[int], class_names: Sequence[str]) -> str:

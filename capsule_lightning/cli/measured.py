@@ -8,10 +8,14 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.cli.words import Words
-from capsule_lightning.components.slots import path_of
+from capsule_lightning.components.foreign import require_harmless
+from capsule_lightning.components.names import modernized
+from capsule_lightning.components.own import import_own
+from capsule_lightning.components.slots import Slot, arguments, find_class, path_of
 from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.data.pictures import PicturesDataModule
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
@@ -19,7 +23,7 @@ from capsule_lightning.runs.checkpoint_files import require_checkpoint, require_
 from capsule_lightning.runs.folders import run_of_checkpoint
 from capsule_lightning.runs.named import checkpoint_named
 from capsule_lightning.runs.results import require_not_of_a_run, require_place
-from capsule_lightning.sharing.checkpoint import images_of_checkpoint, network_of, stated_by
+from capsule_lightning.sharing.checkpoint import images_of_checkpoint, stated_by, tensors_of
 from capsule_lightning.sharing.metadata import images_of
 from capsule_lightning.sharing.network_file import (
     config_from,
@@ -29,6 +33,7 @@ from capsule_lightning.sharing.network_file import (
     read_tensors,
     require_source,
 )
+from capsule_lightning.sharing.pictures import PicturesDataModule
 from capsule_lightning.tasks.base import Task
 
 RESULTS = {"output": ".csv", "poses": ".npz"}
@@ -91,30 +96,44 @@ def with_pictures(given: Words, base: Mapping[str, Any] | None, checkpoint: str)
     if given.command != "predict" or given.option("data.images") is None or given.chooses_data or base is None:
         return base
     about = images_known(checkpoint)
+    usual = modernized(base.get("data") or {}).get("class_path")
+    reads = usual is None or "images" in arguments(find_class(str(usual), Slot((DataModule,))))
+    require(
+        reads and (about is None or about.num_labels == 1),
+        f"data.images={given.option('data.images')}: {checkpoint} names several objects in an image, and pictures of "
+        "one's own are for networks of one class an image; leave --data.images out to predict the test set",
+    )
     if about is None or about.stored_shape is None:
         return base
-    require(
-        about.num_labels == 1,
-        f"data.images: this network names {about.num_labels} objects in each image of {about.name}, and one's own "
-        "pictures are for networks of one class an image; leave --data.images out to predict the test set",
-    )
-    return {**base, "data": pictures_slot(about)}
+    if not is_shared(checkpoint):
+        import_own(Path(checkpoint))
+    return {**base, "data": pictures_slot(about, checkpoint)}
 
 
-def pictures_slot(about: TrainedOn) -> dict[str, Any]:
-    """Return the slot of the data module that reads pictures for a network."""
+def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
+    """Return the slot of the data module that reads pictures for a network.
+
+    Raises:
+        InputError: what the checkpoint says of its training data names anything but the package's kinds of classes: it
+            may be from elsewhere, and the parser would call what it is given.
+    """
     trained = (about.slot or {}).get("init_args", {})
+    augmentation = modernized(trained.get("augmentation"))
+    try:
+        require_harmless(augmentation, (Augmentation,))
+    except InputError as error:
+        raise InputError(f"{checkpoint}: its images cannot be prepared ({error})") from error
     mean, deviation = about.statistics or (None, None)
-    arguments = {
+    given = {
         "class_names": list(about.class_names),
         "shape": list(about.stored_shape or about.in_shape),
         "normalization": about.normalization,
         "mean": mean,
         "deviation": deviation,
-        "augmentation": trained.get("augmentation"),
+        "augmentation": augmentation,
         "batch_size": trained.get("batch_size", 128),
     }
-    return {"class_path": path_of(PicturesDataModule), "init_args": arguments}
+    return {"class_path": path_of(PicturesDataModule), "init_args": given}
 
 
 def for_predict(config: dict[str, Any], given: Words) -> dict[str, Any]:
@@ -166,19 +185,20 @@ def take_network(path: str, about: TrainedOn | None, task: Task, data: ImageData
     task.trained_on = about
 
 
-def begin_from(name: str, task: Task) -> None:
+def begin_from(name: str, task: Task, runs: str = "runs") -> None:
     """Give a network the weights of another as far as they fit, and say what did not.
 
     Args:
         name: a checkpoint, a run, a file of ``export``, or the name of a shipped network.
         task: whose network begins from it.
+        runs: folder of the runs.
 
     Raises:
         InputError: there is no such network, or nothing of it fits.
     """
-    path = name if is_shared(name) else str(checkpoint_named(name))
+    path = name if is_shared(name) else str(checkpoint_named(name, runs))
     require_source(path)
-    tensors = read_tensors(path) if is_shared(path) else network_of(path)[0]
+    tensors = read_tensors(path) if is_shared(path) else tensors_of(path)
     net = task.net
     if not isinstance(net, CapsuleNet):
         raise InputError(f"init_from={name}: {type(task).__name__} has no capsule network to begin from it")

@@ -238,7 +238,7 @@ def perform(start: Start) -> None:
         elif checkpoint is not None:
             require_weights(path, checkpoint, cli.model)
         elif config["init_from"] is not None and (choice.begins or not any(folder.rglob("*.ckpt"))):
-            begin_from(config["init_from"], cli.model)
+            begin_from(config["init_from"], cli.model, config["runs"])
         if command == "fit":
             fit(cli, choice, config, folder, held)
         else:

@@ -86,10 +86,10 @@ def read_words(words: Sequence[str]) -> Words:
             require(not equals, f"--{key}={value}: --{key} takes no value")
             flags.add(key)
             continue
-        follows = bool(rest) and not rest[0].startswith("--") and rest[0] != "-c"
+        follows = bool(rest) and _is_value(rest[0])
         if not equals and follows:
             value = rest.pop(0)
-            more = list(takewhile(lambda each: not each.startswith("--"), rest)) if key in SEVERAL else []
+            more = list(takewhile(_is_value, rest)) if key in SEVERAL else []
             if more:
                 value, rest = json.dumps([value, *more]), rest[len(more) :]
         elif not equals and key.endswith(".help"):
@@ -106,3 +106,8 @@ def read_words(words: Sequence[str]) -> Words:
         else:
             options.append((key, value))
     return Words(command, configs, options, flags, imports, help_of)
+
+
+def _is_value(word: str) -> bool:
+    """Return whether a word is the value of an option, and not an option itself."""
+    return not word.startswith("--") and word != "-c"

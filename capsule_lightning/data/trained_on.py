@@ -13,7 +13,6 @@ from torch import Tensor
 
 from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.data.base import ImageDataModule, Normalization
-from capsule_lightning.data.loader import StoredBatch
 from capsule_lightning.errors import InputError, first_line
 from capsule_lightning.runs.plain_values import path_of, stated
 
@@ -24,6 +23,7 @@ OF_MACHINE = ("root", "images", "download", "_class_path", "_instantiator")
 """Arguments of a data module that concern the place where it ran, and what Lightning notes beside them."""
 MEASURED = 2_000
 """Training images whose brightness is measured."""
+_AT_ONCE = 100  # images that are measured at a time
 FAR = 4.0
 """Deviations of the brightness beyond which an image is unlike the training images ..."""
 LEAST = 0.2
@@ -87,7 +87,7 @@ class TrainedOn:
         Raises:
             InputError: the first difference.
         """
-        ours, theirs = list(self.class_names), list(data.class_names)
+        ours, theirs = list(self.class_names), names_of(data)
         if ours != theirs:
             order = " in another order" if sorted(ours) == sorted(theirs) else ""
             raise InputError(
@@ -124,23 +124,28 @@ def trained_on(data: ImageDataModule) -> TrainedOn:
     statistics = data.statistics if data.normalization == "channel" else None
     return TrainedOn(
         name=data.name,
-        class_names=list(map(str, data.class_names)),
+        class_names=names_of(data),
         in_shape=list(data.in_shape),
         stored_shape=list(data.stored_shape),
         num_labels=data.num_labels,
         normalization=data.normalization,
         statistics=None if statistics is None else [list(each) for each in statistics],
-        brightness=brightness_of(data, data.store("train")) if data.num_labels == 1 else None,
+        brightness=brightness_of(data.store("train")) if data.num_labels == 1 else None,
         slot=slot,
     )
 
 
-def brightness_of(data: ImageDataModule, store: Store) -> list[float]:
-    """Return mean and deviation of the brightness of some images of a store, as evaluation sees them."""
+def names_of(data: ImageDataModule) -> list[str]:
+    """Return the names of the classes of data, as they can be printed in one line."""
+    return ["".join(c if c.isprintable() else "?" for c in str(name)) for name in data.class_names]
+
+
+def brightness_of(store: Store) -> list[float]:
+    """Return mean and deviation, over some images of a store, of an image's mean on the scale of 0 to 1."""
     count = min(len(store), MEASURED)
     chosen = torch.arange(count, device=store.labels.device) * len(store) // count
-    batch = StoredBatch(store.take(chosen), store.labels[chosen], chosen, None)
-    means = data.on_after_batch_transfer(batch, 0).pictures.flatten(1).mean(dim=1)
+    parts = [store.take(part).flatten(1).float().mean(dim=1) / 255 for part in chosen.split(_AT_ONCE)]
+    means = torch.cat(parts).double()
     return [float(means.mean()), float(means.std(correction=0))]
 
 
@@ -201,10 +206,10 @@ def require_form(found: TrainedOn) -> None:
         *([] if found.brightness is None else [found.brightness]),
     ]
     for name, good in {
-        "name": isinstance(found.name, str),
+        "name": isinstance(found.name, str) and found.name.isprintable(),
         "class_names": isinstance(found.class_names, list)
         and len(found.class_names) > 1
-        and all(isinstance(name, str) for name in found.class_names),
+        and all(isinstance(name, str) and name.isprintable() for name in found.class_names),
         "in_shape": shape_like(found.in_shape),
         "stored_shape": found.stored_shape is None or shape_like(found.stored_shape),
         "num_labels": isinstance(found.num_labels, int),

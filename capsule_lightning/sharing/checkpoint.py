@@ -33,13 +33,21 @@ def network_of(checkpoint: str | Path) -> tuple[dict[str, Tensor], Metadata]:
     Raises:
         InputError: it is no checkpoint, or does not state how its network was built.
     """
+    return tensors_of(checkpoint), stated_by(require_checkpoint(checkpoint), checkpoint)
+
+
+def tensors_of(checkpoint: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint's network by their plain names.
+
+    Raises:
+        InputError: it is no checkpoint, or one without a capsule network.
+    """
     require_checkpoint(checkpoint)
-    found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    weights = found["state_dict"]
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     tensors = {name.removeprefix(PREFIX): weights[name] for name in weights if name.startswith(PREFIX)}
     if not tensors:
-        raise InputError(f"{checkpoint}: does not state how its network was built; expected one that `fit` has written")
-    return tensors, stated_by(found, checkpoint)
+        raise InputError(f"{checkpoint}: holds no capsule network; expected one that `fit` has written")
+    return tensors
 
 
 def stated_by(found: Mapping[str, Any], checkpoint: str | Path) -> Metadata:

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -263,7 +264,10 @@ class Task(L.LightningModule, ABC):
             found.require_same(data, "the checkpoint")
             found.normalizes(data)
         require_weights("the checkpoint", checkpoint, self)
-        self.trained_on = found or self.trained_on
+        if found is not None and data is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.trained_on = trained_on(data)  # training goes on with what is asked for now
+        elif found is not None:
+            self.trained_on = found
 
     def total_steps(self) -> int:
         """Return the number of training steps of the whole run.

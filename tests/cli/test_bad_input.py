@@ -388,7 +388,12 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ("test-no-run", "test --runs elsewhere", ["ckpt_path=best: no run with a checkpoint below elsewhere"], None),
     ("test-no-last", "test last --runs elsewhere", ["ckpt_path=last: no run with a checkpoint"], None),
     ("test-no-file", "test --ckpt_path none.ckpt", ["none.ckpt: no such checkpoint; expected a file like"], None),
-    ("test-folder", "test --ckpt_path runs/digits", ["no run 'runs/digits': expected the folder of a run"], None),
+    (
+        "test-folder",
+        "test --ckpt_path here",
+        ["no run 'here': expected the folder of a run"],
+        lambda f: (f / "here").mkdir(),
+    ),
     ("test-word", f"test {LAST} {LAST}", [f"unrecognized arguments: {LAST}"], None),
     ("test-init", f"{TEST} --init_from one", ["init_from=one: is for fit"], None),
     ("test-config", f"test --ckpt_path {RUN}/config.yaml", ["cannot be read as a checkpoint"], None),

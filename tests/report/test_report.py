@@ -31,7 +31,7 @@ from capsule_lightning.models.cnn import BaselineCNN
 from capsule_lightning.report import TrainedNetwork, build, page, pictures, report
 from capsule_lightning.report.measured import spread_over_classes, wilson_interval
 from capsule_lightning.report.panel import decoder_layers
-from capsule_lightning.report.trained_network import evaluation_pictures, monitored
+from capsule_lightning.report.trained_network import evaluation_pictures, load_from_file, monitored
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ["zero", "one & <all>", "two"]
@@ -390,6 +390,21 @@ def test_a_shared_network_is_reported_with_its_data_or_a_folder_of_images(
     assert written.size == len(page.encode())
     assert "of 30)" in page
     assert written.table == tmp_path / "page_probe.csv"
+
+
+def test_the_shipped_network_has_digits_to_show_where_mnist_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CAPSULE_LIGHTNING_DATA", raising=False)
+    about = load_from_file("efficient_capsnet_mnist")
+    assert about.pictures.shape == (200, 1, 28, 28)
+    assert about.labels.bincount().tolist() == [20] * 10
+    assert "200 of 10,000 test images" in about.facts["data"]
+    assert (about.net(about.pictures).activations.argmax(dim=-1) == about.labels).float().mean() > 0.98
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="mnist were not found"):
+        load_from_file("efficient_capsnet_mnist", root=str(tmp_path / "elsewhere"))
 
 
 @pytest.mark.parametrize(

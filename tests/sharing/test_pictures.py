@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from capsule_lightning.data.pictures import PicturesDataModule, find_pictures
 from capsule_lightning.errors import InputError
+from capsule_lightning.sharing.pictures import PicturesDataModule, find_pictures
 
 NAMES = ["cat", "dog"]
 
