@@ -120,7 +120,9 @@ def test_predict_prints_its_answers_and_writes_where_it_is_told(
     right = sum(row["label"] == row["prediction"] for row in rows[:4])
     assert f"accuracy: {25 * right:.2f} % ({right} of 4)" in said
     assert "1 of 5 images are far brighter than the training images; inverted? --data.invert true" in said
-    assert said.index(f"paper.png   {rows[4]['prediction']} (") < said.index("5 predictions: t.csv")
+    assert re.search(
+        rf"paper\.png +{rows[4]['prediction']} \(0\.\d\d\)\n(.*\n)+5 predictions: t\.csv\nposes: p\.npz", said
+    )
     with np.load(tmp_path / "p.npz", allow_pickle=False) as found:
         assert found["names"].tolist() == [row["image"] for row in rows]
         assert found["poses"].shape == (5, 10, 16)

@@ -31,7 +31,7 @@ from capsule_lightning.models.cnn import BaselineCNN
 from capsule_lightning.report import TrainedNetwork, build, page, pictures, report
 from capsule_lightning.report.measured import spread_over_classes, wilson_interval
 from capsule_lightning.report.panel import decoder_layers
-from capsule_lightning.report.trained_network import evaluation_pictures, load_from_file, monitored
+from capsule_lightning.report.trained_network import evaluation_pictures, load_from_file, load_from_run, monitored
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ["zero", "one & <all>", "two"]
@@ -364,12 +364,12 @@ def test_a_run_is_reported_with_its_data_and_configuration(
     assert "report.html exists" in capsys.readouterr().err
     alone = tmp_path / "last.ckpt"
     shutil.copy(checkpoint, alone)
-    assert "digits, 360 test images" in report(alone).path.read_text()  # it states its data itself
+    assert load_from_run(alone).facts["data"] == "digits, 360 test images"  # which it states itself
     older = torch.load(alone, weights_only=True)
     del older["trained_on"]
     torch.save(older, tmp_path / "older.ckpt")
     with pytest.raises(InputError, match=r"no config\.yaml of its run"):
-        report(tmp_path / "older.ckpt", tmp_path / "older.html")
+        report(tmp_path / "older.ckpt")
 
 
 def test_a_shared_network_is_reported_with_its_data_or_a_folder_of_images(
