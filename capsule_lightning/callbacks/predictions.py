@@ -17,6 +17,7 @@ from typing_extensions import override
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.trained_on import TrainedOn, unlike
 from capsule_lightning.runs.files import open_whole
+from capsule_lightning.runs.results import from_here
 from capsule_lightning.tasks.base import Task
 
 SHOWN = 20
@@ -201,11 +202,6 @@ def unlike_training(rows: Sequence[Row], known: TrainedOn | None) -> list[str]:
         return []
     remedy = "inverted? --data.invert true" if inverted else "their predictions may mean nothing"
     return [f"{count:,} of {len(rows):,} images are far {how} than the training images; {remedy}"]
-
-
-def from_here(path: Path) -> str:
-    """Return a path relative to the working folder if it lies there."""
-    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
 
 
 def in_words(numbers: Sequence[int], class_names: Sequence[str]) -> str:

@@ -84,6 +84,7 @@ def network_chosen(options: argparse.Namespace) -> str:
     """
     from capsule_lightning.components.own import import_modules
     from capsule_lightning.runs.named import checkpoint_named
+    from capsule_lightning.runs.results import from_here
     from capsule_lightning.sharing.network_file import is_shared
 
     if options.network is not None and options.ckpt_path is not None:
@@ -92,7 +93,7 @@ def network_chosen(options: argparse.Namespace) -> str:
     import_modules(options.modules)
     if name is not None and is_shared(name):
         return str(name)
-    path = str(checkpoint_named(name, options.runs))
+    path = from_here(checkpoint_named(name, options.runs))
     if path != name:
         print(f"network: {path}")
     return path

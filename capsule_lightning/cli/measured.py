@@ -22,7 +22,7 @@ from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.checkpoint_files import require_checkpoint, require_weights
 from capsule_lightning.runs.folders import run_of_checkpoint
 from capsule_lightning.runs.named import checkpoint_named
-from capsule_lightning.runs.results import require_not_of_a_run, require_place
+from capsule_lightning.runs.results import from_here, require_not_of_a_run, require_place
 from capsule_lightning.sharing.checkpoint import images_of_checkpoint, stated_by, tensors_of
 from capsule_lightning.sharing.metadata import images_of
 from capsule_lightning.sharing.network_file import (
@@ -54,11 +54,11 @@ def with_network(given: Words) -> Words:
         name is not None or not given.chooses_data,
         f"{given.command} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt, a run's id, or best",
     )
-    path = checkpoint_named(name, given.option("runs") or "runs", given.option("experiment") or "*")
-    if str(path) != name:
+    path = from_here(checkpoint_named(name, given.option("runs") or "runs", given.option("experiment") or "*"))
+    if path != name:
         rank_zero_only(print)(f"network: {path}", flush=True)
     others = [(key, text) for key, text in given.options if key != "ckpt_path"]
-    return given._replace(options=[*others, ("ckpt_path", str(path))])
+    return given._replace(options=[*others, ("ckpt_path", path)])
 
 
 def base_of_network(given: Words, checkpoint: str) -> Mapping[str, Any] | None:
@@ -196,7 +196,7 @@ def begin_from(name: str, task: Task, runs: str = "runs") -> None:
     Raises:
         InputError: there is no such network, or nothing of it fits.
     """
-    path = name if is_shared(name) else str(checkpoint_named(name, runs))
+    path = name if is_shared(name) else from_here(checkpoint_named(name, runs))
     require_source(path)
     tensors = read_tensors(path) if is_shared(path) else tensors_of(path)
     net = task.net

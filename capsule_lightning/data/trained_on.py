@@ -122,15 +122,18 @@ def trained_on(data: ImageDataModule) -> TrainedOn:
     except TypeError:  # a class that was made within a function
         slot = None
     statistics = data.statistics if data.normalization == "channel" else None
+    shape = getattr(data, "stored_shape", None)  # a class of one's own may do without
+    store = data.store("train")
+    bytes_alone = store.take(torch.zeros(1, dtype=torch.int64, device=store.labels.device)).dtype == torch.uint8
     return TrainedOn(
-        name=data.name,
+        name=data.name or type(data).__name__,
         class_names=names_of(data),
         in_shape=list(data.in_shape),
-        stored_shape=list(data.stored_shape),
+        stored_shape=None if shape is None else list(shape),
         num_labels=data.num_labels,
         normalization=data.normalization,
         statistics=None if statistics is None else [list(each) for each in statistics],
-        brightness=brightness_of(data.store("train")) if data.num_labels == 1 else None,
+        brightness=brightness_of(store) if data.num_labels == 1 and bytes_alone else None,
         slot=slot,
     )
 
@@ -144,7 +147,7 @@ def brightness_of(store: Store) -> list[float]:
     """Return mean and deviation, over some images of a store, of an image's mean on the scale of 0 to 1."""
     count = min(len(store), MEASURED)
     chosen = torch.arange(count, device=store.labels.device) * len(store) // count
-    parts = [store.take(part).flatten(1).float().mean(dim=1) / 255 for part in chosen.split(_AT_ONCE)]
+    parts = [store.take(part).flatten(1).float().mean(dim=1) / 255 for part in torch.split(chosen, _AT_ONCE)]
     means = torch.cat(parts).double()
     return [float(means.mean()), float(means.std(correction=0))]
 

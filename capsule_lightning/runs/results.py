@@ -1,4 +1,4 @@
-"""Places for the files that a command is asked to write."""
+"""Places of the files that a command is asked for."""
 
 from __future__ import annotations
 
@@ -45,3 +45,13 @@ def require_not_of_a_run(path: Path, option: str = "--output") -> None:
         inside = place.relative_to(folder).parts
         if (folder / CONFIG_NAME).is_file() and place.exists() and inside[0] not in OWN:
             raise InputError(f"{path}: is a file of the run {folder}, which needs it; choose another {option}")
+
+
+def from_here(path: Path) -> str:
+    """Return a path relative to the working folder if it lies there.
+
+    Example:
+        >>> from_here(Path.cwd() / "runs" / "one"), from_here(Path("/elsewhere"))
+        ('runs/one', '/elsewhere')
+    """
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)

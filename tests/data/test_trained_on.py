@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.digits import DigitsDataModule
+from capsule_lightning.data.loader import MemoryStore
 from capsule_lightning.data.mnist import FashionMNISTDataModule, MNISTDataModule
 from capsule_lightning.data.smallnorb import SmallNORBDataModule
 from capsule_lightning.data.trained_on import TrainedOn, read_trained_on, trained_on, unlike
@@ -125,3 +127,25 @@ def test_statistics_that_are_not_known_are_missed() -> None:
 )
 def test_images_unlike_those_of_training(brightness: list, usual: tuple, expected: tuple) -> None:
     assert unlike(torch.tensor(brightness), usual) == expected
+
+
+class Stripes(ImageDataModule):
+    """Data of one's own: no name, no stored shape, pixels that are no bytes."""
+
+    class_names = ("thin\n", "thick")
+    in_shape = (1, 4, 4)
+
+    def load(self, split: str) -> None:
+        raise AssertionError
+
+    def open(self, split: str) -> MemoryStore:
+        return MemoryStore(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)
+
+
+def test_data_of_ones_own_are_described_as_far_as_they_say() -> None:
+    data = Stripes(batch_size=2, val_size=0)
+    data.setup("fit")
+    about = trained_on(data)
+    assert (about.name, about.stored_shape, about.brightness) == ("Stripes", None, None)
+    assert read_trained_on(about.plain(), "file") == about
+    about.require_same(data, "net")
