@@ -18,6 +18,7 @@ from capsule_lightning.cli.arguments import LightParser, add_network, network_ch
 from capsule_lightning.cli.measured import base_of_network
 from capsule_lightning.cli.words import read_words
 from capsule_lightning.errors import InputError
+from capsule_lightning.report import load_from_file, load_from_run
 from capsule_lightning.sharing.export import export
 from capsule_lightning.sharing.network_file import evaluation_config, is_shared, load_network, read_metadata
 
@@ -187,8 +188,11 @@ def test_a_shared_network_keeps_its_normalization_and_refuses_other_classes(
     small = ("--data.channels", "1", "--data.image_size", "[8,8]", "--data.batch_size", "4", "--data.val_size", "4")
     net = ("--model.net.encoder.kernel_size", "3", "--model.net.encoder.primary_kernel_size", "3")
     checkpoint = fit(folders, "--config", "image_folder.yaml", "--data.root", str(folders / "ab"), *small, *net)
+    (folders / "ab").rename(folders / "gone")  # nothing but the network is needed
     shared = export(checkpoint, folders / "net.safetensors").path
-    (folders / "ab").rename(folders / "gone")  # to predict, nothing but the network is needed
+    for about in (load_from_run(checkpoint, images=folders / "gone"), load_from_file(shared, images=folders / "gone")):
+        assert about.labels.bincount().tolist() == [12, 12]
+        assert about.normalize(about.pictures).mean().abs() < 0.2
     images = ("--data.images", str(folders / "cd" / "c"), "--data.root", str(folders / "ab"))
     main(["predict", "--ckpt_path", str(shared), *images])
     (table,) = folders.glob("runs/net/*/predict/predictions.csv")
