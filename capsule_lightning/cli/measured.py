@@ -185,7 +185,7 @@ def take_network(path: str, about: TrainedOn | None, task: Task, data: ImageData
     task.trained_on = about
 
 
-def begin_from(name: str, task: Task, runs: str = "runs") -> None:
+def take_weights(name: str, task: Task, runs: str = "runs") -> None:
     """Give a network the weights of another as far as they fit, and say what did not.
 
     Args:

@@ -26,11 +26,11 @@ from capsule_lightning.cli.faults import as_user_error
 from capsule_lightning.cli.lightning_cli import CapsuleCLI, place_loggers
 from capsule_lightning.cli.measured import (
     base_of_network,
-    begin_from,
     for_predict,
     images_known,
     require_results,
     take_network,
+    take_weights,
     with_network,
     with_pictures,
 )
@@ -238,7 +238,7 @@ def perform(start: Start) -> None:
         elif checkpoint is not None:
             require_weights(path, checkpoint, cli.model)
         elif config["init_from"] is not None and (choice.begins or not any(folder.rglob("*.ckpt"))):
-            begin_from(config["init_from"], cli.model, config["runs"])
+            take_weights(config["init_from"], cli.model, config["runs"])
         if command == "fit":
             fit(cli, choice, config, folder, held)
         else:

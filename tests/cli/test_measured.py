@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from capsule_lightning.cli.configs import resolve
-from capsule_lightning.cli.measured import TABLE, begin_from, for_predict, pictures_slot, with_network, with_pictures
+from capsule_lightning.cli.measured import TABLE, for_predict, pictures_slot, take_weights, with_network, with_pictures
 from capsule_lightning.cli.words import read_words
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.encoders.sabour import SabourEncoder
@@ -105,7 +105,7 @@ def test_data_that_are_chosen_need_a_network(tmp_path: Path, monkeypatch: pytest
 def test_training_begins_from_what_fits_of_another_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained, task = ClassificationTask((1, 8, 8), 10, NET), ClassificationTask((1, 8, 8), 3, NET)
     before = task.net.routing.weight.clone()
-    begin_from(saved(tmp_path / "a.ckpt", trained), task)
+    take_weights(saved(tmp_path / "a.ckpt", trained), task)
     for name, value in trained.net.encoder.state_dict().items():
         assert torch.equal(task.net.encoder.state_dict()[name], value)
     assert torch.equal(task.net.routing.weight, before)
@@ -119,9 +119,9 @@ def test_training_begins_from_what_fits_of_another_network(tmp_path: Path, capsy
 def test_what_is_only_in_one_of_the_two_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with_decoder = partial(CapsNet, encoder=ENCODER, routing=UniformRouting)
     one, other = ClassificationTask((1, 8, 8), 3, NET), ClassificationTask((1, 8, 8), 3, with_decoder)
-    begin_from(saved(tmp_path / "one.ckpt", one), other)
+    take_weights(saved(tmp_path / "one.ckpt", one), other)
     assert "not in it, begin anew: decoder" in capsys.readouterr().out
-    begin_from(saved(tmp_path / "other.ckpt", other), one)
+    take_weights(saved(tmp_path / "other.ckpt", other), one)
     assert "only in it, left out: decoder" in capsys.readouterr().out
     for name, value in one.net.state_dict().items():
         assert torch.equal(other.net.state_dict()[name], value)
@@ -132,5 +132,5 @@ def test_a_network_that_is_not_there_or_does_not_fit_is_refused(name: str, tmp_p
     task = ClassificationTask((1, 8, 8), 3, partial(NET, dim=5))
     before = {name: value.clone() for name, value in task.state_dict().items()}
     with pytest.raises(InputError, match=name):
-        begin_from(name, task)
+        take_weights(name, task)
     assert all(torch.equal(task.state_dict()[name], value) for name, value in before.items())
