@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info
+import numpy as np
+import torch
 from torch import distributed
 from typing_extensions import override
 
 from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.trained_on import TrainedOn, unlike
+from capsule_lightning.runs.files import open_whole
+from capsule_lightning.runs.results import from_here
+from capsule_lightning.tasks.base import Task
 
-PredictionRow = tuple[int, list[int], list[int], float, float | str, list[float]]
+SHOWN = 20
+"""Most predictions that are printed."""
 Each = TypeVar("Each")
 
 
@@ -38,33 +46,67 @@ def of_all_processes(trainer: L.Trainer, rows: list[Each]) -> list[Each]:
     return [row for part in parts for row in part]
 
 
-class PredictionTable(L.Callback):
-    """Writes ``predictions.csv``: image, label, prediction, confidence, reconstruction error, all capsules' lengths.
+class Row(NamedTuple):
+    """What is kept of one image.
 
-    The confidence is the length of the predicted capsule. If an image has several labels, they and their predictions
-    share a cell, and the confidence is that of the least certain one. Predictions without ``classes`` and
-    ``activations`` are left out.
+    Attributes:
+        number: its place in the data.
+        labels: its labels; -1 if they are not known.
+        classes: the predicted classes.
+        confidence: length of the predicted capsule; of several, of the shortest.
+        error: reconstruction error; None without a decoder.
+        brightness: its mean in [0, 1].
+        lengths: ``(J)``, of the class capsules.
+        poses: ``(J, E)``; None unless they are asked for.
     """
 
-    def __init__(self) -> None:
-        self._rows: list[PredictionRow] = []
+    number: int
+    labels: list[int]
+    classes: list[int]
+    confidence: float
+    error: float | None
+    brightness: float
+    lengths: list[float]
+    poses: np.ndarray | None
+
+
+class PredictionTable(L.Callback):
+    """Write the predictions as a table and print the first of them.
+
+    Its columns are image, label, prediction, confidence, reconstruction error, and all capsules' lengths. The
+    confidence is the length of the predicted capsule. If an image has several labels, they and their predictions share
+    a cell, and the confidence is that of the least certain one. Predictions without ``classes`` and ``activations``
+    are left out.
+
+    Args:
+        output: file of the table, a ``.csv``; null for ``predictions.csv`` in the folder of the command.
+        poses: file for names, labels, classes, lengths and poses as NumPy arrays, a ``.npz``; null for none.
+        overwrite: replace ``output`` and ``poses`` if they are there.
+    """
+
+    def __init__(self, output: str | None = None, poses: str | None = None, overwrite: bool = False) -> None:
+        self.output, self.poses, self.overwrite = output, poses, overwrite
+        self._rows: list[Row] = []
+        self._said: list[str] = []
 
     @override
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        if not offers(outputs, "classes", "activations") or not offers(batch, "labels", "indices"):
+        if not offers(outputs, "classes", "activations") or not offers(batch, "labels", "indices", "pictures"):
             return
-        errors = outputs.errors.tolist() if offers(outputs, "errors") else [""] * len(batch.labels)
-        labels, classes = (each.reshape(len(each), -1) for each in (batch.labels, outputs.classes))  # (B, L)
-        self._rows += zip(
+        count = len(batch.labels)
+        labels, classes = (each.reshape(count, -1) for each in (batch.labels, outputs.classes))  # (B, L)
+        self._rows += map(
+            Row,
             batch.indices.tolist(),
             labels.tolist(),
             classes.tolist(),
             outputs.activations.gather(1, classes).amin(dim=1).tolist(),
-            errors,
+            outputs.errors.tolist() if offers(outputs, "errors") else [None] * count,
+            batch.pictures.reshape(count, -1).mean(dim=1).tolist(),
             outputs.activations.tolist(),
-            strict=True,
+            outputs.poses.float().cpu().numpy() if self.poses and offers(outputs, "poses") else [None] * count,
         )
 
     @override
@@ -73,15 +115,95 @@ class PredictionTable(L.Callback):
         rows, self._rows = of_all_processes(trainer, self._rows), []
         if not rows or not trainer.is_global_zero:
             return
+        rows.sort(key=lambda row: row.number)
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        names = data.class_names
-        path = Path(trainer.default_root_dir) / "predictions.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            header = ("image", "label", "prediction", "confidence", "reconstruction_error")
-            writer.writerow((*header, *(f"length_{name}" for name in names)))
-            for index, labels, classes, confidence, error, lengths in sorted(rows):
-                true, predicted = (", ".join(names[c] for c in each if c >= 0) for each in (labels, classes))
-                writer.writerow((data.name_of(index), true, predicted, confidence, error, *lengths))
-        rank_zero_info(f"{len(rows)} predictions: {path}")
+        names = [data.name_of(row.number) for row in rows]
+        folder = Path(trainer.default_root_dir)
+        path = folder / "predictions.csv" if self.output is None else Path(self.output).expanduser()
+        replace = self.overwrite or self.output is None
+        text = table(rows, names, data.class_names)
+        with open_whole(
+            path, overwrite=replace, make_folder=self.output is None, remedy="choose another --output"
+        ) as file:
+            file.write(text.encode())
+        written = [f"{len(rows):,} predictions: {from_here(path)}"]
+        if self.poses is not None:
+            place = Path(self.poses).expanduser()
+            with open_whole(place, overwrite=self.overwrite, remedy="choose another --poses") as file:
+                np.savez(file, **arrays(rows, names, data.class_names))  # type: ignore[arg-type]
+            written.append(f"poses: {from_here(place)}")
+        known = pl_module.trained_on if isinstance(pl_module, Task) else None
+        strange = unlike_training(rows, known)
+        self._said = [*shown(rows, names, data.class_names), *strange, *written]
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Print what was found, once the progress bar is gone."""
+        said, self._said = self._said, []
+        if said:
+            print("\n".join(said), flush=True)
+
+
+def table(rows: Sequence[Row], names: Sequence[str], class_names: Sequence[str]) -> str:
+    """Return predictions as the text of a CSV file."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    header = ("image", "label", "prediction", "confidence", "reconstruction_error")
+    writer.writerow((*header, *(f"length_{name}" for name in class_names)))
+    for row, name in zip(rows, names, strict=True):
+        true, predicted = in_words(row.labels, class_names), in_words(row.classes, class_names)
+        error = "" if row.error is None else row.error
+        writer.writerow((name, true, predicted, row.confidence, error, *row.lengths))
+    return text.getvalue()
+
+
+def arrays(rows: Sequence[Row], names: Sequence[str], class_names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return predictions as arrays by name: N images, J classes, poses of E numbers.
+
+    Returns:
+        ``names (N)``, ``class_names (J)``, ``labels`` and ``classes (N)`` or, of L labels, ``(N, L)``, ``lengths (N,
+        J)``, and ``poses (N, J, E)`` if they are known.
+    """
+    labels, classes = (np.array(each) for each in ([row.labels for row in rows], [row.classes for row in rows]))
+    found = {
+        "names": np.array(names, dtype=str),
+        "class_names": np.array(list(class_names), dtype=str),
+        "labels": labels[:, 0] if labels.shape[1] == 1 else labels,
+        "classes": classes[:, 0] if classes.shape[1] == 1 else classes,
+        "lengths": np.array([row.lengths for row in rows], dtype=np.float32),
+    }
+    poses = [row.poses for row in rows if row.poses is not None]
+    return {**found, "poses": np.stack(poses)} if poses else found
+
+
+def shown(rows: Sequence[Row], names: Sequence[str], class_names: Sequence[str], most: int = SHOWN) -> list[str]:
+    """Return the first predictions, a line for each, and how many are right if the labels are known."""
+    width = max(len(name) for name in names[:most])
+    lines = [
+        f"{name:<{width}}  {in_words(row.classes, class_names)} ({row.confidence:.2f})"
+        for row, name in zip(rows[:most], names, strict=False)
+    ]
+    if len(rows) > most:
+        lines.append(f"... and {len(rows) - most:,} more")
+    labeled = [row for row in rows if min(row.labels) >= 0]
+    if labeled:
+        right = sum(row.labels == row.classes for row in labeled)
+        lines.append(f"accuracy: {100 * right / len(labeled):.2f} % ({right:,} of {len(labeled):,})")
+    return lines
+
+
+def unlike_training(rows: Sequence[Row], known: TrainedOn | None) -> list[str]:
+    """Return a line about images that are far brighter or darker than the training images, if there are any."""
+    if known is None or known.brightness is None:
+        return []
+    bright, dark, inverted = unlike(torch.tensor([row.brightness for row in rows]), known.brightness)
+    count, how = max((bright, "brighter"), (dark, "darker"))
+    if not count:
+        return []
+    remedy = "inverted? --data.invert true" if inverted else "their predictions may mean nothing"
+    return [f"{count:,} of {len(rows):,} images are far {how} than the training images; {remedy}"]
+
+
+def in_words(numbers: Sequence[int], class_names: Sequence[str]) -> str:
+    """Return the names of classes; empty for one that is not known."""
+    return ", ".join(class_names[number] for number in numbers if number >= 0)

@@ -54,11 +54,46 @@ class LightParser(argparse.ArgumentParser):
         return found
 
 
-def require_network(command: str, path: str | None) -> None:
-    """Raise if no checkpoint was given.
+def add_network(parser: LightParser) -> None:
+    """Add the options that say which network a command is about."""
+    parser.add_argument(
+        "network",
+        nargs="?",
+        help="the network: a checkpoint, a run's folder or id, best or last of the newest run, a .safetensors file of "
+        "export, or the name of one that comes with the package, such as efficient_capsnet_mnist (default: the best "
+        "state of the newest run)",
+    )
+    parser.add_argument("--ckpt_path", metavar="NETWORK", help="the same")
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="module of your own that defines classes of the network; those that a run's configuration names are found "
+        "by themselves",
+    )
+    parser.add_argument("--runs", metavar="FOLDER", default="runs", help="folder of the runs (default: runs)")
+
+
+def network_chosen(options: argparse.Namespace) -> str:
+    """Return the file that a light command is about, or the name of a shipped network, and import what it needs.
 
     Raises:
-        InputError: ``path`` is None.
+        InputError: two networks are given, or there is none.
     """
-    if path is None:
-        raise InputError(f"{command} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt")
+    from capsule_lightning.components.own import import_modules
+    from capsule_lightning.runs.named import checkpoint_named
+    from capsule_lightning.runs.results import from_here
+    from capsule_lightning.sharing.network_file import is_shared
+
+    if options.network is not None and options.ckpt_path is not None:
+        raise InputError(f"{options.network}, --ckpt_path {options.ckpt_path}: are two networks; give one of them")
+    name = options.network or options.ckpt_path
+    import_modules(options.modules)
+    if name is not None and is_shared(name):
+        return str(name)
+    path = from_here(checkpoint_named(name, options.runs))
+    if path != name:
+        print(f"network: {path}")
+    return path

@@ -5,20 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from capsule_lightning.cli.arguments import LightParser, require_network
+from capsule_lightning.cli.arguments import LightParser, add_network, network_chosen
 from capsule_lightning.shipped import PROGRAM
 
 
 def run(words: Sequence[str]) -> None:
-    """``export --ckpt_path FILE [--output FILE] [--overwrite]``: write a trained network to a file of its own."""
+    """``export [NETWORK] [--output FILE] [--overwrite]``: write a trained network to a file of its own."""
     parser = LightParser(
         "export", "in Python:\n  from capsule_lightning.sharing.export import load_network\n  net = load_network(FILE)"
     )
-    parser.add_argument(
-        "--ckpt_path",
-        metavar="FILE",
-        help="checkpoint of a run, such as runs/.../last.ckpt; or a shared network, to be written as .onnx",
-    )
+    add_network(parser)
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -28,11 +24,10 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     parser.add_argument("--half", action="store_true", help="weights in float16, half the size; for .safetensors")
     options = parser.options(words[1:])
-    require_network("export", options.ckpt_path)
 
     from capsule_lightning.sharing.export import export as write
 
-    done = write(options.ckpt_path, options.output, options.overwrite, options.half)
+    done = write(network_chosen(options), options.output, options.overwrite, options.half)
     print(f"wrote {done.path}: {done.parameters:,} parameters, {done.size / 1e6:.1f} MB")
     if done.unknown is not None:
         print(f"{PROGRAM}: the file does not state {done.unknown}", file=sys.stderr)

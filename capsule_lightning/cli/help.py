@@ -28,10 +28,10 @@ examples:
   python -m {PROGRAM} fit                                     train on the embedded digits
   python -m {PROGRAM} fit --config mnist.yaml                 the paper's network on MNIST
   python -m {PROGRAM} fit --config mnist.yaml --model.net.routing UniformRouting
-  python -m {PROGRAM} test --ckpt_path runs/mnist/ID/checkpoints/last.ckpt
-  python -m {PROGRAM} predict --ckpt_path runs/mnist/ID/checkpoints/last.ckpt --data.images photos/
-  python -m {PROGRAM} export --ckpt_path runs/mnist/ID/checkpoints/last.ckpt --output mnist.onnx
-  python -m {PROGRAM} report --ckpt_path runs/mnist/ID/checkpoints/last.ckpt
+  python -m {PROGRAM} test                                    the newest run's best checkpoint
+  python -m {PROGRAM} predict ID --data.images photos/        a run by its id, or a file of it
+  python -m {PROGRAM} export runs/mnist/ID --output mnist.onnx
+  python -m {PROGRAM} report efficient_capsnet_mnist          a network that comes with the package
   python -m {PROGRAM} compare --config studies/digits_routings.yaml"""
 
 
@@ -52,6 +52,8 @@ def fit_help() -> str:
   --print_config          show the resolved configuration and stop
   --resume [RUN]          resume a run from its newest good checkpoint (its folder or id; else the newest run)
   --ckpt_path FILE        the checkpoint to resume from; its run's configuration is taken along
+  --init_from NETWORK     begin from the weights of a network, as far as they fit
+  --import MODULE         a module of your own that defines classes of the network
   --trust_run             resume a run of somebody else although its configuration could run code, see SECURITY.md
   --runs FOLDER           folder of the runs: FOLDER/<experiment>/<run id>   (default: runs)
   --experiment NAME       runs that belong together
@@ -79,20 +81,29 @@ a class in a file of your own by its dotted name, my_routing.MyRouting:
 
 def measuring_help(command: str) -> str:
     """The options of a command that measures or uses a trained network."""
-    images = "--data.images PATH      a folder of images, or one image   (default: the test images of its data)"
-    return f"""usage: python -m {PROGRAM} {command} --ckpt_path FILE [--key.subkey VALUE]...
+    own = PREDICTS if command == "predict" else MEASURES
+    return f"""usage: python -m {PROGRAM} {command} [NETWORK] [--key.subkey VALUE]...
 
 {COMMANDS[command].summary}
 
-  --ckpt_path FILE        the checkpoint, whose run says what the network and its data are; or a .safetensors file of
-                          export, or the name of a shipped one: efficient_capsnet_mnist
-  {images if command == "predict" else "--data.root FOLDER      folder of the data, if it has moved since training"}
+  NETWORK, --ckpt_path    a checkpoint, a run's folder or id, best or last of the newest run (default: best), a
+                          .safetensors file of export, or the name of a shipped one: efficient_capsnet_mnist
+{own}
   --data.batch_size N     images at a time
+  --import MODULE         a module of your own that defines classes of the network
   --trainer.accelerator cpu|gpu|auto     --trainer.precision 32-true|bf16-mixed|16-mixed
   --config NAME           a YAML file or a shipped config, laid over the run's
   --print_config          show the resolved configuration and stop
 
   {command} --help_all{" " * (13 - len(command))}every option"""
+
+
+MEASURES = "  --data.root FOLDER      folder of the data, if it has moved since training"
+PREDICTS = """  --data.images PATH ...  image files, folders of them, or a pattern such as 'photos/*.png'
+                          (default: the test images)
+  --output FILE.csv       the table of predictions   (default: in the run's folder)
+  --poses FILE.npz        also names, classes, lengths and poses as arrays
+  --overwrite             replace these files if they are there"""
 
 
 def _list(names: Sequence[str]) -> str:

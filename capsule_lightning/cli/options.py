@@ -25,6 +25,8 @@ class Option(NamedTuple):
     commands: tuple[str, ...] = ()
 
 
+PREDICT = ("predict",)
+
 OPTIONS = {
     "seed_everything": Option(bool | int, 0, "seed of the whole run; true draws one"),
     "experiment": Option(str, "capsules", "name of the runs that belong together"),
@@ -36,7 +38,23 @@ OPTIONS = {
         [],
         "callbacks and loggers to leave out of those that a run has by itself: [Forecast,PredictionSamples]",
     ),
-    "ckpt_path": Option(str | None, None, "checkpoint to resume or to measure"),
+    "ckpt_path": Option(
+        str | None,
+        None,
+        "checkpoint to resume; or the network to measure: a checkpoint, a run's folder or id, best or last of the "
+        "newest run, a file of export, or the name of a shipped network",
+    ),
+    "init_from": Option(
+        str | None,
+        None,
+        "fit: network whose weights training begins from, as far as they fit: a checkpoint, a run, a file of export, "
+        "or the name of a shipped network",
+    ),
+    "output": Option(
+        str | None, None, "table of the predictions, a .csv; null for one in the run's folder", commands=PREDICT
+    ),
+    "poses": Option(str | None, None, "also write names, classes, lengths and poses, a .npz", commands=PREDICT),
+    "overwrite": Option(bool, False, "replace files that are there", bare="true", commands=PREDICT),
     "resume": Option(
         str | None,
         None,

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from capsule_lightning.cli.arguments import LightParser, require_network
+from capsule_lightning.cli.arguments import LightParser, add_network, network_chosen
 
 
 def run(words: Sequence[str]) -> None:
-    """``report --ckpt_path FILE [--output FILE.html] [--data.root FOLDER] [--images FOLDER] [--overwrite]``."""
+    """``report [NETWORK] [--output FILE.html] [--data.root FOLDER] [--images FOLDER] [--overwrite]``."""
     parser = LightParser("report")
-    parser.add_argument(
-        "--ckpt_path",
-        metavar="FILE",
-        help="checkpoint of a run, such as runs/.../last.ckpt; or a shared network: a .safetensors file of export, or "
-        "the name of one that comes with the package, such as efficient_capsnet_mnist",
-    )
+    add_network(parser)
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -28,11 +23,10 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--images", metavar="FOLDER", help="test images FOLDER/<class>/* in place of the data set's")
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     options = parser.options(words[1:])
-    require_network("report", options.ckpt_path)
 
     from capsule_lightning.report import report as write
 
     done = write(
-        options.ckpt_path, options.output, root=options.root, images=options.images, overwrite=options.overwrite
+        network_chosen(options), options.output, root=options.root, images=options.images, overwrite=options.overwrite
     )
     print(f"wrote {done.path}, {done.size / 1e6:.1f} MB, to open in a browser; the probe's numbers: {done.table}")

@@ -23,18 +23,27 @@ from capsule_lightning.cli.closing import say_where
 from capsule_lightning.cli.configs import argument_at, resolve
 from capsule_lightning.cli.faults import as_user_error
 from capsule_lightning.cli.lightning_cli import CapsuleCLI, place_loggers
+from capsule_lightning.cli.measured import (
+    base_of_network,
+    for_predict,
+    images_known,
+    require_results,
+    take_network,
+    take_weights,
+    with_network,
+    with_pictures,
+)
 from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.resuming import begin_from
 from capsule_lightning.cli.trainer_checks import require_monitors, require_options, require_steps
 from capsule_lightning.cli.words import Words, read_words
 from capsule_lightning.components.names import import_components
+from capsule_lightning.components.own import import_modules
 from capsule_lightning.components.run_config import read_resumed_config, read_run_config
-from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.kernels.heap import keep_heap
 from capsule_lightning.loggers.base import Placement
 from capsule_lightning.loggers.wandb import finish
-from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.checkpoint_files import (
     FOLDER,
     LAST,
@@ -57,16 +66,7 @@ from capsule_lightning.runs.folders import (
 )
 from capsule_lightning.runs.plain_yaml import dump_yaml
 from capsule_lightning.runs.signals import SIGNALS, Interrupted, end_with_parent, rank
-from capsule_lightning.sharing.network_file import (
-    evaluation_config,
-    images_of,
-    is_shared,
-    load_weights,
-    read_metadata,
-    read_tensors,
-    require_source,
-)
-from capsule_lightning.tasks.base import Task
+from capsule_lightning.sharing.network_file import evaluation_config, is_shared, require_source
 
 QUIET = (
     "GPU available: False",
@@ -97,6 +97,7 @@ def run(words: Sequence[str]) -> None:
     try:
         import_components()
         given = read_words(words)
+        import_modules(given.imports)
         if given.help_of is not None:
             show_help_of(given)
         elif "help_all" in given.flags:
@@ -168,6 +169,8 @@ def resolve_start(given: Words) -> Start:
     if given.command == "fit" and given.option("ckpt_path") == "last":
         rest = [(key, text) for key, text in given.options if key != "ckpt_path"]
         given = given._replace(options=[*rest, ("resume", NEWEST)])
+    if given.command != "fit":
+        given = with_network(given)
     checkpoint, shared = given.option("ckpt_path"), None
     base: Mapping[str, Any] | None = None
     if checkpoint is not None and is_shared(checkpoint):
@@ -182,7 +185,23 @@ def resolve_start(given: Words) -> Start:
         if folder is not None and config_of(folder) is not None:
             trusts = given.option("trust_run") not in (None, "false")
             base = read_resumed_config(folder, trusts) if given.command == "fit" else read_run_config(folder)
+        elif checkpoint is not None and given.command != "fit":
+            base = base_of_network(given, checkpoint)
+    if checkpoint is not None:
+        base = with_pictures(given, base, checkpoint)
     config = resolve(given, base)
+    if given.command == "predict":
+        config = for_predict(config, given)
+    begins_as = given.option("init_from")
+    if begins_as is not None:
+        require(
+            given.command == "fit",
+            f"init_from={begins_as}: is for fit; --ckpt_path names the network to {given.command}",
+        )
+        require(
+            checkpoint is None,
+            f"init_from={begins_as}, ckpt_path={checkpoint}: both name what to start from; give one of the two",
+        )
     if given.command == "fit" and config["ckpt_path"] == "last":
         config |= {"ckpt_path": None, "resume": config["resume"] or NEWEST}
     return Start(given.command, config, shared)
@@ -205,6 +224,8 @@ def perform(start: Start) -> None:
         path is not None or command == "fit",
         f"{command} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt",
     )
+    if command == "predict":
+        require_results(config)
     choice = choose(command, config, os.environ)
     if path is not None and start.shared is None:
         require_source(path)
@@ -223,10 +244,12 @@ def perform(start: Start) -> None:
     place_loggers(cli.trainer, Placement(folder, choice.folder, command, dict(flat(config))))
     held: list[Path] = []
     try:
-        if start.shared is not None:
-            take_shared(start.shared, cli.model, cli.datamodule)
+        if command != "fit":
+            take_network(path, images_known(path), cli.model, cli.datamodule)
         elif checkpoint is not None:
             require_weights(path, checkpoint, cli.model)
+        elif config["init_from"] is not None and (choice.begins or not any(folder.rglob("*.ckpt"))):
+            take_weights(config["init_from"], cli.model, config["runs"])
         if command == "fit":
             fit(cli, choice, config, folder, held)
         else:
@@ -330,23 +353,3 @@ def best_checkpoint(trainer: L.Trainer) -> str:
         return ""
     paths = (checkpoints.best_model_path, checkpoints.last_model_path)
     return next((path for path in paths if path and Path(path).is_file()), "")
-
-
-def take_shared(path: str, task: Task, data: ImageDataModule) -> None:
-    """Load the weights of a shared network into the task, and what it knows of its images into the data.
-
-    Raises:
-        InputError: another network, or data of other classes.
-    """
-    tensors, net = read_tensors(path), task.net
-    assert isinstance(net, CapsuleNet)
-    require_weights(path, {"state_dict": tensors}, net)
-    load_weights(net, tensors, path)
-    names, normalization = images_of(read_metadata(path), path)
-    if list(data.class_names) != names:
-        raise InputError(
-            f"{path}: was trained on the classes {', '.join(names)}, and these data have "
-            f"{', '.join(data.class_names)}; give the data of those classes"
-        )
-    if data.normalization == normalization["kind"] == "channel" and "mean" in normalization:
-        data.statistics = normalization["mean"], normalization["deviation"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from capsule_lightning.cli.options import options_of
@@ -12,6 +14,12 @@ CHOOSES_DATA = ("--config", "-c", "--data", "--data.class_path")
 """Options that say what to train on; without one of them it is the digits."""
 FLAGS = ("print_config", "help", "help_all")
 """Options that take no value and show something in place of a run."""
+
+
+SEVERAL = ("data.images",)
+"""Options that take all words up to the next option."""
+MEASURING = ("validate", "test", "predict")
+"""Commands whose first word may be the network, without ``--ckpt_path``."""
 
 
 class Text(str):
@@ -26,6 +34,7 @@ class Words(NamedTuple):
         configs: the values of ``--config``, in their order.
         options: key and text of each option, in their order.
         flags: those of `FLAGS` that were given.
+        imports: the values of ``--import``, modules of one's own.
         help_of: the slot and the class of ``--model.net.routing.help EMRouting``, the class empty if it was not given.
     """
 
@@ -33,6 +42,7 @@ class Words(NamedTuple):
     configs: list[str]
     options: list[tuple[str, str]]
     flags: set[str]
+    imports: list[str]
     help_of: tuple[str, str] | None = None
 
     def option(self, key: str) -> str | None:
@@ -49,7 +59,8 @@ def read_words(words: Sequence[str]) -> Words:
     """Take the words of a training command apart.
 
     Args:
-        words: the command and its options, each as ``--key value`` or ``--key=value``.
+        words: the command and its options, each as ``--key value`` or ``--key=value``. A command that measures may
+            have the network as its first word.
 
     Raises:
         InputError: a word that is neither an option nor the value of one, or an option without its value.
@@ -60,7 +71,9 @@ def read_words(words: Sequence[str]) -> Words:
     """
     command, *rest = words
     bare = {name: option.bare for name, option in options_of(command).items() if option.bare is not None}
-    configs, options, flags, help_of = [], [], set(), None
+    configs, options, flags, imports, help_of = [], [], set(), [], None
+    if command in MEASURING and rest and not rest[0].startswith("-") and "=" not in rest[0]:
+        options.append(("ckpt_path", rest.pop(0)))
     while rest:
         word = rest.pop(0)
         if not word.startswith("--") and word != "-c":
@@ -73,9 +86,12 @@ def read_words(words: Sequence[str]) -> Words:
             require(not equals, f"--{key}={value}: --{key} takes no value")
             flags.add(key)
             continue
-        follows = bool(rest) and not rest[0].startswith("--") and rest[0] != "-c"
+        follows = bool(rest) and _is_value(rest[0])
         if not equals and follows:
             value = rest.pop(0)
+            more = list(takewhile(_is_value, rest)) if key in SEVERAL else []
+            if more:
+                value, rest = json.dumps([value, *more]), rest[len(more) :]
         elif not equals and key.endswith(".help"):
             value = ""
         elif not equals:
@@ -83,8 +99,15 @@ def read_words(words: Sequence[str]) -> Words:
             value = bare[key]
         if key in ("config", "-c"):
             configs.append(value)
+        elif key == "import":
+            imports.append(value)
         elif key.endswith(".help"):
             help_of = (key.removesuffix(".help"), value)
         else:
             options.append((key, value))
-    return Words(command, configs, options, flags, help_of)
+    return Words(command, configs, options, flags, imports, help_of)
+
+
+def _is_value(word: str) -> bool:
+    """Return whether a word is the value of an option, and not an option itself."""
+    return not word.startswith("--") and word != "-c"

@@ -82,7 +82,8 @@ def known_class(name: str, kinds: tuple[type, ...], whole: str) -> Callable[...,
     found = getattr(sys.modules.get(module), attribute, None)
     require(
         found is not None,
-        f"no class {name!r} here: it belongs neither to this package nor to a module that has been imported",
+        f"no class {name!r} here: it belongs neither to this package nor to a module that has been imported; if it is "
+        f"your own, add --import {module or 'MODULE'}, or import it before load_network",
     )
     require(isinstance(found, type) and issubclass(found, kinds), f"{name!r} is not a part of {whole}")
     return typing.cast("Callable[..., Any]", found)

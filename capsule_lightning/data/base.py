@@ -113,6 +113,7 @@ class ImageDataModule(DataModule):
         require(images != "", "images='': expected an image file, or a folder of them")
         self.root = Path(os.path.expanduser(root or os.environ.get(ROOT_VARIABLE) or "data"))
         self.augmentation = type(self).usual_augmentation() if augmentation is None else augmentation()
+        self.asked_normalization = normalization
         self.normalization = self.usual_normalization if normalization is None else normalization
         self.download, self.predict_path, self.fake = download, images, fake
         self.reading = Reading(background, invert, max_pixels, skip_damaged)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -11,6 +14,22 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import CapsuleMap
 from capsule_lightning.errors import InputError, require
+
+
+class Answers(NamedTuple):
+    """What a network says about images.
+
+    Attributes:
+        classes: ``(B)`` int64, the class of the longest capsule.
+        names: the B names of these classes.
+        lengths: ``(B, J)`` in [0, 1], the lengths of the class capsules.
+        poses: ``(B, J, E)``, their poses.
+    """
+
+    classes: Tensor
+    names: list[str]
+    lengths: Tensor
+    poses: Tensor
 
 
 class CapsuleNet(nn.Module, ABC):
@@ -21,6 +40,11 @@ class CapsuleNet(nn.Module, ABC):
     Args:
         in_shape: ``(C, H, W)`` of one image.
         num_classes: class capsules, J.
+
+    Attributes:
+        class_names: names of the J classes; their numbers unless the network was loaded from a file that states them.
+        reader: turns what `predict` is given into the network's input; None to take it as it is. `load_network` sets
+            one that reads image files and prepares them as in training.
 
     Raises:
         InputError: there are fewer than 2 classes, or a size is below 1.
@@ -35,6 +59,8 @@ class CapsuleNet(nn.Module, ABC):
         require(num_classes >= 2, f"num_classes={num_classes}: expected at least 2 classes to tell apart")
         self.in_shape, self.num_classes = tuple(in_shape), num_classes
         self.decoder: Decoder | None = None
+        self.class_names: Sequence[str] = [str(number) for number in range(num_classes)]
+        self.reader: Callable[[Any], Tensor] | None = None
 
     @abstractmethod
     def class_capsules(self, images: Tensor) -> Capsules:
@@ -63,6 +89,35 @@ class CapsuleNet(nn.Module, ABC):
                 f"{', '.join(map(str, self.in_shape))}); give it images of that size and number of channels"
             )
         return self.class_capsules(images)
+
+    @torch.no_grad()
+    def predict(self, images: Any, batch_size: int = 256) -> Answers:
+        """Return classes, names, lengths and poses of images, on the CPU.
+
+        Args:
+            images: whatever `reader` takes, such as the path of an image file, a list of paths, or pixels; the
+                network's input ``(B, C, H, W)`` if there is none.
+            batch_size: images at a time.
+
+        Raises:
+            InputError: an image cannot be read, or has another shape.
+
+        Example:
+            >>> from capsule_lightning import load_network
+            >>> load_network("efficient_capsnet_mnist").predict(torch.zeros(1, 28, 28)).lengths.shape
+            torch.Size([1, 10])
+        """
+        inputs = images if self.reader is None else self.reader(images)
+        weight, training = next(self.parameters()), self.training
+        self.eval()
+        try:
+            found = [self(part.to(weight.device, weight.dtype)) for part in inputs.split(batch_size)]
+        finally:
+            self.train(training)
+        poses = torch.cat([capsules.poses for capsules in found]).cpu()
+        lengths = torch.cat([capsules.activations for capsules in found]).cpu()
+        classes = lengths.argmax(dim=-1)
+        return Answers(classes, [self.class_names[number] for number in classes.tolist()], lengths, poses)
 
     def reconstruct(self, capsules: Capsules, labels: Tensor) -> Tensor | None:
         """Return pictures ``(B, C, H, W)`` in [0, 1] of the capsules of ``labels (B)``; None if there is no decoder."""

@@ -29,7 +29,7 @@ from capsule_lightning.report.trained_network import TrainedNetwork, load_from_f
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
 from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import run_of_checkpoint
-from capsule_lightning.sharing.export import require_place
+from capsule_lightning.runs.results import require_place
 from capsule_lightning.sharing.network_file import is_shared, require_source
 
 SUFFIX = ".html"

@@ -8,29 +8,31 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.components.build import build_part
+from capsule_lightning.components.own import import_own
 from capsule_lightning.components.run_config import read_run_config
 from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.data.image_files import read_images
 from capsule_lightning.data.image_trees import class_tree
+from capsule_lightning.data.mnist import MNISTDataModule
+from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.files import read_metrics
 from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
-from capsule_lightning.sharing.export import network_of
+from capsule_lightning.sharing.checkpoint import network_of
+from capsule_lightning.sharing.metadata import OF_IMAGES, Metadata, images_of
 from capsule_lightning.sharing.network_file import (
-    Metadata,
-    build_network,
-    evaluation_config,
-    images_of,
+    config_from,
     load_network,
-    load_weights,
+    network_from,
     read_metadata,
 )
+from capsule_lightning.sharing.reader import ImageReader
+from capsule_lightning.shipped import TEST_DIGITS
 
 TESTED = 25_000  # most test images that are examined, and held in memory
 MONITORED = ("coupling_entropy", "agreement", "dead_capsules")
@@ -69,31 +71,36 @@ class TrainedNetwork:
 def load_from_run(checkpoint: Path, root: str | None = None, images: str | Path | None = None) -> TrainedNetwork:
     """Load the network of a checkpoint, its run's configuration and its test images; arguments as for `report`.
 
+    A checkpoint outside its run states what its images are, unless it is from before version 0.2.
+
     Raises:
-        InputError: there is no configuration, or images are missing or have several labels.
+        InputError: it is not known what the images are, or they are missing or have several labels.
     """
+    import_own(checkpoint)
     tensors, metadata = network_of(checkpoint)
-    net = load_weights(build_network(metadata, tensors, checkpoint), tensors, checkpoint)
-    folder = run_of_checkpoint(checkpoint)
-    if folder is None:
+    net = network_from(tensors, metadata, checkpoint)
+    folder, about = run_of_checkpoint(checkpoint), None
+    if all(key in metadata for key in OF_IMAGES):
+        about = images_of(metadata, checkpoint)
+    if folder is None and about is None:
         raise InputError(
             f"{checkpoint}: no {CONFIG_NAME} of its run in the folders above it, which states what its images are; "
             "leave the checkpoint in its run, or export it and give --images FOLDER"
         )
-    settings = read_run_config(folder)
-    config = (folder / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")
-    data = data_of(settings, folder / CONFIG_NAME, root)
-    stage = "fit" if images is not None and data.normalization == "channel" else "test"
-    if images is None or stage == "fit":
-        data.prepare_data()
-        data.setup(stage)
-    statistics = data.statistics or (None, None)
-    normalize = normalizer({"kind": data.normalization, "mean": statistics[0], "deviation": statistics[1]})
-    pictures, labels, told = data_pictures(data) if images is None else folder_pictures(images, net, data.class_names)
-    name = f"{settings.get('experiment', folder.parent.name)}, run {folder.name}"
+    settings = config_from(metadata, checkpoint) if folder is None else read_run_config(folder)
+    source = checkpoint if folder is None else folder / CONFIG_NAME
+    pictures, labels, told, about = subject(net, about, settings, source, root, images)
     facts = {"data": told, "checkpoint": checkpoint.name, **training(metadata)}
-    curves = monitored(folder / "metrics.csv")
-    return TrainedNetwork(net, normalize, pictures, labels, data.class_names, name, facts, config, curves)
+    if folder is None:
+        return TrainedNetwork(
+            net, about.normalize, pictures, labels, about.class_names, checkpoint.stem, facts, None, {}
+        )
+    name = f"{settings.get('experiment', folder.parent.name)}, run {folder.name}"
+    config, curves = (
+        (folder / CONFIG_NAME).read_text(encoding="utf-8", errors="replace"),
+        monitored(folder / "metrics.csv"),
+    )
+    return TrainedNetwork(net, about.normalize, pictures, labels, about.class_names, name, facts, config, curves)
 
 
 def load_from_file(path: str | Path, root: str | None = None, images: str | Path | None = None) -> TrainedNetwork:
@@ -103,18 +110,56 @@ def load_from_file(path: str | Path, root: str | None = None, images: str | Path
         InputError: the file does not say what its images are, or they are missing.
     """
     metadata = read_metadata(path)
-    net = load_network(path)
-    names, normalization = images_of(metadata, path)
-    if images is None:
-        data = data_of(evaluation_config(path), path, root)
-        data.prepare_data()
-        data.setup("test")
-        pictures, labels, told = data_pictures(data)
-    else:
-        pictures, labels, told = folder_pictures(images, net, names)
-    normalize = normalizer(normalization)
+    net, about = load_network(path), images_of(metadata, path)
+    settings = {} if images is not None else config_from(metadata, path)
+    pictures, labels, told, about = subject(net, about, settings, path, root, images)
     facts = {"network file": Path(path).name, "data": told, **training(metadata)}
-    return TrainedNetwork(net, normalize, pictures, labels, names, Path(path).stem, facts, None, {})
+    return TrainedNetwork(net, about.normalize, pictures, labels, about.class_names, Path(path).stem, facts, None, {})
+
+
+def subject(
+    net: CapsuleNet,
+    about: TrainedOn | None,
+    settings: Any,
+    source: str | Path,
+    root: str | None,
+    images: str | Path | None,
+) -> tuple[Tensor, Tensor, str, TrainedOn]:
+    """Return the images that a network is reported on, and what it was trained on.
+
+    Args:
+        net: the network.
+        about: what it was trained on; None if its checkpoint does not say so, and the data have to.
+        settings: a configuration with ``data``.
+        source: where that is from, for messages.
+        root, images: see `report`.
+
+    Returns:
+        Pictures ``(N, C, H, W)`` in [0, 1], labels ``(N)``, a text about them, and what the network was trained on.
+
+    Raises:
+        InputError: the images are missing, have several labels, or are of other classes.
+    """
+    if about is not None and images is not None:
+        return *folder_pictures(images, net, about), about
+    data = data_of(settings, source, root)
+    if about is not None:
+        about.require_same(data, str(source))
+        about.normalizes(data)
+        found = few_digits(data) if root is None else None
+        return *(found or data_pictures(data)), about
+    if data.normalization == "channel":
+        data.prepare_data()
+        data.setup("fit")
+    about = TrainedOn(
+        data.name,
+        list(data.class_names),
+        list(net.in_shape),
+        list(data.stored_shape),
+        normalization=data.normalization,
+        statistics=data.statistics if data.normalization == "channel" else None,
+    )
+    return *(data_pictures(data) if images is None else folder_pictures(images, net, about)), about
 
 
 def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataModule:
@@ -148,25 +193,6 @@ def training(metadata: Metadata) -> dict[str, str]:
     return {"training steps": f"{int(metadata['step']):,}"} if metadata.get("step", "").isdecimal() else {}
 
 
-def normalizer(kind: Mapping[str, Any]) -> Normalizer:
-    """Return the map from pictures in [0, 1] to what the network expects, from the metadata of `export`.
-
-    Args:
-        kind: ``kind``, one of ``none``, ``per_image`` and ``channel``; for the last ``mean`` and ``deviation``.
-
-    Raises:
-        InputError: ``channel`` without its numbers.
-    """
-    if kind["kind"] == "none":
-        return lambda pictures: pictures
-    if kind["kind"] == "per_image":
-        return standardize
-    if kind.get("mean") is None or kind.get("deviation") is None:
-        raise InputError("the mean and deviation of the training images are not known; export where they can be read")
-    mean, deviation = (torch.tensor(kind[name]).view(-1, 1, 1) for name in ("mean", "deviation"))
-    return lambda pictures: (pictures - mean) / deviation
-
-
 def evaluation_pictures(data: ImageDataModule, most: int = TESTED) -> tuple[Tensor, Tensor, int]:
     """Return test images as evaluation sees them, not normalized.
 
@@ -191,23 +217,38 @@ def evaluation_pictures(data: ImageDataModule, most: int = TESTED) -> tuple[Tens
 
 def data_pictures(data: ImageDataModule) -> tuple[Tensor, Tensor, str]:
     """Return test images and labels, see `evaluation_pictures`, and a text that says how many there are."""
+    data.prepare_data()
+    data.setup("test")
     pictures, labels, total = evaluation_pictures(data)
     count = f"{len(labels):,}" if len(labels) == total else f"{len(labels):,} of {total:,}"
     return pictures, labels, f"{data.name}, {count} test images"
 
 
-def folder_pictures(images: str | Path, net: CapsuleNet, class_names: Sequence[str]) -> tuple[Tensor, Tensor, str]:
-    """Return images ``<images>/<class>/*`` in [0, 1], scaled to the network's input, their labels and their folder.
+def few_digits(data: ImageDataModule) -> tuple[Tensor, Tensor, str] | None:
+    """Return the test digits that come with the package, where MNIST is not; None of other data, or where it is."""
+    if type(data) is not MNISTDataModule or data.fake:
+        return None
+    try:
+        data.load("test")
+    except InputError:
+        with np.load(TEST_DIGITS) as found:
+            pictures, labels = torch.from_numpy(found["images"]), torch.from_numpy(found["labels"])
+        told = f"mnist, {len(labels)} of 10,000 test images, which come with the package; --data.root FOLDER for all"
+        return data.augmentation.evaluate(pictures[:, None].float() / 255), labels.long(), told
+    return None
+
+
+def folder_pictures(images: str | Path, net: CapsuleNet, about: TrainedOn) -> tuple[Tensor, Tensor, str]:
+    """Return images ``<images>/<class>/*`` in [0, 1], brought to the network's input, their labels and their folder.
 
     Raises:
         InputError: there is no such folder, or it has other classes.
     """
     folder = Path(images).expanduser()
     require(folder.is_dir(), f"{folder}: no such folder; --images takes one of test images, {folder}/<class>/<image>")
-    channels, rows, columns = net.in_shape
-    tree = class_tree(folder, class_names)
-    found = read_images(tree.paths, (channels, rows, columns), resize=True)
-    return found.float() / 255, torch.tensor(tree.labels), str(images)
+    tree = class_tree(folder, about.class_names)
+    reader = net.reader if isinstance(net.reader, ImageReader) else ImageReader(about)
+    return reader.pictures(tree.paths), torch.tensor(tree.labels), str(images)
 
 
 def monitored(metrics: Path) -> dict[str, list[tuple[int, float]]]:

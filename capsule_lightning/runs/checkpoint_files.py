@@ -23,6 +23,9 @@ FOLDER = "checkpoints"
 PENDING = "gradients_pending"
 """Set in a checkpoint taken between two batches whose gradients are accumulated: those of the first are lost."""
 
+TRAINED_ON = "trained_on"
+"""Key of what a network was trained on, see `capsule_lightning.data.trained_on`; checkpoints of before lack it."""
+
 VERSION = "pytorch-lightning_version"
 """Key without which the trainer does not load a checkpoint."""
 TRAINING_STATE = ("state_dict", "optimizer_states", "loops", "global_step")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import safetensors
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.components.foreign import component, known_class, require_harmless
 from capsule_lightning.components.names import OLD_NAMES, modernized
-from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.trained_on import OF_MACHINE
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import Encoder
 from capsule_lightning.errors import InputError, first_line, nearest, require
@@ -24,33 +25,32 @@ from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.runs.checkpoint_files import difference
 from capsule_lightning.runs.plain_json import parse_json
+from capsule_lightning.sharing.checkpoint import network_of
+from capsule_lightning.sharing.metadata import NEEDED, OF_IMAGES, Metadata, images_of
+from capsule_lightning.sharing.reader import ImageReader
 from capsule_lightning.shipped import PRETRAINED
 from capsule_lightning.tasks.base import Task
 
 SUFFIX = ".safetensors"
-NEEDED = ("net", "in_shape", "num_classes")
-"""Metadata that a network is rebuilt from."""
 LARGEST, LONGEST, MOST_PIXELS = 2**20, 2**10, 2**26
 """Bounds of what a file from elsewhere may state: a size, the values of a list, and the values of one image."""
 PARTS = (CapsuleNet, Encoder, Routing, Decoder)
 """What a network of a file from elsewhere may be made of."""
 EVALUATION = (*PARTS, Task, ClassificationLoss, ImageDataModule, Augmentation)
 """What its configuration may name."""
-OF_MACHINE = ("root", "images", "download")
-"""Arguments of a data module that are the user's own."""
-
-Metadata = dict[str, str]
 
 
 def load_network(path: str | Path) -> CapsuleNet:
-    """Load the network of a ``.safetensors`` file that `export` has written, for evaluation.
+    """Load a trained network, for evaluation.
 
-    Weights in half precision are widened to float32, which keeps their values; float64 stays float64. `read_metadata`
-    tells under ``input`` what the images need before they go in. Only classes of networks are made of what the file
-    names, so that it cannot run code.
+    Its `predict` takes images as they are: files, or pixels. Called, it takes what it was trained on, which
+    `read_metadata` tells under ``input``. Weights in half precision are widened to float32, which keeps their values;
+    float64 stays float64. Only classes of networks are made of what the file names, so that it cannot run code; those
+    of a module of one's own are found once that module is imported.
 
     Args:
-        path: the file, or the name of a network that comes with the package.
+        path: a ``.safetensors`` file that `export` has written, a checkpoint, or the name of a network that comes with
+            the package.
 
     Raises:
         InputError: there is no such file, it is of another kind, or its weights do not fit the network it describes.
@@ -59,16 +59,49 @@ def load_network(path: str | Path) -> CapsuleNet:
         >>> net = load_network("efficient_capsnet_mnist")
         >>> net(torch.rand(2, 1, 28, 28)).activations.shape
         torch.Size([2, 10])
+        >>> net.predict(torch.zeros(3, 28, 28, dtype=torch.uint8)).poses.shape
+        torch.Size([3, 10, 16])
     """
-    metadata = read_metadata(path)
+    require_source(path)
+    if is_shared(path):
+        tensors, metadata = read_tensors(path), read_metadata(path)
+    else:
+        tensors, metadata = network_of(Path(path).expanduser())
+    return network_from(tensors, metadata, path)
+
+
+def network_from(tensors: Mapping[str, Tensor], metadata: Metadata, path: str | Path) -> CapsuleNet:
+    """Build the network that metadata describe, with its weights, and let it prepare images if they say how.
+
+    Raises:
+        InputError: the network cannot be built, its weights do not fit, or what is said of images cannot be used.
+    """
     missing = [key for key in NEEDED if key not in metadata]
     if missing:
         raise InputError(
             f"{path}: does not state how its network is built, its metadata lack {', '.join(missing)}; expected "
             "a file that `export` has written"
         )
-    tensors = read_tensors(path)
-    return load_weights(build_network(metadata, tensors, path), tensors, path)
+    net = load_weights(build_network(metadata, tensors, path), tensors, path)
+    if all(key in metadata for key in OF_IMAGES):
+        reader = image_reader(metadata, path)
+        net.reader, net.class_names = reader, list(reader.images.class_names)
+    return net
+
+
+def image_reader(metadata: Metadata, path: str | Path) -> ImageReader:
+    """Return what prepares images for a network.
+
+    Raises:
+        InputError: the metadata do not say what the network was trained on.
+    """
+    images = images_of(metadata, path)
+    slot = modernized((images.slot or {}).get("init_args", {}).get("augmentation"))
+    try:
+        augmentation: Any = None if slot is None else component(slot, (Augmentation,))()
+    except (ValueError, TypeError) as error:  # InputError among them
+        raise InputError(f"{path}: its images cannot be prepared ({first_line(error)})") from error
+    return ImageReader(images, augmentation)
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -77,8 +110,8 @@ def read_metadata(path: str | Path) -> Metadata:
     Returns:
         ``net``, the JSON of the class and its arguments; ``in_shape`` and ``num_classes``; ``step``, ``epoch`` and
         ``capsule_lightning``, the version, of the training; and if they are known ``class_names``, ``normalization``,
-        ``input``, a sentence about the images that the network expects, and ``task`` and ``data``, the JSON of the
-        classes that evaluated it.
+        ``stored_shape``, ``num_labels``, ``brightness`` and ``data_name``, see `TrainedOn`, ``input``, a sentence about
+        the images that the network expects, and ``task`` and ``data``, the JSON of the classes that evaluated it.
 
     Raises:
         InputError: there is no such file, or it is of another kind.
@@ -191,10 +224,18 @@ def evaluation_config(path: str | Path) -> dict[str, Any]:
     """Return the configuration that evaluates a shared network: its task, network and data set.
 
     Raises:
-        InputError: the file does not state it, or holds anything but classes of the package's kinds and plain values:
-            the parser would call what it is given.
+        InputError: see `config_from`.
     """
-    metadata = read_metadata(path)
+    return config_from(read_metadata(path), path)
+
+
+def config_from(metadata: Metadata, path: str | Path) -> dict[str, Any]:
+    """Return the configuration that evaluates the network which metadata describe.
+
+    Raises:
+        InputError: they do not state it, or hold anything but classes of the package's kinds and plain values: the
+            parser would call what it is given.
+    """
     missing = [key for key in ("task", "data", "net") if key not in metadata]
     if missing:
         raise InputError(
@@ -211,38 +252,6 @@ def evaluation_config(path: str | Path) -> dict[str, Any]:
     except (ValueError, AttributeError) as error:  # InputError and what is no JSON among them
         raise InputError(f"{path}: its configuration cannot be used ({first_line(error)})") from error
     return {"experiment": Path(path).stem, "model": task, "data": data}
-
-
-def images_of(metadata: Metadata, path: str | Path) -> tuple[list[str], dict[str, Any]]:
-    """Return the class names, and the normalization of the network's input.
-
-    Args:
-        metadata: see `read_metadata`.
-        path: the file that they are from, for the message.
-
-    Returns:
-        The J names, and ``kind``, one of ``none``, ``per_image`` and ``channel``, for the last with ``mean`` and
-        ``deviation`` of each channel if they are known.
-
-    Raises:
-        InputError: the file does not state them, or not in this form.
-    """
-    missing = [key for key in ("class_names", "normalization") if key not in metadata]
-    if missing:
-        raise InputError(f"{path}: does not state its {' and '.join(missing)}; export it again from its run's folder")
-    try:
-        names, normalization = (parse_json(metadata[key], key) for key in ("class_names", "normalization"))
-        good = len(names) == int(metadata["num_classes"]) and all(isinstance(name, str) for name in names)
-        good = good and isinstance(names, list) and normalization["kind"] in get_args(Normalization)
-        channels = parse_json(metadata["in_shape"], "in_shape")[0]
-        for name in ("mean", "deviation"):
-            numbers = normalization.get(name, [0.0] * channels)
-            good = good and len(numbers) == channels and all(isinstance(number, float) for number in numbers)
-    except (ValueError, TypeError, KeyError, AttributeError, LookupError):
-        good = False
-    if not good:
-        raise InputError(f"{path}: its class_names and normalization cannot be used; export it again")
-    return names, normalization
 
 
 def require_source(path: str | Path) -> None:

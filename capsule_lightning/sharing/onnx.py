@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from capsule_lightning.errors import InputError, first_line
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.routing.base import Routing
-from capsule_lightning.sharing.network_file import (
-    Metadata,
-)
+from capsule_lightning.sharing.metadata import Metadata
 
 ONNX_EXTRA = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-3

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from math import ceil, isfinite, nan
 from typing import Any, Literal, get_args
@@ -12,6 +14,7 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -20,8 +23,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from typing_extensions import override
 
+from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.trained_on import TrainedOn, read_trained_on, trained_on
 from capsule_lightning.errors import InputError, require
-from capsule_lightning.runs.checkpoint_files import require_weights
+from capsule_lightning.runs.checkpoint_files import TRAINED_ON, require_weights
+from capsule_lightning.runs.plain_values import names_classes, path_of, stated
 from capsule_lightning.schedules import ExponentialDecay, Schedule, make_schedule
 from capsule_lightning.tasks.nonfinite import NonFiniteGuard, nan_gradients_unless_finite
 
@@ -49,6 +55,8 @@ class Task(L.LightningModule, ABC):
         selected_by: the metric or loss by whose validation value the best state is selected, and whether its ``max``
             or its ``min`` is best.
         step_losses: the losses of the last training batch, without their gradients.
+        trained_on: what the images and the answers of a trained network are; None before training, and of other data
+            than images. A checkpoint holds it, so that the network can be used where its training data are not.
 
     Raises:
         InputError: a negative ``skip_not_finite``; values that the optimizer or the schedule refuses.
@@ -66,7 +74,8 @@ class Task(L.LightningModule, ABC):
         super().__init__()
         self.guard = NonFiniteGuard(skip_not_finite)
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
-        require_optimizer(optimizer, lr_scheduler)
+        self._lr = require_optimizer(optimizer, lr_scheduler)
+        self.trained_on: TrainedOn | None = None
         self.step_losses: Mapping[str, Tensor] = {}
         self._stage_metrics: nn.ModuleDict | None = None
         self._stage_losses = nn.ModuleDict()
@@ -98,8 +107,39 @@ class Task(L.LightningModule, ABC):
         """
         return {}
 
+    @property
+    def lr(self) -> float:
+        """Learning rate of the optimizer, which a schedule multiplies; Lightning's `Tuner` sets it."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        require(isfinite(value) and value >= 0, f"lr={value}: expected a finite number, such as 0.001")
+        self._lr, self.make_optimizer = value, partial(optimizer_at, value, self.make_optimizer)
+
     def example_batch(self, size: int) -> Any:
         """Return a random batch of the right shapes on the task's device, to try a step with; None if it has none."""
+        return None
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Note what the network is trained on; if that is known, normalize other data as the network expects.
+
+        Raises:
+            InputError: the data to be measured on have other classes, or images of another shape.
+        """
+        data = self._images()
+        if data is not None and stage == "fit":
+            self.trained_on = trained_on(data)
+        elif data is not None and self.trained_on is not None:
+            self.trained_on.require_same(data, "the network")
+            self.trained_on.normalizes(data)
+
+    def _images(self) -> ImageDataModule | None:
+        """Return the data module of images that the trainer has; None without a trainer, or with other data."""
+        with suppress(RuntimeError):  # no trainer
+            data = getattr(self.trainer, "datamodule", None)
+            return data if isinstance(data, ImageDataModule) else None
         return None
 
     @override
@@ -220,13 +260,38 @@ class Task(L.LightningModule, ABC):
                 schedule.step(metrics[monitored(schedule)])
 
     @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the network was trained on, and state by plain values how task and data were made.
+
+        A checkpoint then loads wherever only plain values are read, and builds the task without a configuration.
+        """
+        if self.trained_on is not None:
+            checkpoint[TRAINED_ON] = self.trained_on.plain()
+        for key, made in (
+            (self.CHECKPOINT_HYPER_PARAMS_KEY, type(self)),
+            (L.LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY, type(getattr(self.trainer, "datamodule", None))),
+        ):
+            if key in checkpoint:
+                checkpoint[key] = recipe(checkpoint[key], made)
+
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another network, naming the first difference.
+        """Refuse the weights of another network, and take over what that was trained on.
 
         Raises:
-            InputError: names or shapes differ.
+            InputError: names or shapes of the weights differ, naming the first difference; the data have other classes,
+                or images of another shape.
         """
+        found = read_trained_on(checkpoint.get(TRAINED_ON), "the checkpoint")
+        data = self._images()
+        if found is not None and data is not None:
+            found.require_same(data, "the checkpoint")
+            found.normalizes(data)
         require_weights("the checkpoint", checkpoint, self)
+        if found is not None and data is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.trained_on = trained_on(data)  # training goes on with what is asked for now
+        elif found is not None:
+            self.trained_on = found
 
     def total_steps(self) -> int:
         """Return the number of training steps of the whole run.
@@ -250,8 +315,36 @@ class Task(L.LightningModule, ABC):
         return max(1, ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
 
 
-def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: ScheduleCallable | None) -> None:
+def recipe(arguments: Mapping[str, Any], made: type) -> dict[str, Any]:
+    """Return the arguments of a task or a data module as plain values, from which Lightning can make it again.
+
+    Arguments that plain values cannot state are left out.
+
+    Args:
+        arguments: of its constructor, as Lightning's ``hparams`` has them.
+        made: its class.
+    """
+    found = stated(arguments)
+    if names_classes(found):
+        found.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
+        with suppress(TypeError):  # a class that was made within a function
+            found.setdefault("_class_path", path_of(made))
+    return found
+
+
+def optimizer_at(rate: float, make: OptimizerCallable, parameters: Any) -> Optimizer:
+    """Return an optimizer whose learning rate is another one than it was made with."""
+    optimizer = make(parameters)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return optimizer
+
+
+def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: ScheduleCallable | None) -> float:
     """Try optimizer and schedule on a dummy parameter, so that what they refuse is known before any data are read.
+
+    Returns:
+        The learning rate of its first parameters.
 
     Raises:
         InputError: they refuse a value, or a learning rate is not finite.
@@ -263,6 +356,7 @@ def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: Sche
     for group in optimizer.param_groups:
         lr = group["lr"]
         require(isfinite(lr), f"model.optimizer: lr={lr}: expected a finite number, such as 0.001")
+    rate = float(optimizer.param_groups[0]["lr"])
     if make_lr_scheduler is not None:
         try:
             make_schedule(make_lr_scheduler, optimizer, 1)
@@ -270,6 +364,7 @@ def require_optimizer(make_optimizer: OptimizerCallable, make_lr_scheduler: Sche
             raise
         except (ValueError, TypeError) as error:
             raise InputError(f"model.lr_scheduler: {error}; give another value") from error
+    return rate
 
 
 def monitored(schedule: LRScheduler) -> str:

@@ -50,12 +50,14 @@ class Prediction(NamedTuple):
         reconstructions: ``(B, C, H, W)`` or ``(B, L, C, H, W)`` in [0, 1], from the capsules of ``classes``; None
             without a decoder.
         errors: ``(B)``, squared reconstruction errors summed over pixels and objects; None without a decoder.
+        poses: ``(B, J, E)``, the class capsules.
     """
 
     classes: Tensor
     activations: Tensor
     reconstructions: Tensor | None
     errors: Tensor | None
+    poses: Tensor | None = None
 
 
 class ImageClassificationTask(Task):
@@ -141,7 +143,8 @@ class ImageClassificationTask(Task):
 
     @override
     def prediction(self, output: Output, batch: ImageBatch) -> Prediction:
-        return Prediction(output.classes, output.capsules.activations, output.reconstructions, output.errors)
+        poses, lengths = output.capsules
+        return Prediction(output.classes, lengths, output.reconstructions, output.errors, poses)
 
     @override
     def compared(self, output: Output, batch: ImageBatch) -> tuple[Tensor, Tensor]:
@@ -158,7 +161,7 @@ class ImageClassificationTask(Task):
         """Refuse data whose images have another number of labels.
 
         Raises:
-            InputError: the numbers differ.
+            InputError: the numbers differ, or what `Task.setup` refuses.
         """
         given = getattr(getattr(self.trainer, "datamodule", None), "num_labels", self.num_labels)
         if given != self.num_labels:
@@ -167,6 +170,7 @@ class ImageClassificationTask(Task):
                 f"num_labels={given} of each image, and {type(self).__name__} expects {self.num_labels}: choose other "
                 f"data or --model {remedy}"
             )
+        super().setup(stage)
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

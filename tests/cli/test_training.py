@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -100,6 +101,39 @@ def test_predict_of_image_files(run_main: Callable[..., Path], trained: Run, tmp
     with torch.no_grad():
         expected = task(images[:5].float() / 255).activations.argmax(dim=-1)
     assert [int(row["prediction"]) for row in rows] == expected.tolist()
+
+
+def test_predict_prints_its_answers_and_writes_where_it_is_told(
+    run_main: Callable[..., Path], trained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = DigitsDataModule().load("test")
+    for number in range(4):
+        place = tmp_path / "photos" / str(int(labels[number])) / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[number, 0].numpy()).save(place)
+    Image.fromarray(255 - images[4, 0].numpy()).save(tmp_path / "paper.png")
+    before = {path for path in trained.folder.rglob("*") if path.is_file()}
+    words = ("--data.images", "photos", "paper.png", "--output", "t.csv", "--poses", "p.npz")
+    run_main("predict", trained.folder.name, "--runs", str(trained.cwd / "runs"), *words)
+    assert {path for path in trained.folder.rglob("*") if path.is_file()} - before <= {
+        trained.folder / "predict" / "figures" / f"predict_{name}.png" for name in ("reconstructions", "wrong")
+    }
+    said = capsys.readouterr().out
+    with (tmp_path / "t.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows[:4]] == sorted(str(int(label)) for label in labels[:4])
+    right = sum(row["label"] == row["prediction"] for row in rows[:4])
+    assert f"accuracy: {25 * right:.2f} % ({right} of 4)" in said
+    assert "1 of 5 images are far brighter than the training images; inverted? --data.invert true" in said
+    assert re.search(
+        rf"paper\.png +{rows[4]['prediction']} \(0\.\d\d\)\n(.*\n)+5 predictions: t\.csv\nposes: p\.npz", said
+    )
+    with np.load(tmp_path / "p.npz", allow_pickle=False) as found:
+        assert found["names"].tolist() == [row["image"] for row in rows]
+        assert found["poses"].shape == (5, 10, 16)
+        lengths = np.array([[float(row[f"length_{digit}"]) for digit in range(10)] for row in rows])
+        np.testing.assert_allclose(np.linalg.norm(found["poses"], axis=-1), lengths, atol=1e-5)
+    assert not list(tmp_path.glob("runs/**/wandb"))
 
 
 def test_a_checkpoint_holds_plain_values_alone(trained: Run) -> None:

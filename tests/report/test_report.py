@@ -32,7 +32,7 @@ from capsule_lightning.models.cnn import BaselineCNN
 from capsule_lightning.report import TrainedNetwork, build, page, pictures, report
 from capsule_lightning.report.measured import spread_over_classes, wilson_interval
 from capsule_lightning.report.panel import decoder_layers
-from capsule_lightning.report.trained_network import evaluation_pictures, monitored, normalizer
+from capsule_lightning.report.trained_network import evaluation_pictures, load_from_file, load_from_run, monitored
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ["zero", "one & <all>", "two"]
@@ -308,16 +308,6 @@ def test_each_class_gives_as_many_images_as_another() -> None:
     assert spread_over_classes(labels, 100).tolist() == [2, 5, 4, 7, 0, 1, 3, 6, 8]
 
 
-def test_pictures_are_normalized_as_the_metadata_say() -> None:
-    pictures = torch.rand(2, 2, 3, 3)
-    assert_close(normalizer({"kind": "none"})(pictures), pictures)
-    found = normalizer({"kind": "channel", "mean": [0.1, 0.2], "deviation": [0.5, 2.0]})(pictures)
-    assert_close(found[:, 1], (pictures[:, 1] - 0.2) / 2)
-    assert_close(normalizer({"kind": "per_image"})(pictures).mean(dim=(1, 2, 3)), torch.zeros(2), atol=1e-6, rtol=0)
-    with pytest.raises(InputError, match="mean and deviation"):
-        normalizer({"kind": "channel", "mean": None, "deviation": None})
-
-
 def test_of_very_many_test_images_every_third() -> None:
     data = DigitsDataModule(batch_size=50)
     data.setup("test")
@@ -375,8 +365,12 @@ def test_a_run_is_reported_with_its_data_and_configuration(
     assert "report.html exists" in capsys.readouterr().err
     alone = tmp_path / "last.ckpt"
     shutil.copy(checkpoint, alone)
+    assert load_from_run(alone).facts["data"] == "digits, 360 test images"  # which it states itself
+    older = torch.load(alone, weights_only=True)
+    del older["trained_on"]
+    torch.save(older, tmp_path / "older.ckpt")
     with pytest.raises(InputError, match=r"no config\.yaml of its run"):
-        report(alone)
+        report(tmp_path / "older.ckpt")
 
 
 def test_a_shared_network_is_reported_with_its_data_or_a_folder_of_images(
@@ -399,11 +393,26 @@ def test_a_shared_network_is_reported_with_its_data_or_a_folder_of_images(
     assert written.table == tmp_path / "page_probe.csv"
 
 
+def test_the_shipped_network_has_digits_to_show_where_mnist_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CAPSULE_LIGHTNING_DATA", raising=False)
+    about = load_from_file("efficient_capsnet_mnist")
+    assert about.pictures.shape == (200, 1, 28, 28)
+    assert about.labels.bincount().tolist() == [20] * 10
+    assert "200 of 10,000 test images" in about.facts["data"]
+    assert (about.net(about.pictures).activations.argmax(dim=-1) == about.labels).float().mean() > 0.98
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="mnist were not found"):
+        load_from_file("efficient_capsnet_mnist", root=str(tmp_path / "elsewhere"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "report needs a trained network"),
-        (("--ckpt", "x"), "no option '--ckpt'; expected --ckpt_path"),
+        ((), "no run with a checkpoint below runs"),
+        (("--ckpt", "x"), "no option '--ckpt'; expected"),
         (("--ckpt_path", "nowhere.ckpt"), "no such checkpoint"),
         (("--ckpt_path", "nowhere.safetensors"), "no such file"),
         (("--ckpt_path", "nowhere.safetensors", "--output", "x.pdf"), "ends in .html"),

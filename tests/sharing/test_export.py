@@ -131,9 +131,17 @@ def test_the_file_says_what_rebuilds_the_network_and_what_its_images_need(digits
     assert str(digits.parent) not in "".join(said.values())
 
 
-def test_a_checkpoint_without_its_run_is_shared_and_what_is_unknown_is_said(
-    alone: Path, capsys: pytest.CaptureFixture[str]
+def test_a_checkpoint_without_its_run_is_shared_with_all_that_its_run_states(alone: Path, digits: Path) -> None:
+    one, other = export(alone), export(digits, alone.with_name("other.safetensors"))
+    assert one.unknown is None
+    assert read_metadata(one.path) == read_metadata(other.path)
+    assert json.loads(read_metadata(one.path)["data"])["class_path"].endswith("DigitsDataModule")
+
+
+def test_a_checkpoint_of_before_without_its_run_is_shared_and_what_is_unknown_is_said(
+    alone: Path, change: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    change(lambda checkpoint: checkpoint.pop("trained_on"))
     main(["export", "--ckpt_path", str(alone)])
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(err.splitlines()) == 1
@@ -250,7 +258,8 @@ def test_what_brings_images_to_another_shape_is_said(tmp_path: Path) -> None:
     assert "brought from (3, 32, 32) to this shape as RandomPatch does" in sentence
 
 
-def test_a_configuration_that_cannot_be_used_does_not_stop_the_export(alone: Path) -> None:
+def test_a_configuration_that_cannot_be_used_does_not_stop_the_export(alone: Path, change: Callable[..., Path]) -> None:
+    change(lambda checkpoint: checkpoint.pop("trained_on"))
     (alone.parent / "config.yaml").write_text("data: {class_path: no.such.Data}")
     done = export(alone)
     assert "class names" in str(done.unknown)
@@ -276,9 +285,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ((), ["needs a trained network", "--ckpt_path"]),
+        (("last", "--ckpt_path", "x.ckpt"), ["are two networks"]),
         (("--ckpt_pth", "x"), ["'--ckpt_pth'", "did you mean '--ckpt_path'"]),
-        (("x.ckpt",), ["'x.ckpt'", "--ckpt_path"]),
+        (("x.ckpt",), ["x.ckpt", "no such checkpoint"]),
         (("--ckpt_path",), ["--ckpt_path", "expected one argument"]),
         (("--ckpt_path", "none.ckpt"), ["none.ckpt", "no such checkpoint"]),
         (("--ckpt_path", "none.ckpt", "--output", "net.pt"), ["net.pt", ".safetensors or .onnx"]),

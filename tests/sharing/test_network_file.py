@@ -15,9 +15,15 @@ from tiers import nightly_but
 from trained import fit
 
 from capsule_lightning.cli import main
+from capsule_lightning.cli.arguments import LightParser, add_network, network_chosen
+from capsule_lightning.cli.measured import base_of_network
+from capsule_lightning.cli.words import read_words
 from capsule_lightning.errors import InputError
+from capsule_lightning.report import load_from_file, load_from_run
 from capsule_lightning.sharing.export import export
 from capsule_lightning.sharing.network_file import evaluation_config, is_shared, load_network, read_metadata
+
+DYNAMIC = "capsule_lightning.routing.dynamic.DynamicRouting"
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +189,11 @@ def test_a_shared_network_keeps_its_normalization_and_refuses_other_classes(
     small = ("--data.channels", "1", "--data.image_size", "[8,8]", "--data.batch_size", "4", "--data.val_size", "4")
     net = ("--model.net.encoder.kernel_size", "3", "--model.net.encoder.primary_kernel_size", "3")
     checkpoint = fit(folders, "--config", "image_folder.yaml", "--data.root", str(folders / "ab"), *small, *net)
+    (folders / "ab").rename(folders / "gone")  # nothing but the network is needed
     shared = export(checkpoint, folders / "net.safetensors").path
-    (folders / "ab" / "a" / "0.png").unlink()  # the statistics of what is there now are others
+    for about in (load_from_run(checkpoint, images=folders / "gone"), load_from_file(shared, images=folders / "gone")):
+        assert about.labels.bincount().tolist() == [12, 12]
+        assert about.normalize(about.pictures).mean().abs() < 0.2
     images = ("--data.images", str(folders / "cd" / "c"), "--data.root", str(folders / "ab"))
     main(["predict", "--ckpt_path", str(shared), *images])
     (table,) = folders.glob("runs/net/*/predict/predictions.csv")
@@ -195,12 +204,18 @@ def test_a_shared_network_keeps_its_normalization_and_refuses_other_classes(
         lengths = net((image - normalization["mean"][0]) / normalization["deviation"][0]).activations[0]
     found = next(row for row in rows(table) if row[0].endswith("0.png"))
     assert [float(number) for number in found[-2:]] == pytest.approx(lengths.tolist(), abs=1e-5)
+    main(["predict", str(checkpoint), *images[:2]])
+    (again,) = folders.glob("runs/image_folder/one/predict/predictions.csv")
+    assert rows(again) == rows(table)
+    assert load_network(checkpoint).predict(folders / "cd" / "c" / "0.png").lengths.tolist() == [
+        pytest.approx(lengths.tolist(), abs=1e-5)
+    ]
 
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main(["predict", "--ckpt_path", str(shared), "--data.root", str(folders / "cd")])
     assert stopped.value.code == 2
-    assert "was trained on the classes a, b, and these data have c, d" in capsys.readouterr().err
+    assert "was trained on the 2 classes a, b, and these data have 2: c, d" in capsys.readouterr().err
 
 
 def test_other_options_of_the_network_are_named(shared: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,6 +281,74 @@ def test_a_file_cannot_import_or_make_what_is_no_capsule_network(
     with pytest.raises(InputError, match="cannot be used"):
         evaluation_config(shared)
     assert not (here / "trace").exists()
+    assert "antigravity" not in sys.modules
+
+
+OWN = """
+from capsule_lightning.routing.dynamic import DynamicRouting
+
+class Mine(DynamicRouting):
+    pass
+"""
+
+
+@pytest.mark.parametrize("module", ["own_routing", "own_package.routing"])
+def test_a_class_of_ones_own_is_found_once_its_module_is_imported(
+    module: str, shared: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "own_package").mkdir()
+    for path in (here / "own_package" / "routing.py", here / "own_routing.py"):
+        path.write_text(OWN)
+    edited(shared, metadata=lambda said: said.update(net=said["net"].replace(DYNAMIC, f"{module}.Mine")))
+    with pytest.raises(InputError, match=f"if it is your own, add --import {module}"):
+        load_network(shared)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(here)])
+    words = LightParser("report")
+    add_network(words)
+    try:
+        assert network_chosen(words.options([str(shared), "--import", module])) == str(shared)
+        assert type(load_network(shared).routing).__name__ == "Mine"
+    finally:
+        for name in ("own_routing", "own_package.routing", "own_package"):
+            sys.modules.pop(name, None)
+
+
+def test_a_checkpoint_outside_its_run_states_how_it_is_evaluated(digits: Path, here: Path) -> None:
+    alone = here / "alone.ckpt"
+    alone.write_bytes(digits.read_bytes())
+    found = base_of_network(read_words(["test", "--ckpt_path", str(alone)]), str(alone))
+    assert found["data"]["class_path"].endswith("DigitsDataModule")
+    assert not {"root", "images", "download"} & set(found["data"]["init_args"])
+    assert found["model"]["init_args"]["reconstruction_weight"] == 0.02
+    assert base_of_network(read_words(["test", "--ckpt_path", str(digits)]), str(digits)) is None  # its run does
+    assert base_of_network(read_words(["test", "--config", "mnist"]), str(alone)) is None  # other data are chosen
+
+
+@pytest.mark.nightly  # by day its configuration is compared
+def test_a_checkpoint_outside_its_run_is_tested_as_within_it(digits: Path, here: Path) -> None:
+    (here / "alone.ckpt").write_bytes(digits.read_bytes())
+    measured = []
+    for path, folder in ((digits, digits.parents[1]), (here / "alone.ckpt", here / "runs" / "alone")):
+        main(["test", str(path), "--trainer.limit_test_batches", "1.0"])
+        (table,) = [*folder.glob("test/metrics.csv"), *folder.glob("*/test/metrics.csv")]
+        measured.append({row[2]: row[3] for row in rows(table) if row[2].startswith("test/")})
+    assert measured[0] == measured[1]
+
+
+HARMFUL = [{"class_path": "os.system"}, {"class_path": "antigravity.x"}, "os.system"]
+
+
+@pytest.mark.parametrize("planted", HARMFUL, ids=str)
+@pytest.mark.parametrize("slot", ["net", "loss", "data"])
+def test_a_checkpoint_from_elsewhere_names_no_code(slot: str, planted: object, digits: Path, here: Path) -> None:
+    found = torch.load(digits, weights_only=True)
+    if slot == "data":
+        found["trained_on"]["slot"]["init_args"]["augmentation"] = planted
+    else:
+        found["hyper_parameters"][slot] = planted
+    torch.save(found, here / "alone.ckpt")
+    with pytest.raises(InputError, match=r"cannot be used|cannot be built|cannot be prepared"):
+        base_of_network(read_words(["test"]), str(here / "alone.ckpt"))
     assert "antigravity" not in sys.modules
 
 

@@ -1,0 +1,224 @@
+"""What a command other than ``fit`` looks at: the network, and what its data are by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.cli.words import Words
+from capsule_lightning.components.foreign import require_harmless
+from capsule_lightning.components.names import modernized
+from capsule_lightning.components.own import import_own
+from capsule_lightning.components.slots import Slot, arguments, find_class, path_of
+from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.trained_on import TrainedOn
+from capsule_lightning.errors import InputError, require
+from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.runs.checkpoint_files import require_checkpoint, require_weights
+from capsule_lightning.runs.folders import run_of_checkpoint
+from capsule_lightning.runs.named import checkpoint_named
+from capsule_lightning.runs.results import from_here, require_not_of_a_run, require_place
+from capsule_lightning.sharing.checkpoint import images_of_checkpoint, stated_by, tensors_of
+from capsule_lightning.sharing.metadata import images_of
+from capsule_lightning.sharing.network_file import (
+    config_from,
+    is_shared,
+    load_weights,
+    read_metadata,
+    read_tensors,
+    require_source,
+)
+from capsule_lightning.sharing.pictures import PicturesDataModule
+from capsule_lightning.tasks.base import Task
+
+RESULTS = {"output": ".csv", "poses": ".npz"}
+"""Options of ``predict`` that name files, and how their names end."""
+TABLE = "capsule_lightning.callbacks.predictions.PredictionTable"
+
+
+def with_network(given: Words) -> Words:
+    """Put the file that ``ckpt_path`` means in its place: that of a run, or of the newest run.
+
+    Raises:
+        InputError: there is no such run, or no network is named while the words choose other data.
+    """
+    name = given.option("ckpt_path")
+    if (name is not None and is_shared(name)) or (name is None and given.flags):
+        return given
+    require(
+        name is not None or not given.chooses_data,
+        f"{given.command} needs a trained network: --ckpt_path runs/.../checkpoints/last.ckpt, a run's id, or best",
+    )
+    path = from_here(checkpoint_named(name, given.option("runs") or "runs", given.option("experiment") or "*"))
+    if path != name:
+        rank_zero_only(print)(f"network: {path}", flush=True)
+    others = [(key, text) for key, text in given.options if key != "ckpt_path"]
+    return given._replace(options=[*others, ("ckpt_path", path)])
+
+
+def base_of_network(given: Words, checkpoint: str) -> Mapping[str, Any] | None:
+    """Return the configuration that a checkpoint outside its run states itself; None if it does not.
+
+    Raises:
+        InputError: it names anything but classes of the package's kinds and plain values.
+    """
+    if given.chooses_data or not Path(checkpoint).is_file() or run_of_checkpoint(checkpoint) is not None:
+        return None
+    found = require_checkpoint(checkpoint)
+    if "hyper_parameters" not in found:
+        return None
+    metadata = stated_by(found, checkpoint)
+    return config_from(metadata, checkpoint) if "data" in metadata and "task" in metadata else None
+
+
+def images_known(checkpoint: str) -> TrainedOn | None:
+    """Return what a network was trained on; None if its file does not say so.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if is_shared(checkpoint):
+        return images_of(read_metadata(checkpoint), checkpoint)
+    return images_of_checkpoint(checkpoint)
+
+
+def with_pictures(given: Words, base: Mapping[str, Any] | None, checkpoint: str) -> Mapping[str, Any] | None:
+    """Let ``predict --data.images`` need no other data than the images.
+
+    Raises:
+        InputError: the network names several objects in an image.
+    """
+    if given.command != "predict" or given.option("data.images") is None or given.chooses_data or base is None:
+        return base
+    about = images_known(checkpoint)
+    usual = modernized(base.get("data") or {}).get("class_path")
+    reads = usual is None or "images" in arguments(find_class(str(usual), Slot((DataModule,))))
+    require(
+        reads and (about is None or about.num_labels == 1),
+        f"data.images={given.option('data.images')}: {checkpoint} names several objects in an image, and pictures of "
+        "one's own are for networks of one class an image; leave --data.images out to predict the test set",
+    )
+    if about is None or about.stored_shape is None:
+        return base
+    if not is_shared(checkpoint):
+        import_own(Path(checkpoint))
+    return {**base, "data": pictures_slot(about, checkpoint)}
+
+
+def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
+    """Return the slot of the data module that reads pictures for a network.
+
+    Raises:
+        InputError: what the checkpoint says of its training data names anything but the package's kinds of classes: it
+            may be from elsewhere, and the parser would call what it is given.
+    """
+    trained = (about.slot or {}).get("init_args", {})
+    augmentation = modernized(trained.get("augmentation"))
+    try:
+        require_harmless(augmentation, (Augmentation,))
+    except InputError as error:
+        raise InputError(f"{checkpoint}: its images cannot be prepared ({error})") from error
+    mean, deviation = about.statistics or (None, None)
+    given = {
+        "class_names": list(about.class_names),
+        "shape": list(about.stored_shape or about.in_shape),
+        "normalization": about.normalization,
+        "mean": mean,
+        "deviation": deviation,
+        "augmentation": augmentation,
+        "batch_size": trained.get("batch_size", 128),
+        **{key: trained[key] for key in ("background", "invert", "max_pixels") if key in trained},
+    }
+    return {"class_path": path_of(PicturesDataModule), "init_args": given}
+
+
+def for_predict(config: dict[str, Any], given: Words) -> dict[str, Any]:
+    """Give ``predict`` its table, and no logger unless one is asked for."""
+    trainer = dict(config["trainer"])
+    if given.option("trainer.logger") is None:
+        trainer["logger"] = False
+    listed = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else []
+    table = {"class_path": TABLE, "init_args": {key: config[key] for key in ("output", "poses", "overwrite")}}
+    trainer["callbacks"] = [*(each for each in listed if each["class_path"] != TABLE), table]
+    return {**config, "trainer": trainer}
+
+
+def require_results(config: Mapping[str, Any]) -> None:
+    """Refuse places for the results of ``predict`` that cannot or must not be written.
+
+    Raises:
+        InputError: a name that ends otherwise, a folder that does not exist, a file that is there.
+    """
+    for option, suffix in RESULTS.items():
+        if config[option] is not None:
+            path = Path(config[option]).expanduser()
+            require(path.suffix == suffix, f"{option}={path}: expected a name that ends in {suffix}")
+            require_not_of_a_run(path, f"--{option}")
+            require_place(path, config["overwrite"], f"--{option}")
+
+
+def take_network(path: str, about: TrainedOn | None, task: Task, data: ImageDataModule) -> None:
+    """Refuse data that are not the network's, let them be normalized as it needs, and load the weights of a shared one.
+
+    Args:
+        path: of the network.
+        about: what it was trained on; None if its file does not say so.
+        task, data: what was made for it.
+
+    Raises:
+        InputError: another network, or data of other classes or of another shape.
+    """
+    if about is not None and isinstance(data, ImageDataModule):
+        about.require_same(data, path)
+        about.normalizes(data)
+    if not is_shared(path):
+        require_weights(path, require_checkpoint(path), task)
+        return
+    tensors, net = read_tensors(path), task.net
+    assert isinstance(net, CapsuleNet)
+    require_weights(path, {"state_dict": tensors}, net)
+    load_weights(net, tensors, path)
+    task.trained_on = about
+
+
+def take_weights(name: str, task: Task, runs: str = "runs") -> None:
+    """Give a network the weights of another as far as they fit, and say what did not.
+
+    Args:
+        name: a checkpoint, a run, a file of ``export``, or the name of a shipped network.
+        task: whose network begins from it.
+        runs: folder of the runs.
+
+    Raises:
+        InputError: there is no such network, or nothing of it fits.
+    """
+    path = name if is_shared(name) else from_here(checkpoint_named(name, runs))
+    require_source(path)
+    tensors = read_tensors(path) if is_shared(path) else tensors_of(path)
+    net = task.net
+    if not isinstance(net, CapsuleNet):
+        raise InputError(f"init_from={name}: {type(task).__name__} has no capsule network to begin from it")
+    mine = net.state_dict()
+    fit = {key: value for key, value in tensors.items() if key in mine and mine[key].shape == value.shape}
+    require(
+        fit, f"init_from={name}: none of its {len(tensors)} tensors fits this network; give a --config like its own"
+    )
+    net.load_state_dict({**mine, **fit})
+    taken, all_of_it = (sum(tensor.numel() for tensor in each.values()) for each in (fit, mine))
+    reshaped = [key for key in tensors if key in mine and key not in fit]
+    other = [f"{key} {tuple(tensors[key].shape)} for {tuple(mine[key].shape)}" for key in reshaped]
+    lines = [f"init_from: {taken:,} of {all_of_it:,} parameters begin as in {path}"]
+    for what, names in (
+        ("of another shape, begin anew", other),
+        ("not in it, begin anew", [key for key in mine if key not in tensors]),
+        ("only in it, left out", [key for key in tensors if key not in mine]),
+    ):
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            lines.append(f"           {what}: {', '.join(names[:4])}{more}")
+    rank_zero_only(print)("\n".join(lines), flush=True)

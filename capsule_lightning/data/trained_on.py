@@ -1,0 +1,242 @@
+"""What a network was trained on, as far as its use needs it; checkpoints and shared files hold it with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from capsule_lightning.augmentations.base import standardize
+from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.errors import InputError, first_line
+from capsule_lightning.runs.plain_values import path_of, stated
+
+if TYPE_CHECKING:
+    from capsule_lightning.data.loader import Store
+
+OF_MACHINE = ("root", "images", "download", "_class_path", "_instantiator")
+"""Arguments of a data module that concern the place where it ran, and what Lightning notes beside them."""
+MEASURED = 2_000
+"""Training images whose brightness is measured."""
+_AT_ONCE = 100  # images that are measured at a time
+FAR = 4.0
+"""Deviations of the brightness beyond which an image is unlike the training images ..."""
+LEAST = 0.2
+"""... and the least difference on a scale of 0 to 1."""
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a network was trained on.
+
+    Attributes:
+        name: name of the data set.
+        class_names: names of the J classes, in the order of the class capsules.
+        in_shape: ``(C, H, W)`` of the network's input.
+        stored_shape: ``(C, H, W)`` of an image before it is brought to the input's shape; None if it is not known.
+        num_labels: labels of an image.
+        normalization: of the network's input.
+        statistics: mean and deviation of each channel, for the normalization ``channel``; None if they are not known.
+        brightness: mean and deviation, over training images, of an image's mean in [0, 1]; None if it is not known.
+        slot: class and arguments of the data module, without those of one machine; None if they are not known.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    in_shape: Sequence[int]
+    stored_shape: Sequence[int] | None = None
+    num_labels: int = 1
+    normalization: Normalization = "none"
+    statistics: Sequence[Sequence[float]] | None = None
+    brightness: Sequence[float] | None = None
+    slot: Mapping[str, Any] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        return stated(asdict(self))
+
+    def normalize(self, pictures: Tensor) -> Tensor:
+        """Return the network's input of pictures ``(B, C, H, W)`` in [0, 1].
+
+        Raises:
+            InputError: the statistics that the normalization needs are not known.
+        """
+        if self.normalization == "none":
+            return pictures
+        if self.normalization == "per_image":
+            return standardize(pictures)
+        if self.statistics is None:
+            raise InputError(
+                "the mean and deviation of the training images are not known; export where they can be read"
+            )
+        mean, deviation = (torch.tensor(each, device=pictures.device).view(-1, 1, 1) for each in self.statistics)
+        return (pictures - mean) / deviation
+
+    def require_same(self, data: ImageDataModule, source: str) -> None:
+        """Refuse data that are not of the network's classes, or of other channels or another size.
+
+        Args:
+            data: what the network is to be measured on.
+            source: of the network, for the message.
+
+        Raises:
+            InputError: the first difference.
+        """
+        ours, theirs = list(self.class_names), names_of(data)
+        if ours != theirs:
+            order = " in another order" if sorted(ours) == sorted(theirs) else ""
+            raise InputError(
+                f"{source}: was trained on the {len(ours)} classes {listed(ours)}, and these data have "
+                f"{len(theirs)}{order}: {listed(theirs)}; give the data of those classes"
+            )
+        if tuple(self.in_shape) != tuple(data.in_shape):
+            raise InputError(
+                f"{source}: takes images of (channels, rows, columns) {tuple(self.in_shape)}, and these data give "
+                f"{tuple(data.in_shape)}; bring them to that, as with --data.channels and --data.image_size"
+            )
+
+    def normalizes(self, data: ImageDataModule) -> None:
+        """Let data be normalized as the network's training images were, unless another normalization is asked for."""
+        asked = data.asked_normalization
+        if asked not in (None, self.normalization):
+            rank_zero_info(f"data.normalization={asked}, as asked; the network was trained with {self.normalization}")
+            return
+        data.normalization = self.normalization
+        if self.normalization == "channel" and self.statistics is not None:
+            mean, deviation = self.statistics
+            data.statistics = mean, deviation
+
+
+def trained_on(data: ImageDataModule) -> TrainedOn:
+    """Describe data that are set up for training."""
+    arguments = {name: value for name, value in stated(data.hparams).items() if name not in OF_MACHINE}
+    if arguments.get("augmentation", ...) is None:
+        arguments |= stated({"augmentation": type(data).usual_augmentation})
+    try:
+        slot = {"class_path": path_of(type(data)), "init_args": {**arguments, "seed": data.seed}}
+    except TypeError:  # a class that was made within a function
+        slot = None
+    statistics = data.statistics if data.normalization == "channel" else None
+    shape = getattr(data, "stored_shape", None)  # a class of one's own may do without
+    store = data.store("train")
+    bytes_alone = store.take(torch.zeros(1, dtype=torch.int64, device=store.labels.device)).dtype == torch.uint8
+    return TrainedOn(
+        name=data.name or type(data).__name__,
+        class_names=names_of(data),
+        in_shape=list(data.in_shape),
+        stored_shape=None if shape is None else list(shape),
+        num_labels=data.num_labels,
+        normalization=data.normalization,
+        statistics=None if statistics is None else [list(each) for each in statistics],
+        brightness=brightness_of(store) if data.num_labels == 1 and bytes_alone else None,
+        slot=slot,
+    )
+
+
+def names_of(data: ImageDataModule) -> list[str]:
+    """Return the names of the classes of data, as they can be printed in one line."""
+    return ["".join(c if c.isprintable() else "?" for c in str(name)) for name in data.class_names]
+
+
+def brightness_of(store: Store) -> list[float]:
+    """Return mean and deviation, over some images of a store, of an image's mean on the scale of 0 to 1."""
+    count = min(len(store), MEASURED)
+    chosen = torch.arange(count, device=store.labels.device) * len(store) // count
+    parts = [store.take(part).flatten(1).float().mean(dim=1) / 255 for part in torch.split(chosen, _AT_ONCE)]
+    means = torch.cat(parts).double()
+    return [float(means.mean()), float(means.std(correction=0))]
+
+
+def unlike(brightness: Tensor, usual: Sequence[float]) -> tuple[int, int, bool]:
+    """Count images that are far brighter, or far darker, than the training images.
+
+    Args:
+        brightness: ``(N)``, the mean of each image in [0, 1].
+        usual: mean and deviation of the brightness of training images.
+
+    Returns:
+        How many are far brighter; how many far darker; and whether all of them would be usual if they were inverted.
+
+    Example:
+        >>> unlike(torch.tensor([0.9, 0.88, 0.12]), (0.13, 0.04))
+        (2, 0, True)
+    """
+    mean, deviation = usual
+    limit = max(FAR * deviation, LEAST)
+    bright, dark = brightness - mean > limit, mean - brightness > limit
+    strange = brightness[bright | dark]
+    mended = ((1 - strange - mean).abs() <= limit).all()
+    return int(bright.sum()), int(dark.sum()), len(strange) > 0 and bool(mended)
+
+
+def read_trained_on(said: Any, source: str) -> TrainedOn | None:
+    """Return what a checkpoint or a file says about its training data, checked; None if it says nothing.
+
+    Args:
+        said: plain values that `TrainedOn.plain` has made, from a file that may be from elsewhere.
+        source: the file, for the message.
+
+    Raises:
+        InputError: it is not in that form.
+    """
+    if said is None:
+        return None
+    try:
+        found = TrainedOn(**said)
+        require_form(found)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{source}: what it says of its training images cannot be used ({first_line(error)}); export it again, or "
+            "take another checkpoint"
+        ) from error
+    return found
+
+
+def require_form(found: TrainedOn) -> None:
+    """Refuse values of other types than `TrainedOn` states.
+
+    Raises:
+        ValueError, TypeError: names the value.
+    """
+    channels = found.in_shape[0]
+    numbers: Sequence[Sequence[float]] = [
+        *(found.statistics or []),
+        *([] if found.brightness is None else [found.brightness]),
+    ]
+    for name, good in {
+        "name": isinstance(found.name, str) and found.name.isprintable(),
+        "class_names": isinstance(found.class_names, list)
+        and len(found.class_names) > 1
+        and all(isinstance(name, str) and name.isprintable() for name in found.class_names),
+        "in_shape": shape_like(found.in_shape),
+        "stored_shape": found.stored_shape is None or shape_like(found.stored_shape),
+        "num_labels": isinstance(found.num_labels, int),
+        "normalization": found.normalization in get_args(Normalization),
+        "statistics": found.statistics is None
+        or (len(found.statistics) == 2 and all(len(each) == channels for each in found.statistics)),
+        "brightness": found.brightness is None or len(found.brightness) == 2,
+        "numbers": all(isinstance(n, float | int) and isfinite(n) for each in numbers for n in each),
+        "slot": found.slot is None or set(found.slot) == {"class_path", "init_args"},
+    }.items():
+        if not good:
+            raise ValueError(f"{name}: {getattr(found, name, numbers)!r}"[:200])
+
+
+def shape_like(shape: Sequence[int]) -> bool:
+    """Return whether a value is ``(C, H, W)``."""
+    return len(shape) == 3 and all(isinstance(size, int) and size >= 1 for size in shape)
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Return names in one line, the first of many.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b, ...'
+    """
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])

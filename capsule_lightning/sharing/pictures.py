@@ -1,0 +1,144 @@
+"""Image files that a trained network is asked about, wherever its training data are."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from typing_extensions import override
+
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.image_files import read_files
+from capsule_lightning.data.image_trees import class_folders, image_paths
+from capsule_lightning.data.loader import MemoryStore, Store
+from capsule_lightning.data.module import Split
+from capsule_lightning.data.pictures import MOST_PIXELS
+from capsule_lightning.errors import InputError, require
+
+
+class Pictures(NamedTuple):
+    """Image files that were found.
+
+    Attributes:
+        paths: the N files.
+        labels: class number of each; -1 if it is not known.
+    """
+
+    paths: list[Path]
+    labels: list[int]
+
+
+class PicturesDataModule(ImageDataModule):
+    """Image files for ``predict``; shapes, classes and normalization are those of the network, which states them.
+
+    Args:
+        images: image files, folders of them, or patterns such as ``photos/*.png``. The labels of a folder of class
+            folders, each with the name of a class, are those of the folders; others are not known.
+        class_names: names of the network's classes.
+        shape: ``(C, H, W)`` to which every image is scaled.
+        batch_size: images at a time.
+        augmentation: whose evaluation brings images to the shape of the network's input.
+        normalization: of the network's input.
+        mean, deviation: of each channel of the training images, for the normalization ``channel``.
+        root, download: not needed; accepted because they say where data are.
+        background, invert, max_pixels, skip_damaged: see `ImageDataModule`.
+    """
+
+    name = "pictures"
+
+    def __init__(
+        self,
+        class_names: list[str],
+        shape: tuple[int, int, int],
+        images: list[str] | str | None = None,
+        batch_size: int = 128,
+        augmentation: Callable[[], Augmentation] | None = None,
+        normalization: Normalization | None = None,
+        mean: list[float] | None = None,
+        deviation: list[float] | None = None,
+        root: str | None = None,
+        download: bool = False,
+        background: str = "white",
+        invert: bool = False,
+        max_pixels: int = MOST_PIXELS,
+        skip_damaged: bool = False,
+    ) -> None:
+        self.class_names, self.stored_shape = list(class_names), (shape[0], shape[1], shape[2])
+        super().__init__(
+            root,
+            batch_size,
+            0,
+            0,
+            augmentation,
+            normalization,
+            download,
+            background=background,
+            invert=invert,
+            max_pixels=max_pixels,
+            skip_damaged=skip_damaged,
+        )
+        if mean is not None and deviation is not None:
+            self.statistics = mean, deviation
+        self.paths = [images] if isinstance(images, str) else list(images or ())
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        """Find the files and read them.
+
+        Raises:
+            InputError: another stage than ``predict``; no images, or one that cannot be read.
+        """
+        require(stage == "predict" and self.paths, f"{self.name}: are for predict --data.images, and nothing else")
+        found = find_pictures(self.paths, self.class_names)
+        read = read_files(found.paths, self.stored_shape, resize=True, reading=self.reading)
+        self.predict_files, self.met["predict"] = [found.paths[n] for n in read.kept], read.facts
+        self.stores["predict"] = MemoryStore(read.images, torch.tensor(found.labels)[read.kept])
+
+    @override
+    def open(self, split: Split) -> Store:
+        raise InputError(f"{self.name}: have no {split} images; choose other data with --data")
+
+    load = open  # type: ignore[assignment]
+
+
+def find_pictures(given: Sequence[str], class_names: Sequence[str]) -> Pictures:
+    """Find image files.
+
+    Args:
+        given: files, folders and patterns.
+        class_names: names of the classes, which class folders may have.
+
+    Raises:
+        InputError: one of them leads to no image.
+    """
+    found: dict[Path, int] = {}
+    for word in given:
+        places = [Path(word).expanduser()]
+        if not places[0].exists() and glob.has_magic(word):
+            places = sorted(map(Path, glob.glob(str(places[0]), recursive=True)))
+        require(
+            places and all(place.exists() for place in places),
+            f"data.images={word}: no such file or folder; expected image files, folders of them, or a pattern such as "
+            "'photos/*.png'",
+        )
+        here = [each for place in places for each in pictures_in(place, class_names)]
+        require(here, f"data.images={word}: no images in this folder; expected png, jpeg, webp, ...")
+        for path, label in here:
+            found[path] = max(label, found.get(path, -1))
+    return Pictures([*found], [*found.values()])
+
+
+def pictures_in(place: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
+    """Return the image files at a place, each with its label; -1 where it is not known."""
+    if place.is_file():
+        return [(place, -1)]
+    paths = image_paths(place)
+    folders = set(class_folders(place))
+    if folders and folders <= set(class_names) and all(path.parent != place for path in paths):
+        numbers = {name: number for number, name in enumerate(class_names)}
+        return [(path, numbers[path.relative_to(place).parts[0]]) for path in paths]
+    return [(path, -1) for path in paths]

@@ -1,0 +1,69 @@
+"""Prepare images for a trained network as its training images were prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.augmentations.identity import NoAugmentation
+from capsule_lightning.data.image_files import read_images
+from capsule_lightning.data.trained_on import TrainedOn
+from capsule_lightning.errors import require
+
+
+class ImageReader:
+    """Turns image files or pixels into the input of a network.
+
+    Args:
+        images: what the network was trained on.
+        augmentation: whose evaluation brings images to the shape of the input; None if they have it.
+    """
+
+    def __init__(self, images: TrainedOn, augmentation: Augmentation | None = None) -> None:
+        self.images, self.augmentation = images, augmentation or NoAugmentation()
+        stored = tuple(images.in_shape if images.stored_shape is None else images.stored_shape)
+        if tuple(self.augmentation.out_shape((stored[0], stored[1], stored[2]))) != tuple(images.in_shape):
+            stored, self.augmentation = tuple(images.in_shape), NoAugmentation()
+        self.shape = (stored[0], stored[1], stored[2])
+
+    def __call__(self, images: Any) -> Tensor:
+        """Return the network's input ``(B, C, H, W)`` of images, see `pictures`."""
+        return self.images.normalize(self.pictures(images))
+
+    def pictures(self, images: Any) -> Tensor:
+        """Return images as ``(B, C, H, W)`` float32 in [0, 1], of the shape of the network's input.
+
+        Args:
+            images: the path of an image file, or several; or pixels ``(H, W)``, ``(C, H, W)``, ``(B, H, W)`` or ``(B,
+                C, H, W)`` as a tensor or an array, uint8 from 0 to 255 or floating-point from 0 to 1.
+
+        Raises:
+            InputError: a file cannot be read, or pixels have another shape or range.
+        """
+        paths = [images] if isinstance(images, str | Path) else images
+        if isinstance(paths, Sequence) and all(isinstance(path, str | Path) for path in paths):
+            require(paths, "no images: expected paths of image files, or pixels")
+            stored = read_images([Path(path).expanduser() for path in paths], self.shape, resize=True)
+        else:
+            stored = self._pixels(images)
+        pictures = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
+        return self.augmentation.evaluate(pictures).clamp(0, 1)
+
+    def _pixels(self, images: Any) -> Tensor:
+        """Return pixels as ``(B, C, H, W)``."""
+        found = torch.as_tensor(np.asarray(images) if not isinstance(images, Tensor) else images)
+        wanted = f"expected (batch, {', '.join(map(str, self.shape))}), or paths of image files"
+        if found.ndim == 2 or (found.ndim == 3 and self.shape[0] == 1 and found.shape[0] != 1):
+            found = found.unsqueeze(-3)
+        found = found.unsqueeze(0) if found.ndim == 3 else found
+        require(tuple(found.shape[1:]) == self.shape, f"images of shape {tuple(found.shape)}: {wanted}")
+        if found.dtype != torch.uint8:
+            inside = found.is_floating_point() and bool(((found >= 0) & (found <= 1)).all())
+            require(inside, f"images of {found.dtype}: expected uint8 from 0 to 255, or numbers from 0 to 1")
+        return found

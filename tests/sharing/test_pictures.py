@@ -1,0 +1,73 @@
+"""Which image files `predict --data.images` means, and what is known of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from capsule_lightning.errors import InputError
+from capsule_lightning.sharing.pictures import PicturesDataModule, find_pictures
+
+NAMES = ["cat", "dog"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures in a folder, in folders of classes, and in folders of other names."""
+    for place in ("a.png", "photos/b.png", "photos/c.png", "pets/cat/1.png", "pets/dog/2.png", "zoo/cat/3.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 5), (255, 0, 0)).save(tmp_path / place)
+    (tmp_path / "zoo" / "lion").mkdir()
+    Image.new("RGB", (6, 5)).save(tmp_path / "zoo" / "lion" / "4.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "paths", "labels"),
+    [
+        (["a.png"], ["a.png"], [-1]),
+        (["photos"], ["photos/b.png", "photos/c.png"], [-1, -1]),
+        (["a.png", "photos/c.png"], ["a.png", "photos/c.png"], [-1, -1]),
+        (["photos/*.png"], ["photos/b.png", "photos/c.png"], [-1, -1]),
+        (["**/[ab].png"], ["a.png", "photos/b.png"], [-1, -1]),
+        (["a.png", "a.png", "."], None, None),
+        (["pets"], ["pets/cat/1.png", "pets/dog/2.png"], [0, 1]),
+        (["zoo"], ["zoo/cat/3.png", "zoo/lion/4.png"], [-1, -1]),  # the lion is no class
+        (["pets", "a.png"], ["pets/cat/1.png", "pets/dog/2.png", "a.png"], [0, 1, -1]),
+    ],
+)
+def test_files_folders_patterns_and_class_folders(given: list, paths: list, labels: list, here: Path) -> None:
+    found = find_pictures(given, NAMES)
+    assert len(set(found.paths)) == len(found.paths)
+    if paths is not None:
+        assert set(map(str, found.paths)) == set(paths)
+        assert dict(zip(map(str, found.paths), found.labels, strict=True)) == dict(zip(paths, labels, strict=True))
+
+
+@pytest.mark.parametrize("given", ["none.png", "none/", "*.jpg", "empty", "[z].png"])
+def test_what_leads_to_no_image_is_named(given: str, here: Path) -> None:
+    (here / "empty").mkdir()
+    with pytest.raises(InputError) as refused:
+        find_pictures(["a.png", given], NAMES)
+    assert given.rstrip("/") in str(refused.value)
+
+
+def test_pictures_are_scaled_and_normalized_as_the_network_was_trained(here: Path) -> None:
+    data = PicturesDataModule(
+        NAMES, (3, 4, 4), ["a.png", "pets"], normalization="channel", mean=[0.5] * 3, deviation=[0.25] * 3
+    )
+    data.setup("predict")
+    (stored,) = data.predict_dataloader()
+    batch = data.on_after_batch_transfer(stored, 0)
+    assert batch.images.shape == (3, 3, 4, 4)
+    assert batch.labels.tolist() == [-1, 0, 1]
+    assert [data.name_of(n) for n in range(3)] == ["a.png", "pets/cat/1.png", "pets/dog/2.png"]
+    torch.testing.assert_close(batch.images[0, :, 0, 0], torch.tensor([2.0, -2.0, -2.0]))
+
+
+@pytest.mark.parametrize("stage", ["fit", "test", "validate", None])
+def test_pictures_are_for_prediction_alone(stage: str | None, here: Path) -> None:
+    with pytest.raises(InputError, match="predict"):
+        PicturesDataModule(NAMES, (3, 4, 4), "a.png").setup(stage)
