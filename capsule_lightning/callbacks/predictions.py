@@ -15,7 +15,7 @@ from torch import distributed
 from typing_extensions import override
 
 from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.data.trained_on import TrainedOn, unlike
+from capsule_lightning.data.trained_on import TrainedOn, unlike_training
 from capsule_lightning.runs.files import open_whole
 from capsule_lightning.runs.results import from_here
 from capsule_lightning.tasks.base import Task
@@ -133,7 +133,7 @@ class PredictionTable(L.Callback):
                 np.savez(file, **arrays(rows, names, data.class_names))  # type: ignore[arg-type]
             written.append(f"poses: {from_here(place)}")
         known = pl_module.trained_on if isinstance(pl_module, Task) else None
-        strange = unlike_training(rows, known)
+        strange = strangeness(rows, known)
         self._said = [*shown(rows, names, data.class_names), *strange, *written]
 
     @override
@@ -192,11 +192,11 @@ def shown(rows: Sequence[Row], names: Sequence[str], class_names: Sequence[str],
     return lines
 
 
-def unlike_training(rows: Sequence[Row], known: TrainedOn | None) -> list[str]:
+def strangeness(rows: Sequence[Row], known: TrainedOn | None) -> list[str]:
     """Return a line about images that are far brighter or darker than the training images, if there are any."""
     if known is None or known.brightness is None:
         return []
-    bright, dark, inverted = unlike(torch.tensor([row.brightness for row in rows]), known.brightness)
+    bright, dark, inverted = unlike_training(torch.tensor([row.brightness for row in rows]), known.brightness)
     count, how = max((bright, "brighter"), (dark, "darker"))
     if not count:
         return []

@@ -34,6 +34,7 @@ from capsule_lightning.sharing.network_file import (
     require_source,
 )
 from capsule_lightning.sharing.pictures import PicturesDataModule
+from capsule_lightning.sharing.reader import READ_AS
 from capsule_lightning.tasks.base import Task
 
 RESULTS = {"output": ".csv", "poses": ".npz"}
@@ -132,7 +133,7 @@ def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
         "deviation": deviation,
         "augmentation": augmentation,
         "batch_size": trained.get("batch_size", 128),
-        **{key: trained[key] for key in ("background", "invert", "max_pixels") if key in trained},
+        **{name: trained[name] for name in READ_AS if name in trained},
     }
     return {"class_path": path_of(PicturesDataModule), "init_args": given}
 
@@ -145,7 +146,8 @@ def for_predict(config: dict[str, Any], given: Words) -> dict[str, Any]:
     listed = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else []
     table = {"class_path": TABLE, "init_args": {key: config[key] for key in ("output", "poses", "overwrite")}}
     trainer["callbacks"] = [*(each for each in listed if each["class_path"] != TABLE), table]
-    return {**config, "trainer": trainer}
+    left_out = [name for name in config["without"] if not TABLE.endswith(f".{name}")]  # a run may do without its table
+    return {**config, "trainer": trainer, "without": left_out}
 
 
 def require_results(config: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -13,21 +13,12 @@ from torch import Tensor
 
 from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.data.base import ImageDataModule, Normalization
-from capsule_lightning.errors import InputError, first_line
+from capsule_lightning.data.statistics import Brightness, unlike
+from capsule_lightning.errors import InputError, first_line, printable
 from capsule_lightning.runs.plain_values import path_of, stated
-
-if TYPE_CHECKING:
-    from capsule_lightning.data.loader import Store
 
 OF_MACHINE = ("root", "images", "download", "_class_path", "_instantiator")
 """Arguments of a data module that concern the place where it ran, and what Lightning notes beside them."""
-MEASURED = 2_000
-"""Training images whose brightness is measured."""
-_AT_ONCE = 100  # images that are measured at a time
-FAR = 4.0
-"""Deviations of the brightness beyond which an image is unlike the training images ..."""
-LEAST = 0.2
-"""... and the least difference on a scale of 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -133,26 +124,17 @@ def trained_on(data: ImageDataModule) -> TrainedOn:
         num_labels=data.num_labels,
         normalization=data.normalization,
         statistics=None if statistics is None else [list(each) for each in statistics],
-        brightness=brightness_of(store) if data.num_labels == 1 and bytes_alone else None,
+        brightness=list(data.brightness()) if data.num_labels == 1 and bytes_alone else None,
         slot=slot,
     )
 
 
 def names_of(data: ImageDataModule) -> list[str]:
     """Return the names of the classes of data, as they can be printed in one line."""
-    return ["".join(c if c.isprintable() else "?" for c in str(name)) for name in data.class_names]
+    return [printable(str(name)) for name in data.class_names]
 
 
-def brightness_of(store: Store) -> list[float]:
-    """Return mean and deviation, over some images of a store, of an image's mean on the scale of 0 to 1."""
-    count = min(len(store), MEASURED)
-    chosen = torch.arange(count, device=store.labels.device) * len(store) // count
-    parts = [store.take(part).flatten(1).float().mean(dim=1) / 255 for part in torch.split(chosen, _AT_ONCE)]
-    means = torch.cat(parts).double()
-    return [float(means.mean()), float(means.std(correction=0))]
-
-
-def unlike(brightness: Tensor, usual: Sequence[float]) -> tuple[int, int, bool]:
+def unlike_training(brightness: Tensor, usual: Sequence[float]) -> tuple[int, int, bool]:
     """Count images that are far brighter, or far darker, than the training images.
 
     Args:
@@ -163,15 +145,14 @@ def unlike(brightness: Tensor, usual: Sequence[float]) -> tuple[int, int, bool]:
         How many are far brighter; how many far darker; and whether all of them would be usual if they were inverted.
 
     Example:
-        >>> unlike(torch.tensor([0.9, 0.88, 0.12]), (0.13, 0.04))
+        >>> unlike_training(torch.tensor([0.9, 0.88, 0.12]), (0.13, 0.04))
         (2, 0, True)
     """
     mean, deviation = usual
-    limit = max(FAR * deviation, LEAST)
-    bright, dark = brightness - mean > limit, mean - brightness > limit
-    strange = brightness[bright | dark]
-    mended = ((1 - strange - mean).abs() <= limit).all()
-    return int(bright.sum()), int(dark.sum()), len(strange) > 0 and bool(mended)
+    signs = unlike(brightness.view(-1, 1, 1, 1), Brightness(mean, deviation))
+    strange = brightness[signs != 0].view(-1, 1, 1, 1)
+    mended = len(strange) > 0 and not unlike(1 - strange, Brightness(mean, deviation)).any()
+    return int((signs > 0).sum()), int((signs < 0).sum()), mended
 
 
 def read_trained_on(said: Any, source: str) -> TrainedOn | None:

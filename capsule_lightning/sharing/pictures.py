@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.base import ImageDataModule, Normalization
-from capsule_lightning.data.image_files import read_files
-from capsule_lightning.data.image_trees import class_folders, image_paths
+from capsule_lightning.data.facts import describe_facts
+from capsule_lightning.data.image_files import read_files, unreadable
+from capsule_lightning.data.image_trees import class_folders, find_images
 from capsule_lightning.data.loader import MemoryStore, Store
 from capsule_lightning.data.module import Split
-from capsule_lightning.data.pictures import MOST_PIXELS
+from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
 from capsule_lightning.errors import InputError, require
 
 
@@ -26,10 +28,12 @@ class Pictures(NamedTuple):
     Attributes:
         paths: the N files.
         labels: class number of each; -1 if it is not known.
+        odd: what has the name of an image, and is not a file.
     """
 
     paths: list[Path]
     labels: list[int]
+    odd: list[UnreadableImageError]
 
 
 class PicturesDataModule(ImageDataModule):
@@ -44,8 +48,8 @@ class PicturesDataModule(ImageDataModule):
         augmentation: whose evaluation brings images to the shape of the network's input.
         normalization: of the network's input.
         mean, deviation: of each channel of the training images, for the normalization ``channel``.
-        root, download: not needed; accepted because they say where data are.
         background, invert, max_pixels, skip_damaged: see `ImageDataModule`.
+        root, download: not needed; accepted because they say where data are.
     """
 
     name = "pictures"
@@ -94,9 +98,16 @@ class PicturesDataModule(ImageDataModule):
         """
         require(stage == "predict" and self.paths, f"{self.name}: are for predict --data.images, and nothing else")
         found = find_pictures(self.paths, self.class_names)
+        if found.odd and not (found.paths and self.reading.skip_damaged):
+            raise unreadable(found.odd)
         read = read_files(found.paths, self.stored_shape, resize=True, reading=self.reading)
-        self.predict_files, self.met["predict"] = [found.paths[n] for n in read.kept], read.facts
-        self.stores["predict"] = MemoryStore(read.images, torch.tensor(found.labels)[read.kept])
+        self.predict_files = [found.paths[number] for number in read.kept]
+        odd = {str(each.path): each.reason for each in found.odd}
+        facts = read.facts._replace(damaged={**read.facts.damaged, **odd})
+        for line in describe_facts({"predict": facts}, self.reading.background):
+            rank_zero_info(line)
+        labels = torch.tensor([found.labels[number] for number in read.kept])
+        self.stores["predict"] = MemoryStore(read.images, labels)
 
     @override
     def open(self, split: Split) -> Store:
@@ -116,6 +127,7 @@ def find_pictures(given: Sequence[str], class_names: Sequence[str]) -> Pictures:
         InputError: one of them leads to no image.
     """
     found: dict[Path, int] = {}
+    odd: list[UnreadableImageError] = []
     for word in given:
         places = [Path(word).expanduser()]
         if not places[0].exists() and glob.has_magic(word):
@@ -125,20 +137,23 @@ def find_pictures(given: Sequence[str], class_names: Sequence[str]) -> Pictures:
             f"data.images={word}: no such file or folder; expected image files, folders of them, or a pattern such as "
             "'photos/*.png'",
         )
-        here = [each for place in places for each in pictures_in(place, class_names)]
-        require(here, f"data.images={word}: no images in this folder; expected png, jpeg, webp, ...")
+        here: list[tuple[Path, int]] = []
+        for place in places:
+            images, others = pictures_in(place, class_names)
+            here, odd = here + images, odd + others
+        require(here or odd, f"data.images={word}: no images in this folder; expected png, jpeg, webp, ...")
         for path, label in here:
             found[path] = max(label, found.get(path, -1))
-    return Pictures([*found], [*found.values()])
+    return Pictures([*found], [*found.values()], odd)
 
 
-def pictures_in(place: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
-    """Return the image files at a place, each with its label; -1 where it is not known."""
-    if place.is_file():
-        return [(place, -1)]
-    paths = image_paths(place)
+def pictures_in(place: Path, class_names: Sequence[str]) -> tuple[list[tuple[Path, int]], list[UnreadableImageError]]:
+    """Return the image files at a place, each with its label, -1 if it is not known; and what only looks like one."""
+    if not place.is_dir():
+        return [(place, -1)], []
+    paths, _, odd = find_images(place)
     folders = set(class_folders(place))
     if folders and folders <= set(class_names) and all(path.parent != place for path in paths):
         numbers = {name: number for number, name in enumerate(class_names)}
-        return [(path, numbers[path.relative_to(place).parts[0]]) for path in paths]
-    return [(path, -1) for path in paths]
+        return [(path, numbers[path.relative_to(place).parts[0]]) for path in paths], odd
+    return [(path, -1) for path in paths], odd

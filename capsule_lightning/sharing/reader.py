@@ -13,8 +13,12 @@ from torch import Tensor
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data.image_files import read_images
+from capsule_lightning.data.pictures import Reading
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import require
+
+READ_AS = ("background", "invert", "max_pixels")
+"""Arguments of a data module that say how image files become pictures, see `Reading`."""
 
 
 class ImageReader:
@@ -27,6 +31,8 @@ class ImageReader:
 
     def __init__(self, images: TrainedOn, augmentation: Augmentation | None = None) -> None:
         self.images, self.augmentation = images, augmentation or NoAugmentation()
+        given = (images.slot or {}).get("init_args", {})
+        self.reading = Reading(**{name: given[name] for name in READ_AS if name in given})
         stored = tuple(images.in_shape if images.stored_shape is None else images.stored_shape)
         if tuple(self.augmentation.out_shape((stored[0], stored[1], stored[2]))) != tuple(images.in_shape):
             stored, self.augmentation = tuple(images.in_shape), NoAugmentation()
@@ -49,7 +55,9 @@ class ImageReader:
         paths = [images] if isinstance(images, str | Path) else images
         if isinstance(paths, Sequence) and all(isinstance(path, str | Path) for path in paths):
             require(paths, "no images: expected paths of image files, or pixels")
-            stored = read_images([Path(path).expanduser() for path in paths], self.shape, resize=True)
+            stored = read_images(
+                [Path(path).expanduser() for path in paths], self.shape, resize=True, reading=self.reading
+            )
         else:
             stored = self._pixels(images)
         pictures = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
