@@ -112,6 +112,11 @@ class ImageDataModule(DataModule):
         super().__init__(batch_size, val_size, seed)
         require(images != "", "images='': expected an image file, or a folder of them")
         self.root = Path(os.path.expanduser(root or os.environ.get(ROOT_VARIABLE) or "data"))
+        kind = kind_of(self.root)
+        require(
+            kind == "folder" or kind.startswith("no such"),
+            f"{self.root}: cannot be the folder of the data ({kind}); set --data.root to a folder",
+        )
         self.augmentation = type(self).usual_augmentation() if augmentation is None else augmentation()
         self.asked_normalization = normalization
         self.normalization = self.usual_normalization if normalization is None else normalization

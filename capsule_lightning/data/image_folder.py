@@ -94,9 +94,9 @@ class ImageFolderDataModule(ImageDataModule):
             f"image_size={image_size}: expected at least 1 row and 1 column, and at most {max_pixels:,} pixels "
             "(--data.max_pixels)",
         )
-        kind = kind_of(self.root)
-        missing = "no such folder" if kind.startswith("no such") else f"is not a folder ({kind})"
-        require(kind == "folder", f"{self.root}: {missing}; set --data.root to a folder of class folders")
+        require(
+            kind_of(self.root) == "folder", f"{self.root}: no such folder; set --data.root to a folder of class folders"
+        )
         self.folders = find_splits(self.root, split_folders)
         self.test_size, self.resize, self._nested = test_size, image_size is not None, split_folders is False
         require(

@@ -3,6 +3,7 @@
 import copy
 import shutil
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -219,3 +220,57 @@ def test_a_state_without_a_record_changes_nothing(state):
     before = parts(data)
     data.load_state_dict(state)
     assert parts(data) == before
+
+
+class Seen(L.LightningModule):
+    """Notes what it is trained, validated and tested on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = {"train": set(), "val": set(), "test": set()}
+
+    def note(self, part, batch):
+        self.seen[part] |= {image.tobytes() for image in (255 * batch.pictures).round().to(torch.uint8).numpy()}
+        return self.weight * 0
+
+    def training_step(self, batch):
+        return self.note("train", batch)
+
+    def validation_step(self, batch):
+        self.note("val", batch)
+
+    def test_step(self, batch):
+        self.note("test", batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def quiet(folder, epochs):
+    return L.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def test_the_trainer_keeps_the_split_when_training_goes_on(photos, tmp_path, write_image):
+    first, trainer = Seen(), quiet(tmp_path, 1)
+    trainer.fit(first, folder(photos))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    trainer.test(first, trainer.datamodule, verbose=False)
+    for number in range(100, 140):
+        write_image(photos / "cat" / f"{number}.png", (6, 6))
+    again = Seen()
+    quiet(tmp_path, 3).fit(again, folder(photos, seed=7), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    quiet(tmp_path, 1).test(again, folder(photos), ckpt_path=tmp_path / "a.ckpt", verbose=False, weights_only=True)
+    assert again.seen["val"] == first.seen["val"]
+    assert again.seen["test"] == first.seen["test"]
+    assert not again.seen["train"] & (first.seen["test"] | first.seen["val"])
+    assert len(again.seen["train"] | first.seen["val"] | first.seen["test"]) <= 60
