@@ -12,8 +12,6 @@ CONFIG_DIR = next((f for f in (PACKAGE / "configs", PACKAGE.parent / "configs") 
 """The shipped configs: inside the package once it is installed, beside it in a checkout."""
 PRETRAINED = PACKAGE / "sharing" / "pretrained"
 """The shipped networks; a README beside them says what they are."""
-TEST_DIGITS = PRETRAINED / "mnist_test_200.npz"
-"""The first 20 test images of each class of MNIST, to show a network with where MNIST is not."""
 
 
 def config_names() -> list[str]:

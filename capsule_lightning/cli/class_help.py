@@ -35,7 +35,7 @@ def class_help(command: str, key: str, name: str, argument: Argument) -> str:
     require(slot is not None, f"{key}: takes plain values, {in_words(argument.annotation)}, and has no options")
     assert slot is not None
     if not name:
-        return f"--{key} NAME: expected one of {', '.join(classes_of(slot))}"
+        return "\n".join(textwrap.wrap(f"--{key} NAME: expected one of {', '.join(classes_of(slot))}", WIDTH))
     cls = find_class(name, slot)
     about = docstring_parser.parse(inspect.getdoc(cls) or "")
     lines = [f"{PROGRAM} {command} --{key} {cls.__name__}    ({path_of(cls)})", "", about.short_description or "", ""]

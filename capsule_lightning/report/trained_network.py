@@ -8,14 +8,15 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from capsule_lightning.components.build import build_part
 from capsule_lightning.components.own import import_own
 from capsule_lightning.components.run_config import read_run_config
 from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_trees import class_tree
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.trained_on import TrainedOn
@@ -32,9 +33,10 @@ from capsule_lightning.sharing.network_file import (
     read_metadata,
 )
 from capsule_lightning.sharing.reader import ImageReader
-from capsule_lightning.shipped import TEST_DIGITS
 
 TESTED = 25_000  # most test images that are examined, and held in memory
+DIGIT, FRAME = (20, 20), 4
+"""Rows and columns of a digit of MNIST, and the empty ones around it."""
 MONITORED = ("coupling_entropy", "agreement", "dead_capsules")
 """Metrics that `RoutingMonitor` logs, see there."""
 
@@ -225,16 +227,17 @@ def data_pictures(data: ImageDataModule) -> tuple[Tensor, Tensor, str]:
 
 
 def few_digits(data: ImageDataModule) -> tuple[Tensor, Tensor, str] | None:
-    """Return the test digits that come with the package, where MNIST is not; None of other data, or where it is."""
+    """Return the digits of scikit-learn, framed as those of MNIST are, where MNIST is not; None of other data."""
     if type(data) is not MNISTDataModule or data.fake:
         return None
     try:
         data.load("test")
     except InputError:
-        with np.load(TEST_DIGITS) as found:
-            pictures, labels = torch.from_numpy(found["images"]), torch.from_numpy(found["labels"])
-        told = f"mnist, {len(labels)} of 10,000 test images, which come with the package; --data.root FOLDER for all"
-        return data.augmentation.evaluate(pictures[:, None].float() / 255), labels.long(), told
+        small, labels = DigitsDataModule().load("test")
+        digits = F.interpolate(small.float() / 255, size=DIGIT, mode="bicubic").clamp(0, 1)
+        framed = F.pad(digits, (FRAME,) * 4)
+        told = f"{len(labels)} digits of scikit-learn, enlarged, for want of MNIST's test images (--data.root FOLDER)"
+        return data.augmentation.evaluate(framed), labels, told
     return None
 
 

@@ -194,8 +194,10 @@ def computed(layers: list[dict], x: torch.Tensor) -> torch.Tensor:
             x = x * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
         elif layer["kind"] == "enlarge":
             kernel = weight.view(len(x), layer["channels"], layer["kernel"], layer["kernel"])
-            options = {"stride": layer["stride"], "padding": layer["padding"], "output_padding": layer["extra"]}
+            extra = layer["extra"]
+            options = {"stride": layer["stride"], "padding": layer["padding"], "output_padding": max(extra, 0)}
             x = F.conv_transpose2d(x.unsqueeze(0), kernel, bias, **options)[0]
+            x = x[:, : x.shape[1] + min(extra, 0), : x.shape[2] + min(extra, 0)]  # less than none: the last are cut off
         elif layer["kind"] == "map":
             x = x.view(*layer["shape"])
         elif layer["kind"] == "crop":
@@ -399,10 +401,10 @@ def test_the_shipped_network_has_digits_to_show_where_mnist_is_not(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CAPSULE_LIGHTNING_DATA", raising=False)
     about = load_from_file("efficient_capsnet_mnist")
-    assert about.pictures.shape == (200, 1, 28, 28)
-    assert about.labels.bincount().tolist() == [20] * 10
-    assert "200 of 10,000 test images" in about.facts["data"]
-    assert (about.net(about.pictures).activations.argmax(dim=-1) == about.labels).float().mean() > 0.98
+    assert about.pictures.shape == (360, 1, 28, 28)
+    assert set(about.labels.bincount().tolist()) <= {35, 36, 37}
+    assert "360 digits of scikit-learn" in about.facts["data"]
+    assert (about.net(about.pictures).activations.argmax(dim=-1) == about.labels).float().mean() > 0.9
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="mnist were not found"):
         load_from_file("efficient_capsnet_mnist", root=str(tmp_path / "elsewhere"))
