@@ -2,10 +2,10 @@
 
     python benchmarks/kills.py --count 100
 
-Eight kinds of run take turns: one process; two by ddp; two by torchrun; accumulated gradients; several checkpoints kept;
-validation after every few steps; an average of the weights (EMA); a study. Each is killed by SIGKILL after a share of
-the time that it takes, drawn anew for each kill. Afterwards there must be the same weights, optimizer state and rows of
-``metrics.csv``, to the last bit; no partial file; and no process.
+Eight kinds of run take turns: one process; two by ddp; two by torchrun; accumulated gradients; several checkpoints
+kept; validation after every few steps; an average of the weights (EMA); a study. Each is killed by SIGKILL after a
+share of the time that it takes, drawn anew for each kill. Afterwards there must be the same weights, optimizer state
+and rows of ``metrics.csv``, to the last bit; no partial file; and no process.
 """
 
 from __future__ import annotations
