@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import lightning as L
 from rich import box, get_console
@@ -11,8 +12,10 @@ from rich.table import Table
 from typing_extensions import override
 
 from capsule_lightning.callbacks.informing import Informing
+from capsule_lightning.callbacks.predictions import of_all_processes
 from capsule_lightning.loggers.metrics_file import MetricsFile
 
+_ROUNDING = 0.02  # of float32 metrics, for some hundred thousand images
 TITLES = {"test": "Result on the test set", "val": "Result on the validation set"}
 """Title of the table for each stage, by the first part of the names of its metrics."""
 
@@ -24,9 +27,27 @@ class ResultTable(Informing):
     run's files. The trainer's own table is printed beside it unless it is called with ``verbose=False``.
     """
 
+    def __init__(self) -> None:
+        self._count = 0
+
+    @override
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._count = 0
+
+    @override
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._count += len(batch[0])
+
+    @override
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add up the images of all processes."""
+        self._count = sum(of_all_processes(trainer, [self._count]))
+
     @override
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        show(trainer, "test")
+        show(trainer, "test", self._count)
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -39,10 +60,16 @@ def prints_result(trainer: L.Trainer) -> bool:
     return any(isinstance(callback, ResultTable) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
-def show(trainer: L.Trainer, stage: str) -> None:
-    """Print the metrics of a stage, ``test`` or ``val``, from the first process."""
+def show(trainer: L.Trainer, stage: str, count: int | None = None) -> None:
+    """Print the metrics of a stage, ``test`` or ``val``, from the first process.
+
+    Args:
+        trainer: of the run.
+        stage: ``test`` or ``val``.
+        count: number of images, if it is known.
+    """
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(f"{stage}/")}
-    found = rows(metrics)
+    found = rows(metrics, count)
     if not found or not trainer.is_global_zero:
         return
     table = Table(title=TITLES[stage], box=box.SIMPLE_HEAD, show_header=False, title_justify="left")
@@ -56,12 +83,18 @@ def show(trainer: L.Trainer, stage: str) -> None:
         print(f"each class: {os.path.relpath(files[0])}", flush=True)
 
 
-def rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+def rows(metrics: Mapping[str, float], count: int | None = None) -> list[tuple[str, str]]:
     """Return the rows of the table: accuracies with their errors, then other metrics, then losses.
+
+    Args:
+        metrics: of a stage, by name.
+        count: number of images, if it is known.
 
     Example:
         >>> rows({"test/loss": 0.25, "test/class_accuracy/3": 1.0, "test/accuracy": 0.975})
         [('accuracy', '97.50 %'), ('error', '2.50 %'), ('loss', '0.2500')]
+        >>> rows({"test/accuracy": 0.975}, 40)
+        [('accuracy', '97.50 % (39 of 40)'), ('error', '2.50 %')]
     """
     accuracies: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
@@ -73,7 +106,10 @@ def rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
             continue
         if is_share(metric):
             error = words.removesuffix("accuracy") + "error"
-            accuracies += [(words, f"{100 * value:.2f} %"), (error, f"{100 * (1 - value):.2f} %")]
+            right = value * (count or 0)
+            is_count = metric == "accuracy" and bool(count) and abs(right - round(right)) < _ROUNDING
+            counted = f" ({round(right)} of {count})" if is_count else ""
+            accuracies += [(words, f"{100 * value:.2f} %{counted}"), (error, f"{100 * (1 - value):.2f} %")]
         else:
             (losses if metric.endswith("loss") else others).append((words, readable(name, value)))
     return accuracies + others + losses

@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from functools import cache
 from typing import Any
 
@@ -342,7 +343,7 @@ def _completed(value: Any, argument: Argument, key: str) -> Any:
         }
     slot = argument.slot
     if slot is None:
-        return list(value) if isinstance(value, tuple) else value
+        return value.value if isinstance(value, Enum) else list(value) if isinstance(value, tuple) else value
     if slot.several and isinstance(value, list):
         return [_completed(item, _one_of(slot), key) for item in value]
     if inspect.isclass(value):

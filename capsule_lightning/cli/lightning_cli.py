@@ -12,7 +12,6 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_info
@@ -113,9 +112,7 @@ class CapsuleCLI(LightningCLI):
         left_out, folder = [*self.left_out, *own_parts.switched(options)], str(self.work_folder)
         callbacks = [build_part(each, L.Callback) for each in own_parts.without(options["callbacks"], left_out) or ()]
         require_resumable(callbacks)
-        loggers = [
-            build_part(own_parts.placed(each, folder), Logger) for each in own_parts.loggers(options, self.left_out)
-        ]
+        loggers = [own_parts.make_logger(each, folder) for each in own_parts.loggers(options, self.left_out)]
         if not loggers:
             callbacks = [each for each in callbacks if not isinstance(each, LearningRateMonitor)]
         ours: dict[str, Any] = {

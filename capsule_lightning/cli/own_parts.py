@@ -20,13 +20,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from capsule_lightning.cli.faults import causes
+from capsule_lightning.components.build import build_part
 from capsule_lightning.components.names import short_names
-from capsule_lightning.components.slots import Argument, arguments
-from capsule_lightning.errors import nearest, require
+from capsule_lightning.components.slots import arguments
+from capsule_lightning.errors import InputError, first_line, nearest, require
 from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.shipped import CONFIG_DIR
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 RECORD = "MetricsFile"
 """The logger that a list of other loggers does not replace."""
@@ -121,10 +126,31 @@ def places(cls: type) -> tuple[str, ...]:
 def placed(part: Part, folder: str) -> Part:
     """Return a logger whose files lie in the run's folder unless it has a place of its own."""
     cls, given = _class(str(part["class_path"])), part.get("init_args") or {}
-    needed = [
-        name for name in places(cls) if name not in given and arguments(cls).get(name, Argument(None, None)).required
-    ]
-    return {**part, "init_args": {**given, **dict.fromkeys(needed, folder)}}
+    known = arguments(cls)
+    place = next((name for name in places(cls) if name in known), None)  # root_dir may be a base's name of save_dir
+    if place is None or place in given or not known[place].required:
+        return part
+    return {**part, "init_args": {**given, place: folder}}
+
+
+def make_logger(part: Part, folder: str) -> Logger:
+    """Return the object of a logger, which writes into the run's folder.
+
+    Raises:
+        InputError: a value that it does not take, or a package that it needs and that is not there.
+    """
+    from lightning.pytorch.loggers import Logger
+
+    try:
+        logger: Logger = build_part(placed(part, folder), Logger)
+    except (ImportError, InputError) as error:
+        lacking = next((cause for cause in causes(error) if isinstance(cause, ImportError)), None)
+        if lacking is None:
+            raise
+        name = _short(part)
+        extra = "; pip install 'capsule_lightning[tensorboard]'" if "TensorBoard" in name else ""
+        raise InputError(f"trainer.logger={name}: {first_line(lacking)[:200]}{extra}") from error
+    return logger
 
 
 def _role(part: Part) -> str | None:

@@ -10,7 +10,13 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.strategies import StrategyRegistry
 from torch import nn
 
@@ -48,6 +54,8 @@ REFUSED = {
     "back; compare rates by a study: `each: {model.optimizer.lr: [0.0003, 0.001, 0.003]}`",
     BatchSizeFinder: "the size that it finds would stand in no record of the run; Forecast says at the start of every "
     "run which --data.batch_size fits",
+    ModelPruning: "it renames the weights that it prunes, so that no checkpoint of the run could be loaded; prune the "
+    "network that `export` writes",
     StochasticWeightAveraging: "it puts its average into the weights after the last checkpoint, and does not resume "
     "exactly; use EMAWeightAveraging, whose average every checkpoint holds",
 }
@@ -194,9 +202,15 @@ def require_monitors(trainer: L.Trainer, task: Task, data: DataModule) -> None:
     Classes from elsewhere may log what cannot be known here: if there is one, nothing is refused.
 
     Raises:
-        InputError: a callback monitors an unknown metric, or one of validation images that are not held out.
+        InputError: a callback monitors an unknown metric, or one of validation images that are not held out, or asks
+            for a part that the task does not have.
     """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    freezes = any(isinstance(each, BackboneFinetuning) for each in callbacks)
+    require(
+        not freezes or hasattr(task, "backbone"),
+        f"BackboneFinetuning: freezes the `backbone` of a task, and {type(task).__name__} has none; leave it out",
+    )
     if not all(map(_is_known, (task, *callbacks))):
         return
     names = [*task.metrics("val"), *task.loss_names]

@@ -79,6 +79,8 @@ def slot_of(annotation: Any) -> Slot | None:
         (None, None)
     """
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return None
     if origin is typing.Annotated:
         return slot_of(parts[0])
     if origin in (typing.Union, UnionType):
@@ -88,7 +90,9 @@ def slot_of(annotation: Any) -> Slot | None:
         given = {base: count for slot in reversed(found) for base, count in zip(slot.bases, slot.given, strict=True)}
         bases = tuple(dict.fromkeys(base for slot in found for base in slot.bases))
         return Slot(bases, tuple(given[base] for base in bases), any(slot.several for slot in found))
-    if origin is Callable and parts:
+    if origin is Callable and len(parts) < 2:
+        return None  # any function
+    if origin is Callable:
         made = slot_of(parts[1])
         count = len(parts[0]) if isinstance(parts[0], list) else 0
         return made and Slot(made.bases, (count,) * len(made.bases))

@@ -19,12 +19,12 @@ FIT = (
 )
 FOLDER = Path("runs/digits/one")
 
-OPTIMIZERS = {name: "" for name in torch.optim.__all__ if name not in ("Optimizer", "lr_scheduler", "swa_utils")}
+OPTIMIZERS = {name: "" for name in torch.optim.__all__ if name[0].isupper() and name != "Optimizer"}
 SCHEDULES = {
     "ConstantLR": "",
     "CosineAnnealingLR": "T_max 4",
     "CosineAnnealingWarmRestarts": "T_0 2",
-    "CyclicLR": "base_lr 0.001 max_lr 0.01",
+    "CyclicLR": "base_lr 0.001 max_lr 0.01 cycle_momentum false",
     "ExponentialLR": "gamma 0.9",
     "LinearLR": "",
     "MultiStepLR": "milestones [1]",
@@ -43,7 +43,7 @@ CALLBACKS = {
     "DeviceStatsMonitor": "",
     "EMAWeightAveraging": "",
     "EarlyStopping": "monitor val/loss",
-    "GradientAccumulationScheduler": "scheduling {0: 1}",
+    "GradientAccumulationScheduler": "scheduling '{0: 1}'",
     "LambdaCallback": "",
     "LearningRateFinder": "",
     "LearningRateMonitor": "",
@@ -102,7 +102,7 @@ def trains_or_is_refused(words: list[str], run_main: Callable[..., Path], capsys
         assert not FOLDER.exists()
         return False
     found = metrics(FOLDER)
-    assert len(found["val/loss"]) >= 1 or "limit_val_batches 0" in " ".join(words)
+    assert found["train/loss"]
     assert (FOLDER / "config.yaml").is_file()
     assert torch.load(FOLDER / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
     return True
@@ -128,7 +128,13 @@ def test_every_schedule_of_torch(name: str, run_main: Callable[..., Path], capsy
 def test_every_callback_of_lightning(
     name: str, run_main: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused = ("BatchSizeFinder", "LearningRateFinder", "StochasticWeightAveraging", "BackboneFinetuning")
+    refused = (
+        "BackboneFinetuning",
+        "BatchSizeFinder",
+        "LearningRateFinder",
+        "ModelPruning",
+        "StochasticWeightAveraging",
+    )
     missing = ("DeviceStatsMonitor", "ThroughputMonitor")  # need psutil, or a function
     trained = trains_or_is_refused(given("--trainer.callbacks+", name, CALLBACKS[name]), run_main, capsys)
     assert name in missing or trained == (name not in refused)

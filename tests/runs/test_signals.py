@@ -10,6 +10,8 @@ from forked import run, start, wait_for
 from resumed import FIT, NOISY, assert_same_end, last, steps_logged
 from tiers import nightly_but
 
+from capsule_lightning.runs.signals import Signals
+
 #: Nothing is saved by step or time: what is there, the signal has saved.
 SELDOM = NOISY.replace("every_n_steps: 4", "every_n_steps: null")
 
@@ -27,7 +29,10 @@ def output(cwd: Path) -> str:
 @pytest.mark.long(10)
 @pytest.mark.parametrize(
     ("number", "status"),
-    nightly_but([(signal.SIGTERM, 143)], [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0)]),
+    nightly_but(
+        [(signal.SIGTERM, 143)],
+        [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 0), (signal.SIGHUP, 129)],
+    ),
     ids=str,
 )
 def test_a_signal_saves_and_leaves(number: signal.Signals, status: int, cwd: Path, whole: Path) -> None:
@@ -70,6 +75,22 @@ def test_a_job_is_queued_again_only_when_its_time_is_up(cwd: Path) -> None:
         process.join(60)
         made = cwd / "scontrol.calls"
         assert (made.read_text() if made.exists() else "") == calls, output(cwd)[-3000:]
+
+
+def test_a_run_under_nohup_outlives_its_terminal() -> None:
+    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for handler in (signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(signal.SIGHUP, handler)
+            signals = Signals()
+            for change in (signals.leave_at_once, signals.take_note):
+                change()
+                assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (handler == signal.SIG_IGN)
+                assert signal.getsignal(signal.SIGTERM) != before[signal.SIGTERM]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def import_slowly() -> None:
