@@ -54,6 +54,7 @@ def make_schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, total_
         total_steps: training steps of the whole run.
 
     Example:
+        >>> import torch
         >>> from torch.optim.lr_scheduler import StepLR
         >>> from functools import partial
         >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)

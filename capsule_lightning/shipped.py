@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
-from capsule_lightning.errors import InputError, first_line, nearest
+from capsule_lightning.errors import InputError, first_line
 
 PROGRAM = "capsule_lightning"
 PACKAGE = Path(__file__).parent
@@ -40,6 +41,14 @@ def config_summary(name: str) -> str:
     return " ".join(comment)
 
 
+def nearest_config(name: str) -> str:
+    """Ask whether the shipped file of the most similar name was meant, with or without its suffix."""
+    files = shipped_files()
+    stems = {file.rpartition(".")[0]: file for file in reversed(files)}
+    found = difflib.get_close_matches(name, [*files, *stems], n=1, cutoff=0.7)
+    return f"; did you mean {stems.get(found[0], found[0])!r}?" if found else ""
+
+
 def find_config(name: str) -> str:
     """Find the user's file of that name, or else the shipped one.
 
@@ -63,6 +72,6 @@ def find_config(name: str) -> str:
     except (OSError, RuntimeError, ValueError) as error:  # too long, of a user that does not exist, with a null byte
         raise InputError(f"no config {name[:100]!r}: {first_line(error)[:100]}; expected a YAML file") from error
     raise InputError(
-        f"no config {name!r}{here} or among the shipped ones{nearest(name, config_names(), 0.7)}; expected a YAML "
+        f"no config {name!r}{here} or among the shipped ones{nearest_config(name)}; expected a YAML "
         f"file, or a name that `{PROGRAM} configs` lists"
     )

@@ -12,6 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from importlib import import_module
 
 from capsule_lightning.errors import InputError, first_line, require
@@ -93,7 +94,8 @@ def settle_process() -> list[str]:
         lines.append("PYTHONWARNINGS or -W makes warnings errors: those of the libraries are shown and end nothing")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):  # what was written before cannot be flushed, or the file has become another
+                stream.reconfigure(errors="backslashreplace")
     return lines
 
 

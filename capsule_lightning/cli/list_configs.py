@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Sequence
 
 from capsule_lightning.cli.arguments import LightParser
-from capsule_lightning.errors import InputError, nearest
-from capsule_lightning.shipped import CONFIG_DIR, PROGRAM, config_summary, shipped_files
+from capsule_lightning.errors import InputError
+from capsule_lightning.shipped import CONFIG_DIR, PROGRAM, config_summary, nearest_config, shipped_files
 
 WIDE = 110  # characters in a line that is written to a file
 
@@ -42,7 +42,7 @@ def content(name: str) -> str:
     for each in (name, f"{name}.yaml"):
         if each in known:
             return (CONFIG_DIR / each).read_text(encoding="utf-8")
-    raise InputError(f"configs: no config {name!r}{nearest(name, known)}; `{PROGRAM} configs` lists them")
+    raise InputError(f"configs: no config {name!r}{nearest_config(name)}; `{PROGRAM} configs` lists them")
 
 
 def listing() -> str:

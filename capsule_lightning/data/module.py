@@ -17,6 +17,7 @@ from capsule_lightning.data.loader import ExactLoader, Store
 from capsule_lightning.data.split_record import KEY, SplitRecord, digest_of, parted, read_record
 from capsule_lightning.data.stratified import split_off
 from capsule_lightning.errors import InputError, require
+from capsule_lightning.runs.plain_values import stated
 
 Split = Literal["train", "test"]
 
@@ -47,6 +48,9 @@ class DataModule(L.LightningDataModule, ABC):
     def __init__(self, batch_size: int = 128, val_size: float | int = 0.1, seed: int | None = None) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # also those of the subclass; see `capsule_lightning.data.trained_on`
+        given = stated(self.hparams)  # plain values alone, which every trainer may load again
+        self.hparams.clear()
+        self.hparams.update(given)
         require(batch_size >= 1, f"batch_size={batch_size}: expected at least 1 example a step")
         whole = not isinstance(val_size, float) or val_size < 1 or val_size.is_integer()
         require(val_size >= 0 and whole, f"val_size={val_size}: expected 0, a fraction below 1 or a number of examples")

@@ -129,6 +129,7 @@ def find_pictures(given: Sequence[str], class_names: Sequence[str]) -> Pictures:
     found: dict[Path, int] = {}
     odd: list[UnreadableImageError] = []
     for word in given:
+        require(word.strip(), f"data.images={word!r}: expected an image file, or a folder of them")
         places = [Path(word).expanduser()]
         if not places[0].exists() and glob.has_magic(word):
             places = sorted(map(Path, glob.glob(str(places[0]), recursive=True)))

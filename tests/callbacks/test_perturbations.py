@@ -45,7 +45,7 @@ def drawn(monkeypatch):
     """What is published, in place of files."""
     published = []
     monkeypatch.setattr(
-        perturbations, "publish", lambda run, name, figure: published.append((run.current_epoch, name, figure))
+        perturbations, "publish", lambda run, name, draw: published.append((run.current_epoch, name, draw()))
     )
     return published
 

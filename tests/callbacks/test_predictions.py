@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from capsule_lightning.callbacks.predictions import Row, arrays, shown, table, unlike_training
+from capsule_lightning.callbacks.predictions import Row, arrays, shown, strangeness, table
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.results import require_not_of_a_run, require_place
@@ -69,7 +69,7 @@ def test_arrays_need_no_pickle(tmp_path) -> None:
 )
 def test_images_unlike_those_of_training_are_said(brightness: list, usual: tuple, expected: str) -> None:
     known = TrainedOn("a", NAMES, [1, 4, 4], brightness=usual)
-    (line,) = unlike_training([row(n, brightness=each) for n, each in enumerate(brightness)], known)
+    (line,) = strangeness([row(n, brightness=each) for n, each in enumerate(brightness)], known)
     assert line.startswith(expected)
 
 
@@ -77,7 +77,7 @@ def test_images_unlike_those_of_training_are_said(brightness: list, usual: tuple
     "known", [None, TrainedOn("a", NAMES, [1, 4, 4]), TrainedOn("a", NAMES, [1, 4, 4], brightness=(0.1, 0.1))]
 )
 def test_nothing_is_said_of_usual_images_or_if_it_is_not_known(known: TrainedOn | None) -> None:
-    assert unlike_training([row(0), row(1)], known) == []
+    assert strangeness([row(0), row(1)], known) == []
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "confusion.csv", "report_probe.csv", "figures/x.csv"])

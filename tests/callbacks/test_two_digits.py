@@ -124,7 +124,7 @@ def test_draws_the_first_and_the_first_wrong_images(tmp_path, monkeypatch, callb
     task, data = make()
     drawn = {}
     monkeypatch.setattr(callback, "draw", lambda self, rows, names, title: (title, rows))
-    monkeypatch.setattr(figures, "publish", lambda run, name, figure: drawn.update({name: figure}))
+    monkeypatch.setattr(figures, "publish", lambda run, name, draw: drawn.update({name: draw()}))
     data.batch_size = 7  # more than one batch for each figure
     trainer(tmp_path, [callback(count=12)]).test(task, datamodule=data, verbose=False)
     pictures, wrong = [], []

@@ -47,9 +47,11 @@ def assert_same_end(killed: Path, whole: Path) -> None:
     assert a["global_step"] == b["global_step"] > 0
     for name, value in b["state_dict"].items():
         torch.testing.assert_close(a["state_dict"][name], value, rtol=0, atol=0, msg=name)
-    for (key, mine), (_, theirs) in zip(leaves(a), leaves(b), strict=True):
-        if key[0] in ("optimizer_states", "lr_schedulers", "loops"):
-            assert torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs)), key
+    for part in ("optimizer_states", "lr_schedulers", "loops"):
+        mine, theirs = dict(leaves(a[part])), dict(leaves(b[part]))
+        assert mine.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert torch.equal(torch.as_tensor(mine[key]), torch.as_tensor(value)), (part, *key)
     assert set(best(whole)) <= set(best(killed))  # a kill before the old best one was removed leaves that as well
     one, other = (by_step(folder / "runs" / "digits" / "one") for folder in (killed, whole))
     assert one == other
