@@ -17,7 +17,7 @@ from capsule_lightning.cli import environment
 from capsule_lightning.cli.commands import COMMANDS, TRAINING_COMMANDS
 from capsule_lightning.errors import InputError, StoppedError, nearest
 from capsule_lightning.runs.signals import SIGNALS, Interrupted, requeue
-from capsule_lightning.shipped import PROGRAM
+from capsule_lightning.shipped import PROGRAM, find_config
 
 DRAWING = (*TRAINING_COMMANDS, "report")
 """Commands that draw pictures."""
@@ -55,6 +55,19 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
+def require_words(words: Sequence[str]) -> None:
+    """Refuse words that are wrong whatever the libraries would say, before these are imported, which takes seconds.
+
+    Raises:
+        InputError: a word that is no option, an option without its value, or a config that is not there.
+    """
+    from capsule_lightning.cli.words import read_words
+
+    for name in read_words(words).configs:
+        if not name.startswith("{"):
+            find_config(name)
+
+
 def see_working_folder() -> None:
     """Let classes in files of the user's own be found, also if the program was not started by ``python -m``.
 
@@ -79,6 +92,8 @@ def _run(words: list[str]) -> None:
 
             print(training_help(command))
             return
+        if command in TRAINING_COMMANDS:
+            require_words(words)
         environment.say(environment.settle())
         if command in TRAINING_COMMANDS:
             SIGNALS.leave_at_once()  # also while the libraries are imported, which may take a minute on a cluster

@@ -12,7 +12,13 @@ def run(words: Sequence[str]) -> None:
     """``prepare NAME [--root FOLDER]``: fetch and decode a data set, so that training needs no network."""
     parser = LightParser("prepare")
     parser.add_argument("name", nargs="?", help="name of the data set, such as mnist")
-    parser.add_argument("--root", help="folder of the data; else $CAPSULE_LIGHTNING_DATA, else data/")
+    parser.add_argument(
+        "--root",
+        "--data.root",
+        dest="root",
+        metavar="FOLDER",
+        help="folder of the data; else $CAPSULE_LIGHTNING_DATA, else data/",
+    )
     options = parser.options(words[1:])
 
     from capsule_lightning.components.names import import_components

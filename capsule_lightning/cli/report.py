@@ -20,7 +20,13 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument(
         "--data.root", dest="root", metavar="FOLDER", help="data folder, if it has moved since training"
     )
-    parser.add_argument("--images", metavar="FOLDER", help="test images FOLDER/<class>/* in place of the data set's")
+    parser.add_argument(
+        "--images",
+        "--data.images",
+        dest="images",
+        metavar="FOLDER",
+        help="test images FOLDER/<class>/* in place of the data set's",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     options = parser.options(words[1:])
 

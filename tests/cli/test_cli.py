@@ -28,6 +28,24 @@ def test_version_and_help_load_nothing_heavy() -> None:
         assert expected in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["fit", "--config", "minst.yaml"], "did you mean 'mnist.yaml'"),
+        (["test", "--trainer.devices"], "expected a value"),
+        (["fit", "mnist"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_words_are_answered_before_anything_heavy_is_imported(words: list[str], expected: str) -> None:
+    code = (
+        "import sys\nfrom capsule_lightning.cli import main\n"
+        f"try:\n    main({words})\nexcept SystemExit as left:\n    assert left.code == 2\n"
+        "assert not {'torch', 'lightning', 'jsonargparse'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert expected in done.stderr
+
+
 def test_help_of_a_command_names_every_class_of_every_slot(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--help"])
     text = capsys.readouterr().out
