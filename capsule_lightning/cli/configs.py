@@ -23,7 +23,7 @@ from capsule_lightning.cli.options import options_of
 from capsule_lightning.cli.values import checked_value, typed_value, yaml_value
 from capsule_lightning.cli.words import Text, Words, read_words
 from capsule_lightning.components.build import FROM_DATA
-from capsule_lightning.components.names import import_components, modernized
+from capsule_lightning.components.names import OLD_NAMES, import_components, modernized
 from capsule_lightning.components.slots import (
     Argument,
     Slot,
@@ -79,7 +79,8 @@ def resolve(words: Sequence[str] | Words, base: Mapping[str, Any] | None = None)
                 merged = _laid_at(merged, root, str(key).split("."), value, "")
         except InputError as error:
             raise InputError(f"{source}: {error}" if source else str(error)) from error
-    for key, text in _choices_first(given.options):
+    options = [(".".join(OLD_NAMES.get(part, part) for part in key.split(".")), text) for key, text in given.options]
+    for key, text in _choices_first(options):
         _require_option(key, root, merged)
         merged = _laid_at(merged, root, key.split("."), Text(text), "")
     require(

@@ -259,3 +259,9 @@ def test_a_place_that_takes_a_word_takes_a_class_too(words: list[str]) -> None:
 def test_an_option_that_lacks_its_beginning_is_named_whole(option: str, meant: str) -> None:
     with pytest.raises(InputError, match=f"no option '{option}'; did you mean {meant}"):
         resolve(["fit", f"--{option}", "3"])
+
+
+def test_the_old_spelling_of_an_option_is_understood() -> None:
+    data = resolve(["fit", "--config", "mnist.yaml", "--data.normalisation", "per_image"])["data"]["init_args"]
+    assert data["normalization"] == "per_image"
+    assert "normalisation" not in data
