@@ -58,7 +58,8 @@ def scores_figure(scores: Mapping[str, Sequence[float]], metric: str) -> Figure:
     axis.set_yticks(range(len(scores)), list(scores), fontsize=FONT)
     axis.set_ylim(len(scores) - 0.45, -0.75)
     axis.set_xlabel(f"{metric}{', %' if scale == 100 else ''}", fontsize=FONT)
-    axis.set_title("dots: runs; diamond and bar: mean, 95 % interval", fontsize=FONT, loc="left")
+    # above the whole figure: long names leave the axes too narrow for it
+    figure.suptitle("dots: runs; diamond and bar: mean, 95 % interval", fontsize=FONT, x=0.01, ha="left")
     axis.tick_params(axis="x", labelsize=FONT - 1)
     axis.tick_params(axis="y", length=0)
     axis.spines[["top", "right", "left"]].set_visible(False)
