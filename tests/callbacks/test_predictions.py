@@ -2,10 +2,12 @@
 
 import csv
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from capsule_lightning.callbacks import predictions
 from capsule_lightning.callbacks.predictions import Row, arrays, shown, strangeness, table
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError
@@ -113,3 +115,12 @@ def test_places_that_cannot_be_written_are_refused_with_the_option(tmp_path) -> 
         require_place(tmp_path / "folder.csv", True)
     with pytest.raises(InputError, match="no such folder"):
         require_place(tmp_path / "no" / "a.csv", True)
+
+
+def test_rows_of_all_processes_come_together(monkeypatch):
+    def gather(parts, rows):
+        parts[:] = [["of another"], rows]
+
+    monkeypatch.setattr(predictions.distributed, "all_gather_object", gather)
+    assert predictions.of_all_processes(SimpleNamespace(world_size=2), ["mine"]) == ["of another", "mine"]
+    assert predictions.of_all_processes(SimpleNamespace(world_size=1), ["mine"]) == ["mine"]

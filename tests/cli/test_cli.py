@@ -2,6 +2,7 @@ import contextlib
 import importlib
 import inspect
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from capsule_lightning import __version__
-from capsule_lightning.cli import main
+from capsule_lightning import __version__, cli
+from capsule_lightning.cli import list_configs, main
 from capsule_lightning.cli.configs import resolve
 from capsule_lightning.components.names import SLOTS, class_names
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import flat
+from capsule_lightning.runs.signals import Interrupted
 from capsule_lightning.shipped import CONFIG_DIR, config_names, find_config
 
 
@@ -175,3 +177,21 @@ def test_configs_are_listed_with_what_they_are_and_printed_to_be_copied(capsys: 
     with pytest.raises(SystemExit):
         main(["configs", "mnst.yaml"])
     assert "did you mean 'mnist.yaml'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "requeued", "status"),
+    [(signal.SIGUSR1, False, 128 + signal.SIGUSR1), (signal.SIGUSR1, True, None), (signal.SIGTERM, False, None)],
+)
+def test_a_job_whose_time_is_up_says_so_unless_it_is_queued_again(
+    number: signal.Signals, requeued: bool, status: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(words: list[str]) -> None:
+        raise Interrupted(number)
+
+    monkeypatch.setattr(list_configs, "run", leave)
+    monkeypatch.setattr(cli, "requeue", lambda: requeued)
+    with pytest.raises(SystemExit) as left:
+        main(["configs"])
+    assert isinstance(left.value, Interrupted) == (status is None)
+    assert status is None or left.value.code == status

@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from capsule_lightning.figures import animation
 from capsule_lightning.figures.animation import gif
 from capsule_lightning.figures.perturbations import dial_animation
 
@@ -36,3 +37,7 @@ def test_dials_turn_there_and_back(channels):
     found = [pixels for pixels, _ in frames(dial_animation(pictures, "Title", ["thicker", "turned"]))]
     middles = [pixels[pixels.shape[0] // 2, -40, 0] / 255 for pixels in found]
     np.testing.assert_allclose(middles, [0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3], atol=0.02)
+
+
+def test_a_frame_has_the_pixels_that_are_asked_for():
+    assert animation.pixels(Figure(figsize=(3, 2), dpi=200), dpi=50).shape == (100, 150, 3)
