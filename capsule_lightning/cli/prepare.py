@@ -13,8 +13,8 @@ def run(words: Sequence[str]) -> None:
     parser = LightParser("prepare")
     parser.add_argument("name", nargs="?", help="name of the data set, such as mnist")
     parser.add_argument(
-        "--root",
         "--data.root",
+        "--root",
         dest="root",
         metavar="FOLDER",
         help="folder of the data; else $CAPSULE_LIGHTNING_DATA, else data/",

@@ -21,8 +21,8 @@ def run(words: Sequence[str]) -> None:
         "--data.root", dest="root", metavar="FOLDER", help="data folder, if it has moved since training"
     )
     parser.add_argument(
-        "--images",
         "--data.images",
+        "--images",
         dest="images",
         metavar="FOLDER",
         help="test images FOLDER/<class>/* in place of the data set's",
