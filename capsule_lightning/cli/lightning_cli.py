@@ -121,6 +121,7 @@ class CapsuleCLI(LightningCLI):
             "callbacks": [*callbacks, RunRecord(self.record), DataSummary()],
             "logger": loggers or False,
         }
+        ours |= still_whole(options, config)
         if options["barebones"]:
             ours |= {"log_every_n_steps": None, "num_sanity_val_steps": None, "enable_model_summary": None}
         try:
@@ -135,6 +136,28 @@ class CapsuleCLI(LightningCLI):
             raise refused(error, options) from error
         require_launcher(trainer)
         return trainer
+
+
+def still_whole(given: Mapping[str, Any], parsed: Any) -> dict[str, int]:
+    """Return the whole numbers that were given to the trainer and have been parsed as fractions.
+
+    One batch is not 1.0, which means all of them. Python may give the types of ``int | float`` in either order,
+    whichever of the two unions was named first in the process, and the parser takes the first that fits.
+
+    Args:
+        given: arguments of the trainer.
+        parsed: the same as attributes.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> still_whole({"limit_val_batches": 1, "max_epochs": 2}, SimpleNamespace(limit_val_batches=1.0, max_epochs=2))
+        {'limit_val_batches': 1}
+    """
+    return {
+        name: value
+        for name, value in given.items()
+        if type(value) is int and isinstance(getattr(parsed, name, None), float)
+    }
 
 
 def patient(strategy: Any) -> Any:
