@@ -44,6 +44,7 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.long(8)
 def test_the_first_notebook_runs_by_day(tmp_path: Path) -> None:
     status = call(
         tmp_path, functools.partial(run_cells, FOLDER / "01_first_run.ipynb", {"max_epochs=12": "max_epochs=1"})
