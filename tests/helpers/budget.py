@@ -12,7 +12,8 @@ import pytest
 SECONDS = 5.0
 """Processor time that one test may take, its processes included."""
 SLACK = 3.0
-"""A machine whose cores are shared needs more processor time for the same work; 2.5 times as much has been seen, with two workers for each."""
+"""A machine whose cores are shared needs more processor time for the same work; with two workers for each core 2.5
+times as much has been seen."""
 
 
 def cpu_seconds() -> float:
