@@ -5,7 +5,6 @@ Nothing heavy is imported here, so that help, version and the list of configs an
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from capsule_lightning import __version__
 from capsule_lightning.cli import environment
 from capsule_lightning.cli.commands import COMMANDS, TRAINING_COMMANDS
 from capsule_lightning.errors import InputError, StoppedError, nearest
+from capsule_lightning.runs.folders import see_working_folder
 from capsule_lightning.runs.signals import SIGNALS, Interrupted, requeue
 from capsule_lightning.shipped import PROGRAM, find_config
 
@@ -66,16 +66,6 @@ def require_words(words: Sequence[str]) -> None:
     for name in read_words(words).configs:
         if not name.startswith("{"):
             find_config(name)
-
-
-def see_working_folder() -> None:
-    """Let classes in files of the user's own be found, also if the program was not started by ``python -m``.
-
-    The working folder comes last, so that no file there takes the place of a library.
-    """
-    with suppress(OSError):  # it has been removed
-        if "" not in sys.path and os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
 
 
 def _run(words: list[str]) -> None:

@@ -170,9 +170,8 @@ def change_rate(trainer: L.Trainer, before: float, now: float) -> None:
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
     for schedule in schedules:
         if not isinstance(schedule, Schedule) and hasattr(schedule, "base_lrs"):
-            schedule.base_lrs = [
-                changed(float(rate)) for rate in schedule.base_lrs
-            ]  # ours has those of the configuration
+            # ours has those of the configuration
+            schedule.base_lrs = [changed(float(rate)) for rate in schedule.base_lrs]
     of_schedules: dict[Optimizer, list[Any]] = {s.optimizer: s.get_lr() for s in schedules if isinstance(s, Schedule)}
     for optimizer in trainer.optimizers:
         rates = of_schedules.get(optimizer)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import docstring_parser
 
 from capsule_lightning.cli.values import in_words
-from capsule_lightning.components.slots import Argument, Slot, arguments, find_class, path_of, subclasses
+from capsule_lightning.components.slots import Argument, arguments, find_class, offered, path_of
 from capsule_lightning.errors import require
 from capsule_lightning.shipped import PROGRAM
 
@@ -35,7 +35,7 @@ def class_help(command: str, key: str, name: str, argument: Argument) -> str:
     require(slot is not None, f"{key}: takes plain values, {in_words(argument.annotation)}, and has no options")
     assert slot is not None
     if not name:
-        return "\n".join(textwrap.wrap(f"--{key} NAME: expected one of {', '.join(classes_of(slot))}", WIDTH))
+        return "\n".join(textwrap.wrap(f"--{key} NAME: expected one of {', '.join(sorted(offered(slot)))}", WIDTH))
     cls = find_class(name, slot)
     about = docstring_parser.parse(inspect.getdoc(cls) or "")
     lines = [f"{PROGRAM} {command} --{key} {cls.__name__}    ({path_of(cls)})", "", about.short_description or "", ""]
@@ -46,12 +46,6 @@ def class_help(command: str, key: str, name: str, argument: Argument) -> str:
         if each in texts:
             lines += textwrap.wrap(texts[each], WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
     return "\n".join(lines)
-
-
-def classes_of(slot: Slot) -> list[str]:
-    """Return the short names of the classes that fit a slot and may be chosen."""
-    found = {cls.__name__ for base in slot.bases for cls in subclasses(base) if not inspect.isabstract(cls)}
-    return sorted(name for name in found if not name.startswith("_"))
 
 
 def argument_texts(cls: type) -> Mapping[str, str]:

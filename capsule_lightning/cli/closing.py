@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
+from capsule_lightning.runs.results import from_here
 from capsule_lightning.shipped import PROGRAM
 
 
@@ -24,21 +24,15 @@ def say_where(trainer: L.Trainer, checkpoint: str, folder: Path, tested: bool) -
         tested: whether the run ended with a test of its result.
     """
     accuracy, program = trainer.callback_metrics.get("test/accuracy"), f"python -m {PROGRAM}"
-    lines = {"run": shown(folder)}
+    lines = {"run": from_here(folder)}
     if tested and accuracy is not None:
         lines["accuracy"] = f"{100 * float(accuracy):.2f} % on the test set"
     if (folder / "figures").is_dir():
-        lines["pictures"] = shown(folder / "figures")
+        lines["pictures"] = from_here(folder / "figures")
     if checkpoint:
-        lines["checkpoint"], command = shown(checkpoint), "report" if tested else "test"
-        lines[f"{command} it"] = f"{program} {command} --ckpt_path {shlex.quote(shown(checkpoint))}"
+        lines["checkpoint"], command = from_here(Path(checkpoint)), "report" if tested else "test"
+        lines[f"{command} it"] = f"{program} {command} --ckpt_path {shlex.quote(from_here(Path(checkpoint)))}"
         epochs = trainer.max_epochs
         more = f" --trainer.max_epochs {2 * epochs}" if epochs and epochs > 0 else ""
-        lines["go on"] = f"{program} fit --resume {shlex.quote(shown(folder))}{more}"
+        lines["go on"] = f"{program} fit --resume {shlex.quote(from_here(folder))}{more}"
     print("\n" + "\n".join(f"{name + ':':<12}{text}" for name, text in lines.items()), file=sys.stdout, flush=True)
-
-
-def shown(path: str | Path) -> str:
-    """Return a path as one would type it here: relative, unless it lies elsewhere."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative

@@ -10,7 +10,7 @@ from capsule_lightning.comparison.groups import compare
 from capsule_lightning.comparison.runs import METRIC, find_runs, read_run, read_wandb
 from capsule_lightning.comparison.tables import new_console, show
 from capsule_lightning.errors import InputError
-from capsule_lightning.runs.files import require_output
+from capsule_lightning.runs.results import require_free, require_name_of_no_run
 from capsule_lightning.shipped import PROGRAM
 
 
@@ -31,7 +31,8 @@ def run(words: Sequence[str]) -> None:
     output, csv_file = (None if path is None else Path(path) for path in (options.output, options.csv))
     for option, path in (("--csv", csv_file), ("--output", output and output / "comparison.csv")):
         if path is not None:
-            require_output(path, options.overwrite, option)
+            require_name_of_no_run(path, option)
+            require_free(path, options.overwrite, option)
     by, console, status = options.by or [], new_console(), 0
     if options.config is not None:
         from capsule_lightning.cli import main

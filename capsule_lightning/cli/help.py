@@ -65,7 +65,7 @@ def fit_help() -> str:
   --data.batch_size N     of all processes together
   --data.val_size N       images, or fraction, held out of the training set; 0 to train on all
 
-  --model.optimizer NAME  any of torch.optim   --model.optimizer.lr X
+  --model.optimizer NAME  AdamW or another of torch.optim   --model.optimizer.lr X
   --model.reconstruction_weight X   of the reconstruction in the loss
 
   --trainer.max_epochs N  --trainer.precision 32-true|bf16-mixed|16-mixed  --trainer.gradient_clip_val X

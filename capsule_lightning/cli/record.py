@@ -26,6 +26,7 @@ from capsule_lightning.components.run_config import trust_what_is_unusual
 from capsule_lightning.errors import StoppedError
 from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import CONFIG_NAME, flat
+from capsule_lightning.runs.plain_json import parse_json
 from capsule_lightning.runs.plain_yaml import dump_yaml
 from capsule_lightning.shipped import PACKAGE, PROGRAM
 
@@ -95,8 +96,9 @@ class RunRecord(L.Callback):
 
 def starts_of(folder: Path) -> list[Any]:
     """Return what a run has recorded of its earlier starts; nothing if that cannot be read."""
+    path = folder / ENVIRONMENT_NAME
     with suppress(OSError, ValueError, TypeError, KeyError):
-        return list(json.loads((folder / ENVIRONMENT_NAME).read_text(encoding="utf-8"))["starts"])
+        return list(parse_json(path.read_text(encoding="utf-8"), path)["starts"])
     return []
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module, invalidate_caches
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from capsule_lightning.components.run_config import require_own_module
 from capsule_lightning.errors import InputError, first_line, nearest
 from capsule_lightning.runs.files import read_yaml
-from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
+from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint, see_working_folder
 from capsule_lightning.shipped import PROGRAM
 
 
@@ -36,7 +35,7 @@ def import_own(checkpoint: Path) -> None:
         config = read_yaml(path)
     except InputError:
         return
-    find_here()
+    see_working_folder()
     for name in dict.fromkeys(class_paths({key: config.get(key) for key in ("model", "data")})):
         module = name.rpartition(".")[0]
         top = module.partition(".")[0]
@@ -51,7 +50,7 @@ def import_modules(names: Sequence[str]) -> None:
     Raises:
         InputError: there is no such module, or it fails.
     """
-    find_here()
+    see_working_folder()
     for name in names:
         import_module_for(f"--import {name}", name)
 
@@ -74,13 +73,6 @@ def import_module_for(key: str, name: str) -> None:
             f"{key}: cannot be imported ({type(error).__name__}: {first_line(error)}); expected the name of a module "
             f"in the working folder or on Python's path{nearest(name, here)}"
         ) from error
-
-
-def find_here() -> None:
-    """Let Python look for modules in the working folder, after all other places."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    invalidate_caches()
 
 
 def class_paths(config: Any) -> Iterator[str]:

@@ -182,7 +182,7 @@ def find_class(name: str, slot: Slot) -> type:
     Raises:
         InputError: there is no such class, or it does not fit; the nearest are named.
     """
-    fitting = {cls.__name__: cls for base in reversed(slot.bases) for cls in subclasses(base) if _is_offered(cls)}
+    fitting = offered(slot)
     why = ""
     if "." in name:
         module, _, attribute = modern_path(name).rpartition(".")
@@ -210,6 +210,11 @@ def names_class(text: str, slot: Slot) -> bool:
     except InputError:
         return False
     return True
+
+
+def offered(slot: Slot) -> dict[str, type]:
+    """Return the classes that fit a slot and have been imported, by their short names."""
+    return {cls.__name__: cls for base in reversed(slot.bases) for cls in subclasses(base) if _is_offered(cls)}
 
 
 def _is_offered(cls: type) -> bool:

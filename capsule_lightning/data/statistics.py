@@ -84,7 +84,10 @@ def single_colored(store: Store) -> Tensor:
 
 
 def digests(store: Store) -> Tensor:
-    """Return a number ``(N)`` int64 for each image, the same for the same pixels and for no others."""
+    """Return a number ``(N)`` int64 for each image: the same for the same pixels, and others for others.
+
+    Two different images share a number with a chance of 1 in 2^64.
+    """
     found: list[int] = []
     for images in _parts(store):
         rows = images.cpu().numpy()

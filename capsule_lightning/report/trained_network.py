@@ -73,7 +73,7 @@ class TrainedNetwork:
 def load_from_run(checkpoint: Path, root: str | None = None, images: str | Path | None = None) -> TrainedNetwork:
     """Load the network of a checkpoint, its run's configuration and its test images; arguments as for `report`.
 
-    A checkpoint outside its run states what its images are, unless it is from before version 0.2.
+    A checkpoint outside its run states what its images are, unless it was written before checkpoints did.
 
     Raises:
         InputError: it is not known what the images are, or they are missing or have several labels.

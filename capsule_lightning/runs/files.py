@@ -202,32 +202,6 @@ def _read_bytes(path: str | Path, expected: str) -> bytes:
     return content
 
 
-OWN_FILES = ("config.yaml", "metrics.csv", "environment.json", "command.txt", "output.txt")
-"""Files that a run writes itself and that no output of a command may replace; checkpoints are others."""
-
-
-def require_output(path: Path, overwrite: bool, option: str) -> None:
-    """Refuse a place for an output that holds something else, before any work is done.
-
-    Args:
-        path: the place.
-        overwrite: the user allows to replace a file that is there.
-        option: the option that gave it, for the message.
-
-    Raises:
-        InputError: there is a folder, a file that is to stay, or one that belongs to a run; or the name is impossible.
-    """
-    try:
-        belongs = path.name in OWN_FILES or path.suffix == ".ckpt"
-        require(not belongs, f"{option} {path}: is the name of a file that belongs to a run; choose another")
-        require(not path.is_dir(), f"{option} {path}: is a folder; expected the name of a file")
-        require(overwrite or not os.path.lexists(path), f"{option} {path}: exists; choose another, or add --overwrite")
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{option} {str(path)[:100]}: {first_line(error)[:100]}; choose another") from error
-
-
 Curve = dict[int, float]
 """Values of one metric by step, ascending."""
 

@@ -6,10 +6,12 @@ import fcntl
 import glob
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib import invalidate_caches
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +23,17 @@ LONGEST = 128
 """Most characters of an experiment's name or of a run's id that W&B takes."""
 NEWEST = "newest"
 """Value of ``--resume`` if no run is named."""
+
+
+def see_working_folder() -> None:
+    """Let Python find modules of the user's own in the working folder, however it was started.
+
+    The folder comes after all others, so that no file there takes the place of a library.
+    """
+    with suppress(OSError):  # it has been removed
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+    invalidate_caches()
 
 
 def require_name(name: str, option: str) -> str:

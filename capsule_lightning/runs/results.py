@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.errors import InputError, first_line, require
 from capsule_lightning.runs.folders import CONFIG_NAME
 
 OWN = ("predict", "test", "validate")
 """Folders in a run's folder for what its network was asked later; nothing else there is written over."""
 
 
+RECORDS = ("config.yaml", "metrics.csv", "environment.json", "command.txt", "output.txt")
+"""Names of the files that a run writes itself, its checkpoints aside."""
+
+
 def require_place(path: Path, overwrite: bool, option: str = "--output") -> None:
-    """Refuse a place whose folder does not exist, or that is taken.
+    """Refuse a place whose folder does not exist, or that is taken, see `require_free`.
+
+    Raises:
+        InputError: the folder does not exist, or the place is taken.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such folder; make it, or choose another {option}")
+    require_free(path, overwrite, option)
+
+
+def require_free(path: Path, overwrite: bool, option: str) -> None:
+    """Refuse a place that is taken.
 
     Args:
         path: the place.
@@ -20,14 +36,24 @@ def require_place(path: Path, overwrite: bool, option: str = "--output") -> None
         option: the option that chose it, for the message.
 
     Raises:
-        InputError: the folder does not exist; there is a folder of that name; or there is a file, and it is not to be
-            replaced.
+        InputError: there is a folder of that name; or a file, and it is not to be replaced; or the name is impossible.
     """
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder; make it, or choose another {option}")
-    require(not path.is_dir(), f"{path}: is a folder; choose another {option}")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; choose another {option}, or replace it with --overwrite")
+    try:
+        is_folder, is_taken = path.is_dir(), os.path.lexists(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)[:100]}: {first_line(error)[:100]}; choose another {option}") from error
+    require(not is_folder, f"{path}: is a folder; choose another {option}")
+    require(overwrite or not is_taken, f"{path} exists; choose another {option}, or replace it with --overwrite")
+
+
+def require_name_of_no_run(path: Path, option: str) -> None:
+    """Refuse the name of a file that a run writes itself, wherever it is to lie.
+
+    Raises:
+        InputError: it is such a name.
+    """
+    belongs = path.name in RECORDS or path.suffix == ".ckpt"
+    require(not belongs, f"{path}: is the name of a file that belongs to a run; choose another {option}")
 
 
 def require_not_of_a_run(path: Path, option: str = "--output") -> None:

@@ -109,7 +109,7 @@ def export(
 def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
     """Return class names, normalization, task and data set, from the configuration of a checkpoint's run.
 
-    Checkpoints of version 0.1.0 do not hold them.
+    Checkpoints hold them themselves; older ones do not.
 
     If channels are normalized by statistics of the training images, these are measured again.
 

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint, complete_logs
 from capsule_lightning.cli.changes import Change, change_rate, find_changes, require_possible, trained_with
+from capsule_lightning.cli.record import ENVIRONMENT_NAME, starts_of
 from capsule_lightning.cli.resuming import is_trained, require_end_missing
 from capsule_lightning.errors import InputError
 from capsule_lightning.loggers.metrics_file import MetricsFile
@@ -236,3 +237,9 @@ def test_another_rate_is_done_said_and_recorded_and_a_refusal_changes_nothing(
     assert found["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
     config = yaml.safe_load((trained / RUN / "config.yaml").read_text())
     assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"starts": 5}', '{"starts": [NaN]}', "[" * 100_000, "\x00"])
+def test_a_record_of_starts_that_cannot_be_read_is_begun_anew(text: str, tmp_path: Path) -> None:
+    (tmp_path / ENVIRONMENT_NAME).write_text(text)
+    assert starts_of(tmp_path) == []
