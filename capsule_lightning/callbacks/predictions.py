@@ -18,7 +18,7 @@ from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.trained_on import TrainedOn, unlike_training
 from capsule_lightning.runs.files import open_whole
 from capsule_lightning.runs.results import from_here
-from capsule_lightning.tasks.base import Task
+from capsule_lightning.tasks.images import ImageTask
 
 SHOWN = 20
 """Most predictions that are printed."""
@@ -132,7 +132,7 @@ class PredictionTable(L.Callback):
             with open_whole(place, overwrite=self.overwrite, remedy="choose another --poses") as file:
                 np.savez(file, **arrays(rows, names, data.class_names))  # type: ignore[arg-type]
             written.append(f"poses: {from_here(place)}")
-        known = pl_module.trained_on if isinstance(pl_module, Task) else None
+        known = pl_module.trained_on if isinstance(pl_module, ImageTask) else None
         strange = strangeness(rows, known)
         self._said = [*shown(rows, names, data.class_names), *strange, *written]
 

@@ -36,6 +36,7 @@ from capsule_lightning.sharing.network_file import (
 from capsule_lightning.sharing.pictures import PicturesDataModule
 from capsule_lightning.sharing.reader import READ_AS
 from capsule_lightning.tasks.base import Task
+from capsule_lightning.tasks.images import ImageTask
 
 RESULTS = {"output": ".csv", "poses": ".npz"}
 """Options of ``predict`` that name files, and how their names end."""
@@ -185,7 +186,8 @@ def take_network(path: str, about: TrainedOn | None, task: Task, data: ImageData
     assert isinstance(net, CapsuleNet)
     require_weights(path, {"state_dict": tensors}, net)
     load_weights(net, tensors, path)
-    task.trained_on = about
+    if isinstance(task, ImageTask):
+        task.trained_on = about
 
 
 def take_weights(name: str, task: Task, runs: str = "runs") -> None:

@@ -14,7 +14,6 @@ from typing import Any, Literal, get_args
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,10 +22,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from typing_extensions import override
 
-from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.data.trained_on import TrainedOn, read_trained_on, trained_on
 from capsule_lightning.errors import InputError, require
-from capsule_lightning.runs.checkpoint_files import TRAINED_ON, require_weights
+from capsule_lightning.runs.checkpoint_files import require_weights
 from capsule_lightning.runs.plain_values import names_classes, path_of, stated
 from capsule_lightning.schedules import ExponentialDecay, Schedule, make_schedule
 from capsule_lightning.tasks.nonfinite import NonFiniteGuard, nan_gradients_unless_finite
@@ -55,8 +52,6 @@ class Task(L.LightningModule, ABC):
         selected_by: the metric or loss by whose validation value the best state is selected, and whether its ``max``
             or its ``min`` is best.
         step_losses: the losses of the last training batch, without their gradients.
-        trained_on: what the images and the answers of a trained network are; None before training, and of other data
-            than images. A checkpoint holds it, so that the network can be used where its training data are not.
 
     Raises:
         InputError: a negative ``skip_not_finite``; values that the optimizer or the schedule refuses.
@@ -75,7 +70,6 @@ class Task(L.LightningModule, ABC):
         self.guard = NonFiniteGuard(skip_not_finite)
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
         self._lr = require_optimizer(optimizer, lr_scheduler)
-        self.trained_on: TrainedOn | None = None
         self.step_losses: Mapping[str, Tensor] = {}
         self._stage_metrics: nn.ModuleDict | None = None
         self._stage_losses = nn.ModuleDict()
@@ -119,27 +113,6 @@ class Task(L.LightningModule, ABC):
 
     def example_batch(self, size: int) -> Any:
         """Return a random batch of the right shapes on the task's device, to try a step with; None if it has none."""
-        return None
-
-    @override
-    def setup(self, stage: str) -> None:
-        """Note what the network is trained on; if that is known, normalize other data as the network expects.
-
-        Raises:
-            InputError: the data to be measured on have other classes, or images of another shape.
-        """
-        data = self._images()
-        if data is not None and stage == "fit":
-            self.trained_on = trained_on(data)
-        elif data is not None and self.trained_on is not None:
-            self.trained_on.require_same(data, "the network")
-            self.trained_on.normalizes(data)
-
-    def _images(self) -> ImageDataModule | None:
-        """Return the data module of images that the trainer has; None without a trainer, or with other data."""
-        with suppress(RuntimeError):  # no trainer
-            data = getattr(self.trainer, "datamodule", None)
-            return data if isinstance(data, ImageDataModule) else None
         return None
 
     @override
@@ -261,12 +234,10 @@ class Task(L.LightningModule, ABC):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the network was trained on, and state by plain values how task and data were made.
+        """State by plain values how task and data were made.
 
         A checkpoint then loads wherever only plain values are read, and builds the task without a configuration.
         """
-        if self.trained_on is not None:
-            checkpoint[TRAINED_ON] = self.trained_on.plain()
         for key, made in (
             (self.CHECKPOINT_HYPER_PARAMS_KEY, type(self)),
             (L.LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY, type(getattr(self.trainer, "datamodule", None))),
@@ -276,22 +247,12 @@ class Task(L.LightningModule, ABC):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse the weights of another network, and take over what that was trained on.
+        """Refuse the weights of another network.
 
         Raises:
-            InputError: names or shapes of the weights differ, naming the first difference; the data have other classes,
-                or images of another shape.
+            InputError: names or shapes of the weights differ, naming the first difference.
         """
-        found = read_trained_on(checkpoint.get(TRAINED_ON), "the checkpoint")
-        data = self._images()
-        if found is not None and data is not None:
-            found.require_same(data, "the checkpoint")
-            found.normalizes(data)
         require_weights("the checkpoint", checkpoint, self)
-        if found is not None and data is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            self.trained_on = trained_on(data)  # training goes on with what is asked for now
-        elif found is not None:
-            self.trained_on = found
 
     def total_steps(self) -> int:
         """Return the number of training steps of the whole run.

@@ -20,7 +20,8 @@ from capsule_lightning.errors import InputError, require
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.reconstruction import reconstruction_error
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.tasks.base import ScheduleCallable, Task
+from capsule_lightning.tasks.base import ScheduleCallable
+from capsule_lightning.tasks.images import ImageTask
 
 
 class Output(NamedTuple):
@@ -60,7 +61,7 @@ class Prediction(NamedTuple):
     poses: Tensor | None = None
 
 
-class ImageClassificationTask(Task):
+class ImageClassificationTask(ImageTask):
     """Class capsules, a loss on them, and a reconstruction from the capsule of each object.
 
     In training mode the decoder sees the capsules of the labels, otherwise those of the predicted classes.
@@ -161,7 +162,7 @@ class ImageClassificationTask(Task):
         """Refuse data whose images have another number of labels.
 
         Raises:
-            InputError: the numbers differ, or what `Task.setup` refuses.
+            InputError: the numbers differ, or what `ImageTask.setup` refuses.
         """
         given = getattr(getattr(self.trainer, "datamodule", None), "num_labels", self.num_labels)
         if given != self.num_labels:
