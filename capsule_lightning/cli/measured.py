@@ -16,10 +16,10 @@ from capsule_lightning.components.own import import_own
 from capsule_lightning.components.slots import Slot, arguments, find_class, path_of
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.module import DataModule
-from capsule_lightning.data.trained_on import TrainedOn
+from capsule_lightning.data.trained_on import TrainedOn, read_trained_on
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.runs.checkpoint_files import require_checkpoint, require_weights
+from capsule_lightning.runs.checkpoint_files import TRAINED_ON, require_checkpoint, require_weights
 from capsule_lightning.runs.folders import run_of_checkpoint
 from capsule_lightning.runs.named import checkpoint_named
 from capsule_lightning.runs.results import from_here, require_not_of_a_run, require_place
@@ -165,22 +165,23 @@ def require_results(config: Mapping[str, Any]) -> None:
             require_place(path, config["overwrite"], f"--{option}")
 
 
-def take_network(path: str, about: TrainedOn | None, task: Task, data: ImageDataModule) -> None:
+def take_network(path: str, checkpoint: Mapping[str, Any] | None, task: Task, data: ImageDataModule) -> None:
     """Refuse data that are not the network's, let them be normalized as it needs, and load the weights of a shared one.
 
     Args:
         path: of the network.
-        about: what it was trained on; None if its file does not say so.
+        checkpoint: its content, as `require_checkpoint` returns it; None if the network is a shared one.
         task, data: what was made for it.
 
     Raises:
         InputError: another network, or data of other classes or of another shape.
     """
+    about = images_known(path) if checkpoint is None else read_trained_on(checkpoint.get(TRAINED_ON), path)
     if about is not None and isinstance(data, ImageDataModule):
         about.require_same(data, path)
         about.normalizes(data)
-    if not is_shared(path):
-        require_weights(path, require_checkpoint(path), task)
+    if checkpoint is not None:
+        require_weights(path, checkpoint, task)
         return
     tensors, net = read_tensors(path), task.net
     assert isinstance(net, CapsuleNet)

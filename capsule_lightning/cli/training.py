@@ -26,7 +26,6 @@ from capsule_lightning.cli.lightning_cli import CapsuleCLI, place_loggers
 from capsule_lightning.cli.measured import (
     base_of_network,
     for_predict,
-    images_known,
     require_results,
     take_network,
     take_weights,
@@ -245,7 +244,7 @@ def perform(start: Start) -> None:
     held: list[Path] = []
     try:
         if command != "fit":
-            take_network(path, images_known(path), cli.model, cli.datamodule)
+            take_network(path, checkpoint, cli.model, cli.datamodule)
         elif checkpoint is not None:
             require_weights(path, checkpoint, cli.model)
         elif config["init_from"] is not None and (choice.begins or not any(folder.rglob("*.ckpt"))):
