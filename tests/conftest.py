@@ -1,16 +1,22 @@
+"""Fixtures of all tests, and their budget.
+
+What takes seconds to import is imported by what needs it: the process that hands the tests out to the workers does not.
+"""
+
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from budget import allowed, cpu_seconds, give_memory_back, longest_first
 from once import once
-from program import Run, capsule_lightning
-from resumed import undisturbed
 
-from capsule_lightning.cli import main
+if TYPE_CHECKING:
+    from program import Run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,6 +44,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.fixture(autouse=True)
 def seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
     torch.manual_seed(0)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # that `seed_everything` of another test has left
 
@@ -45,6 +53,8 @@ def seed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """The program in this process, in an empty folder, W&B off; gives back that folder."""
+    from capsule_lightning.cli import main
+
     for name in list(os.environ):
         if name.startswith(("WANDB", "CAPSULE_LIGHTNING")):
             monkeypatch.delenv(name)
@@ -62,6 +72,7 @@ def run_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Four epochs on the embedded digits, by someone with no network, no key and no options."""
+    from program import Run, capsule_lightning
 
     def train(cwd: Path) -> str:
         done = capsule_lightning(cwd, "fit", "--trainer.max_epochs", "4")
@@ -76,4 +87,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of `resumed.FIT` that nobody disturbs."""
+    from resumed import undisturbed
+
     return once(tmp_path_factory, "whole", undisturbed)[0]

@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that help, version and the list of configs an
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from capsule_lightning import __version__
 from capsule_lightning.cli import environment
 from capsule_lightning.cli.commands import COMMANDS, TRAINING_COMMANDS
 from capsule_lightning.errors import InputError, StoppedError, nearest
+from capsule_lightning.loggers.wandb_service import import_before_torch
 from capsule_lightning.runs.folders import see_working_folder
-from capsule_lightning.runs.signals import SIGNALS, Interrupted, requeue
+from capsule_lightning.runs.signals import SIGNALS, Interrupted, rank, requeue
 from capsule_lightning.shipped import PROGRAM, find_config
 
 DRAWING = (*TRAINING_COMMANDS, "report")
@@ -87,6 +89,8 @@ def _run(words: list[str]) -> None:
         environment.say(environment.settle())
         if command in TRAINING_COMMANDS:
             SIGNALS.leave_at_once()  # also while the libraries are imported, which may take a minute on a cluster
+        if command == "fit" and os.environ.get("WANDB_MODE") != "disabled" and rank() == 0:
+            import_before_torch()
         if command in DRAWING:
             environment.say(environment.settle_pictures())
         import_module(f"{__name__}.{COMMANDS[command].module}").run(words)

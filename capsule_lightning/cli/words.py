@@ -16,8 +16,8 @@ FLAGS = ("print_config", "help", "help_all")
 """Options that take no value and show something in place of a run."""
 
 
-SEVERAL = ("data.images",)
-"""Options that take all words up to the next option."""
+SEVERAL = ("data.images", "without")
+"""Options that take all words up to the next option, and may be given more than once."""
 MEASURING = ("validate", "test", "predict")
 """Commands whose first word may be the network, without ``--ckpt_path``."""
 
@@ -72,6 +72,7 @@ def read_words(words: Sequence[str]) -> Words:
     command, *rest = words
     bare = {name: option.bare for name, option in options_of(command).items() if option.bare is not None}
     configs, options, flags, imports, help_of = [], [], set(), [], None
+    several: dict[str, list[str]] = {}
     if command in MEASURING and rest and not rest[0].startswith("-") and "=" not in rest[0]:
         options.append(("ckpt_path", rest.pop(0)))
     while rest:
@@ -89,15 +90,16 @@ def read_words(words: Sequence[str]) -> Words:
         follows = bool(rest) and _is_value(rest[0])
         if not equals and follows:
             value = rest.pop(0)
-            more = list(takewhile(_is_value, rest)) if key in SEVERAL else []
-            if more:
-                value, rest = json.dumps([value, *more]), rest[len(more) :]
         elif not equals and key.endswith(".help"):
             value = ""
         elif not equals:
             require(key in bare, f"{word}: expected a value after it")
             value = bare[key]
-        if key in ("config", "-c"):
+        if key in SEVERAL:
+            more = [] if equals else list(takewhile(_is_value, rest))
+            rest = rest[len(more) :]
+            several.setdefault(key, []).extend((value, *more))
+        elif key in ("config", "-c"):
             configs.append(value)
         elif key == "import":
             imports.append(value)
@@ -105,6 +107,7 @@ def read_words(words: Sequence[str]) -> Words:
             help_of = (key.removesuffix(".help"), value)
         else:
             options.append((key, value))
+    options += [(key, values[0] if len(values) == 1 else json.dumps(values)) for key, values in several.items()]
     return Words(command, configs, options, flags, imports, help_of)
 
 

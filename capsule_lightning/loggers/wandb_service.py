@@ -52,6 +52,16 @@ class Process(NamedTuple):
     name: str
 
 
+def import_before_torch() -> None:
+    """Import the part of W&B that every run imports as it begins, while few modules are there.
+
+    That part reads the source of its own classes, by a function of Python that looks through all modules: 0.2 s before
+    torch and Lightning are imported, and 1.5 s after. Whatever fails here, the logger says later, if the run has one.
+    """
+    with suppress(Exception):
+        import wandb.sdk.launch  # noqa: F401
+
+
 def start_core(timeout: float) -> None:
     """Start the core process, unless it is there.
 

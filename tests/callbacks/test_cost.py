@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from program import TINY
 
 from capsule_lightning.callbacks import cost
 from capsule_lightning.callbacks.cost import RunCost, peak_memory
@@ -20,11 +21,8 @@ from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.tasks.classification import ClassificationTask
 
 SMALL = (
-    "--model.net.encoder.channels=4",
-    "--model.net.encoder.num_types=2",
-    "--model.net.decoder.hidden=[8]",
+    *TINY,
     "--trainer.limit_train_batches=3",
-    "--trainer.accelerator=cpu",
     "--run_id=one",
 )
 

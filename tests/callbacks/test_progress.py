@@ -6,17 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from program import capsule_lightning
+from program import TINY, capsule_lightning
 from terminal import CTRL_C, Terminal
 
 from capsule_lightning.callbacks.progress import RunProgress, epoch_of, in_short
 from capsule_lightning.errors import InputError
 
 SMALL = (
-    "--model.net.encoder.channels=4",
-    "--model.net.encoder.num_types=2",
-    "--model.net.decoder.hidden=[8]",
-    "--trainer.accelerator=cpu",
+    *TINY,
     "--trainer.logger=[{class_path: MetricsFile}]",
     "--run_id=one",
 )

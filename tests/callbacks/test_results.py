@@ -3,17 +3,11 @@
 import re
 
 import pytest
+from program import TINY
 
 from capsule_lightning.callbacks.results import rows
 
-SMALL = (
-    "--model.net.encoder.channels=4",
-    "--model.net.encoder.num_types=2",
-    "--model.net.decoder.hidden=[8]",
-    "--trainer.accelerator=cpu",
-    "--trainer.max_epochs=1",
-    "--run_id=one",
-)
+SMALL = (*TINY, "--trainer.max_epochs=1", "--run_id=one")
 
 
 @pytest.mark.parametrize("command", ["test", "validate"])

@@ -83,6 +83,11 @@ def test_a_word_takes_one_away_and_stays_in_the_record(words: str) -> None:
     assert resolve(["fit"], config) == config
 
 
+@pytest.mark.parametrize("words", ["--without Forecast RunCost", "--without=Forecast --without RunCost"])
+def test_several_words_each_take_one_away(words: str) -> None:
+    assert set(OURS) - set(callbacks(*words.split())) == {"Forecast", "RunCost"}
+
+
 @pytest.mark.parametrize("word", ["Forecasts", "EarlyStopping", "checkpoint"])
 def test_a_word_that_is_not_one_of_ours_is_refused(word: str) -> None:
     with pytest.raises(InputError, match=f"without={word}: .*RunCheckpoint"):

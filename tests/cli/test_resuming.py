@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from program import TINY
 from torch.optim.lr_scheduler import StepLR
 
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint, complete_logs
@@ -20,12 +21,9 @@ from capsule_lightning.runs.checkpoint_files import misfit, require_state, withi
 from capsule_lightning.schedules import OneCycle
 
 SMALL = (
-    "--model.net.encoder.channels=4",
-    "--model.net.encoder.num_types=2",
-    "--model.net.decoder=null",
+    *TINY,
     "--trainer.limit_train_batches=2",
     "--trainer.limit_val_batches=1",
-    "--trainer.accelerator=cpu",
     "--test_after_fit=false",
 )
 RUN = "runs/digits/one"

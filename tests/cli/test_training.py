@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from program import Run, metrics
+from program import TINY, Run, metrics
 
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.tasks.classification import ClassificationTask
@@ -148,8 +148,7 @@ def test_the_command_line_wins_over_the_runs_config(run_main: Callable[..., Path
 
 
 def test_resumed_training_continues_the_run(run_main: Callable[..., Path]) -> None:
-    small = ("--trainer.max_epochs", "2", "--test_after_fit", "false", "--run_id", "one")
-    cwd = run_main("fit", *small)
+    cwd = run_main("fit", *TINY, "--trainer.max_epochs", "2", "--test_after_fit", "false", "--run_id", "one")
     folder = cwd / "runs" / "digits" / "one"
     before = metrics(folder)["val/loss"]
     run_main("fit", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "3")
@@ -178,7 +177,7 @@ def test_mixed_precision_learns(precision: str, run_main: Callable[..., Path]) -
 
 
 def test_training_on_everything_selects_nothing(run_main: Callable[..., Path]) -> None:
-    cwd = run_main("fit", "--data.val_size", "0", "--trainer.max_epochs", "1", "--run_id", "all")
+    cwd = run_main("fit", *TINY, "--data.val_size", "0", "--trainer.max_epochs", "1", "--run_id", "all")
     folder = cwd / "runs" / "digits" / "all"
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
     assert "test/accuracy" in metrics(folder)
@@ -186,7 +185,7 @@ def test_training_on_everything_selects_nothing(run_main: Callable[..., Path]) -
 
 def test_two_runs_in_a_row_have_folders_of_their_own(run_main: Callable[..., Path]) -> None:
     for _ in range(2):
-        cwd = run_main("fit", "--trainer.max_steps", "1", "--test_after_fit", "false", "--trainer.max_epochs", "1")
+        cwd = run_main("fit", *TINY, "--trainer.max_steps", "1", "--test_after_fit", "false")
     assert len(list((cwd / "runs" / "digits").iterdir())) == 2
 
 
@@ -194,7 +193,7 @@ def test_the_same_seed_gives_the_same_run(run_main: Callable[..., Path]) -> None
     runs = {}
     for run_id, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         words = ("--trainer.max_epochs", "1", "--test_after_fit", "false", "--seed_everything", seed)
-        cwd = run_main("fit", *words, "--run_id", run_id)
+        cwd = run_main("fit", *TINY, *words, "--run_id", run_id)
         runs[run_id] = metrics(cwd / "runs" / "digits" / run_id)["train/loss"]
     assert runs["a"] == runs["b"] != runs["c"]
 

@@ -23,7 +23,7 @@ from capsule_lightning.cli import main
 from capsule_lightning.comparison.study_processes import PRELOADED
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["forked", "matplotlib.pyplot", "wandb", *PRELOADED])
+_SERVER.set_forkserver_preload([*PRELOADED, "forked", "matplotlib.pyplot"])
 _servers: set[int] = set()
 
 

@@ -9,6 +9,16 @@ from typing import NamedTuple
 import forked
 from environment import clean_environment
 
+#: A network that trains in a moment, and whose pictures nobody looks at.
+TINY = (
+    "--model.net.encoder.channels=4",
+    "--model.net.encoder.num_types=2",
+    "--model.net.decoder.hidden=[8]",
+    "--trainer.accelerator=cpu",
+    "--without=ReconstructionFigures",
+    "--without=ConfusionFigure",
+)
+
 
 class Run(NamedTuple):
     """A finished training run."""

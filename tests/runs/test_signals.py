@@ -111,11 +111,12 @@ def test_a_signal_before_the_beginning(number: signal.Signals, status: int, cwd:
 
 @pytest.mark.long(8)
 def test_a_signal_in_the_test_after_fit_loses_nothing(cwd: Path) -> None:
-    process = start(cwd, *FIT[:-1], "true", "--trainer.max_epochs", "1", "--trainer.callbacks+", "slow.SlowTest")
+    words = (*FIT, "--test_after_fit=true", "--trainer.max_epochs=1")
+    process = start(cwd, *words, "--trainer.callbacks+", "slow.SlowTest")
     wait_for(lambda: "the test begins" in (output(cwd) if (cwd / "output.txt").exists() else ""), process)
     os.kill(process.pid, signal.SIGUSR1)
     process.join(60)
     assert process.exitcode == 0
     assert "test/accuracy" not in (cwd / "runs" / "digits" / "one" / "metrics.csv").read_text()
-    assert run(cwd, *FIT[:-1], "true", "--trainer.max_epochs", "1", "--resume") == 0, output(cwd)[-3000:]
+    assert run(cwd, *words, "--resume") == 0, output(cwd)[-3000:]
     assert "test/accuracy" in (cwd / "runs" / "digits" / "one" / "metrics.csv").read_text()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -30,11 +31,9 @@ from capsule_lightning.decoders.dense import DenseDecoder
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.models.capsnet import CapsNet
-from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRouting
 from capsule_lightning.routing.self_attention import SelfAttentionRouting
-from capsule_lightning.routing.uniform import UniformRouting
 from capsule_lightning.sharing.export import (
     export,
     load_network,
@@ -354,7 +353,8 @@ def test_help_is_short_and_loads_nothing_heavy(tmp_path: Path) -> None:
 CLOSE = 1e-5
 # EM and variational Bayes cut the batch into blocks, whose number torch fixes; ONNX has no digamma besides
 REFUSED = {"EMRouting", "VariationalBayesRouting"}
-BY_DAY = {"DynamicRouting"}
+BY_DAY = {"EMRouting"}  # dynamic routing is among those with a fast path
+ONNX = pytest.mark.xdist_group("ONNX")  # the exporter is imported by one worker
 
 
 def small(routing: Callable) -> CapsNet:
@@ -399,22 +399,38 @@ def test_every_routing_as_onnx(routing: type, capfd: pytest.CaptureFixture[str])
         assert_same_outputs(onnx_model(net, {}), net)
 
 
-@pytest.mark.parametrize(
-    "routing",
-    [
-        partial(DynamicRouting, vote_weights=2, bias=True, leaky=True),
+@pytest.fixture(
+    params=[
+        pytest.param(partial(DynamicRouting, vote_weights=2, bias=True, leaky=True), marks=ONNX),
         pytest.param(SelfAttentionRouting, marks=pytest.mark.nightly),
         pytest.param(partial(InvertedDotProductRouting, pose="vector"), marks=pytest.mark.nightly),
     ],
+    scope="module",
 )
-def test_a_fast_path_is_no_part_of_onnx(routing: Callable[..., Routing]) -> None:
+def with_fast_path(request: pytest.FixtureRequest) -> tuple[bytes, CapsNet]:
     pytest.importorskip("onnxruntime")
-    net = small(partial(routing, backend="blocked"))
+    net = small(partial(request.param, backend="blocked"))
     content = onnx_model(net, {})
     net.routing.backend = "blocked"
-    assert_same_outputs(content, net)
+    return content, net
 
 
+def test_a_fast_path_is_no_part_of_onnx(with_fast_path: tuple[bytes, CapsNet]) -> None:
+    assert_same_outputs(*with_fast_path)
+
+
+def test_onnx_that_answers_otherwise_is_refused(with_fast_path: tuple[bytes, CapsNet]) -> None:
+    content, net = with_fast_path
+    images, other = images_for(net), deepcopy(net)
+    require_same_outputs(content, OnnxOutputs(net), [images])
+    with torch.no_grad():
+        for parameter in other.routing.parameters():
+            parameter.add_(0.1)
+    with pytest.raises(InputError, match=r"computes another poses"):
+        require_same_outputs(content, OnnxOutputs(other), [images])
+
+
+@ONNX
 def test_onnx_of_a_checkpoint(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx = pytest.importorskip("onnx")
     path = tmp_path / "net.onnx"
@@ -430,15 +446,6 @@ def test_onnx_of_a_checkpoint(digits: Path, tmp_path: Path, capsys: pytest.Captu
     assert said["input"] == "images (batch, 1, 8, 8) float32, pixels from 0 to 1"
     assert json.loads(said["class_names"]) == list("0123456789")
     assert str(CONFIG_DIR.parent).encode() not in path.read_bytes()
-
-
-def test_onnx_that_answers_otherwise_is_refused() -> None:
-    pytest.importorskip("onnxruntime")
-    net, other = small(UniformRouting), small(UniformRouting)
-    content, images = onnx_model(net, {}), images_for(net)
-    require_same_outputs(content, OnnxOutputs(net), [images])
-    with pytest.raises(InputError, match=r"computes another poses"):
-        require_same_outputs(content, OnnxOutputs(other), [images])
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
