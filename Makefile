@@ -17,8 +17,8 @@ demo: $(VENV)/installed  ## train a capsule network on real handwritten digits a
 	$(RUN) capsule_lightning fit --config digits.yaml
 	@echo "pictures:   $$(ls -td runs/digits/*/ | head -n 1)figures"
 
-# two workers for each processor: many tests wait for other processes
-TESTS := pytest --numprocesses $$(( 2 * $$(getconf _NPROCESSORS_ONLN) )) --dist loadgroup --no-loadscope-reorder
+# one worker more than processors: some tests wait for other processes
+TESTS := pytest --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist loadgroup --no-loadscope-reorder
 
 test: $(VENV)/installed  ## style, types, direction of imports, and the tests of the default tier
 	$(RUN) ruff check .

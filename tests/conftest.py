@@ -5,6 +5,7 @@ What takes seconds to import is imported by what needs it: the process that hand
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Generator
@@ -15,12 +16,27 @@ import pytest
 from budget import allowed, cpu_seconds, give_memory_back, longest_first
 from once import once
 
+from capsule_lightning.loggers.wandb_service import import_before_torch
+
 if TYPE_CHECKING:
     from program import Run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     longest_first(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Collect without looking for garbage, and then never again through what was imported."""
+    if not session.config.getoption("numprocesses", None):  # not the process that hands the tests out
+        import_before_torch()
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_runtest_logfinish() -> None:

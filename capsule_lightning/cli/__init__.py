@@ -5,12 +5,14 @@ Nothing heavy is imported here, so that help, version and the list of configs an
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from types import ModuleType
 
 from capsule_lightning import __version__
 from capsule_lightning.cli import environment
@@ -93,8 +95,25 @@ def _run(words: list[str]) -> None:
             import_before_torch()
         if command in DRAWING:
             environment.say(environment.settle_pictures())
-        import_module(f"{__name__}.{COMMANDS[command].module}").run(words)
+        _import(f"{__name__}.{COMMANDS[command].module}").run(words)
     else:
         raise InputError(
             f"no command {command!r}; expected one of {', '.join(COMMANDS)}{nearest(command, [*COMMANDS])}"
         )
+
+
+def _import(name: str) -> ModuleType:
+    """Import a module without looking for garbage: the libraries make a million objects, all of which stay.
+
+    Python would look through all of them several times while they are made, and again and again in training.
+    """
+    looks = gc.isenabled()
+    gc.disable()
+    try:
+        module = import_module(name)
+    finally:
+        if looks:
+            gc.enable()
+    if not gc.get_freeze_count():
+        gc.freeze()
+    return module

@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import importlib
 import inspect
 import re
@@ -67,6 +68,16 @@ def test_help_of_a_command_names_every_class_of_every_slot(capsys: pytest.Captur
         }
         assert found == set(class_names(slot)), slot
         assert found <= set(text.replace(",", " ").split())
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(looks: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        (gc.enable if looks else gc.disable)()
+        main(["configs"])
+        assert gc.isenabled() == looks
+    finally:
+        gc.enable()
 
 
 def test_configs_are_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from capsule_lightning.cli import main
 from capsule_lightning.comparison.study_processes import PRELOADED
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload([*PRELOADED, "forked", "matplotlib.pyplot"])
+_SERVER.set_forkserver_preload([*PRELOADED, "forked", "matplotlib.pyplot", "frozen"])
 _servers: set[int] = set()
 
 
