@@ -3,7 +3,7 @@ VENV := .venv
 LOWEST := .venv-lowest
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test nightly lowest
+.PHONY: help demo test types tests nightly lowest
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'
 
@@ -23,8 +23,13 @@ TESTS := pytest --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist 
 test: $(VENV)/installed  ## style, types, direction of imports, and the tests of the default tier
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy
 	$(VENV)/bin/lint-imports --no-cache
+	$(MAKE) --jobs 2 types tests
+
+types: $(VENV)/installed
+	$(RUN) mypy
+
+tests: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) $(TESTS)
 
 nightly: $(VENV)/installed lowest  ## all tests but those marked slow, also with the lowest versions that setup.cfg allows
