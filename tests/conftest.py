@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -20,6 +21,11 @@ from capsule_lightning.loggers.wandb_service import import_before_torch
 
 if TYPE_CHECKING:
     from program import Run
+
+
+def pytest_configure() -> None:
+    # ignored where a script has started the tests in the background, and then by every program that they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

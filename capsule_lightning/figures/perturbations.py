@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.figures.animation import gif
@@ -15,6 +16,13 @@ from capsule_lightning.figures.tiles import as_array, tile
 
 #: The steps of the paper, -0.25 to 0.25 in steps of 0.05.
 STEPS = tuple(step / 20 for step in range(-5, 6))
+SMALL = 16
+"""Pictures with fewer pixels on a side are enlarged smoothly, and what a step changes in them is colored."""
+ENLARGED = 8
+"""How many times each side of a small picture is enlarged."""
+BRIGHTER, DARKER = (0.84, 0.19, 0.15), (0.13, 0.40, 0.67)
+FAINTEST = 0.05
+"""Change of a pixel that is drawn in full color if no change of the figure is greater."""
 
 
 def perturb(pose: Tensor, steps: Sequence[float] = STEPS) -> Tensor:
@@ -71,6 +79,27 @@ def perturbed_pictures(
     return class_pictures(decoder, perturb(pose, steps), label, num_classes)
 
 
+def colored_changes(pictures: Tensor, untouched: int) -> Tensor:
+    """Enlarge pictures smoothly, and color what differs from those of one column: red is brighter, blue is darker.
+
+    Full color is the greatest change of all pictures, so that rows can be compared.
+
+    Args:
+        pictures: ``(R, V, C, H, W)`` in [0, 1].
+        untouched: the column that the others are compared with, in [0, V).
+
+    Returns:
+        ``(R, V, 3, 8 H, 8 W)`` in [0, 1].
+    """
+    gray = pictures.float().mean(dim=2)  # (R, V, H, W)
+    large = interpolate(gray, scale_factor=ENLARGED, mode="bicubic", align_corners=False).clamp(0, 1)
+    change = large - large[:, untouched : untouched + 1]
+    amount = (change.abs() / change.abs().max().clamp(min=FAINTEST)).unsqueeze(2)
+    red, blue = (large.new_tensor(color).view(3, 1, 1) for color in (BRIGHTER, DARKER))
+    color = torch.where(change.unsqueeze(2) > 0, red, blue)
+    return large.unsqueeze(2) * (1 - amount) + color * amount
+
+
 def perturbation_figure(
     image: Tensor | None,
     pictures: Tensor,
@@ -80,6 +109,8 @@ def perturbation_figure(
     rows: Sequence[str] | None = None,
 ) -> Figure:
     """Draw a row of pictures for each dimension, with the input beside them.
+
+    Small pictures, in which a change is hard to see, are drawn by `colored_changes`.
 
     Args:
         image: ``(C, H, W)`` in [0, 1], the input; None to leave it out.
@@ -100,13 +131,18 @@ def perturbation_figure(
     beside = 0.0 if image is None else 1.5
     left = beside + (0.7 if rows is None else 0.2 + 0.085 * max(map(len, names)))
     right = 0.3 + 0.085 * max(map(len, notes or [""]))
-    size = (left + side * columns + right, max(height, 1.2) + 0.95)
+    colored = 0 in steps and min(pictures.shape[-2:]) < SMALL
+    size = (left + side * columns + right, max(height, 1.2) + (1.1 if colored else 0.95))
     figure = PlainTextFigure(figsize=size)
     figure.suptitle(title, fontsize=13, y=1 - 0.12 / size[1], va="top")
-    bottom = 0.15 / size[1]
+    bottom = (0.3 if colored else 0.15) / size[1]
     axis = figure.add_axes((left / size[0], bottom, side * columns / size[0], height / size[1]))
     edges = (0, columns, count, 0)
-    axis.imshow(tile(pictures), cmap="gray", vmin=0, vmax=1, extent=edges, aspect="auto", interpolation="nearest")
+    tiles = tile(colored_changes(pictures, steps.index(0)) if colored else pictures)
+    if colored:
+        note = "red: brighter than the framed picture; blue: darker"
+        figure.text(0.5, 0.04 / size[1], note, ha="center", va="bottom", fontsize=9)
+    axis.imshow(tiles, cmap="gray", vmin=0, vmax=1, extent=edges, aspect="auto", interpolation="nearest")
     for line in range(1, count):
         axis.axhline(line, color="white", linewidth=2.5)
     for line in range(1, columns):

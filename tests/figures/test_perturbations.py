@@ -8,8 +8,11 @@ from torch.testing import assert_close
 from capsule_lightning.decoders.class_independent import ClassIndependentDecoder
 from capsule_lightning.decoders.dense import DenseDecoder
 from capsule_lightning.figures.perturbations import (
+    BRIGHTER,
+    DARKER,
     STEPS,
     class_pictures,
+    colored_changes,
     perturb,
     perturbation_figure,
     perturbed_pictures,
@@ -65,7 +68,7 @@ def test_tiles_lie_in_rows_and_columns(channels):
 
 
 def test_figure_has_a_row_for_each_dimension_and_the_input_beside():
-    pictures, image = torch.rand(3, 11, 1, 4, 4), torch.rand(1, 4, 4)
+    pictures, image = torch.rand(3, 11, 1, 16, 16), torch.rand(1, 16, 16)
     figure = perturbation_figure(image, pictures, "Title", notes=["scale 0.5", "", "shear 0.2"])
     rows, beside = figure.axes
     np.testing.assert_array_equal(rows.images[0].get_array(), tile(pictures))
@@ -78,6 +81,28 @@ def test_figure_has_a_row_for_each_dimension_and_the_input_beside():
     (frame,) = rows.patches
     assert (frame.get_x(), frame.get_width()) == (5, 1)
     figure.canvas.draw()
+
+
+def test_what_changes_in_small_pictures_is_colored():
+    pictures = torch.full((2, 3, 1, 6, 6), 0.5)
+    pictures[0, 0, :, :3], pictures[0, 2, :, :3] = 0.9, 0.4  # brighter, the greatest change; and a little darker
+    colors = colored_changes(pictures, untouched=1)
+    assert colors.shape == (2, 3, 3, 48, 48)
+    # smooth enlargement goes beyond 0.9 at the edge, where the color is full
+    assert_close(colors[0, 0, :, 4, 8], torch.tensor(BRIGHTER), atol=0.08, rtol=0)
+    red, green, blue = colors[0, 2, :, 4, 8].tolist()
+    assert (red, green, blue) == pytest.approx([0.4 * 0.77 + 0.23 * part for part in DARKER], abs=0.01)
+    for same in (colors[:, 1], colors[1], colors[0, 0, :, 40:]):
+        assert_close(same, torch.full_like(same, 0.5))
+    figure = perturbation_figure(None, pictures, "Title", (-1.0, 0.0, 1.0))
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), tile(colors))
+    assert "red" in figure.texts[-1].get_text()
+
+
+def test_small_changes_are_not_made_to_look_large():
+    pictures = torch.full((1, 3, 1, 6, 6), 0.5)
+    pictures[0, 0] += 0.001
+    assert (colored_changes(pictures, untouched=1) - 0.5).abs().max() < 0.02
 
 
 def test_rows_may_have_names_and_the_input_may_be_left_out():
