@@ -11,6 +11,7 @@ from rich import box, get_console
 from rich.table import Table
 from typing_extensions import override
 
+from capsule_lightning.analysis.intervals import wilson_interval
 from capsule_lightning.callbacks.informing import Informing
 from capsule_lightning.callbacks.predictions import of_all_processes
 from capsule_lightning.loggers.metrics_file import MetricsFile
@@ -94,7 +95,7 @@ def rows(metrics: Mapping[str, float], count: int | None = None) -> list[tuple[s
         >>> rows({"test/loss": 0.25, "test/class_accuracy/3": 1.0, "test/accuracy": 0.975})
         [('accuracy', '97.50 %'), ('error', '2.50 %'), ('loss', '0.2500')]
         >>> rows({"test/accuracy": 0.975}, 40)
-        [('accuracy', '97.50 % (39 of 40)'), ('error', '2.50 %')]
+        [('accuracy', '97.50 % (39 of 40, 95 % interval 87.12 to 99.56)'), ('error', '2.50 %')]
     """
     accuracies: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
@@ -108,11 +109,17 @@ def rows(metrics: Mapping[str, float], count: int | None = None) -> list[tuple[s
             error = words.removesuffix("accuracy") + "error"
             right = value * (count or 0)
             is_count = metric == "accuracy" and bool(count) and abs(right - round(right)) < _ROUNDING
-            counted = f" ({round(right)} of {count})" if is_count else ""
+            counted = f" ({counts(round(right), count or 0)})" if is_count else ""
             accuracies += [(words, f"{100 * value:.2f} %{counted}"), (error, f"{100 * (1 - value):.2f} %")]
         else:
             (losses if metric.endswith("loss") else others).append((words, readable(name, value)))
     return accuracies + others + losses
+
+
+def counts(right: int, count: int) -> str:
+    """Say how many predictions are right, and how far the choice of the images alone may have moved that share."""
+    low, high = wilson_interval(right, count)
+    return f"{right:,} of {count:,}, 95 % interval {100 * low:.2f} to {100 * high:.2f}"
 
 
 def is_share(name: str) -> bool:

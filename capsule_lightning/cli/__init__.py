@@ -20,7 +20,14 @@ from capsule_lightning.cli.commands import COMMANDS, TRAINING_COMMANDS
 from capsule_lightning.errors import InputError, StoppedError, nearest
 from capsule_lightning.loggers.wandb_service import import_before_torch
 from capsule_lightning.runs.folders import see_working_folder
-from capsule_lightning.runs.signals import SIGNALS, Interrupted, rank, requeue
+from capsule_lightning.runs.signals import (
+    SIGNALS,
+    Interrupted,
+    end_with_parent,
+    is_started_with_others,
+    rank,
+    requeue,
+)
 from capsule_lightning.shipped import PROGRAM, find_config
 
 DRAWING = (*TRAINING_COMMANDS, "report")
@@ -90,7 +97,10 @@ def _run(words: list[str]) -> None:
             require_words(words)
         environment.say(environment.settle())
         if command in TRAINING_COMMANDS:
-            SIGNALS.leave_at_once()  # also while the libraries are imported, which may take a minute on a cluster
+            # also while the libraries are imported, which may take a minute on a cluster
+            SIGNALS.leave_at_once()
+            if is_started_with_others(os.environ):
+                end_with_parent()
         if command == "fit" and os.environ.get("WANDB_MODE") != "disabled" and rank() == 0:
             import_before_torch()
         if command in DRAWING:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from functools import partial
 
 from capsule_lightning.cli.arguments import LightParser, add_network, network_chosen
 
@@ -33,6 +35,11 @@ def run(words: Sequence[str]) -> None:
     from capsule_lightning.report import report as write
 
     done = write(
-        network_chosen(options), options.output, root=options.root, images=options.images, overwrite=options.overwrite
+        network_chosen(options),
+        options.output,
+        root=options.root,
+        images=options.images,
+        overwrite=options.overwrite,
+        say=partial(print, file=sys.stderr, flush=True),
     )
     print(f"wrote {done.path}, {done.size / 1e6:.1f} MB, to open in a browser; the probe's numbers: {done.table}")

@@ -64,7 +64,7 @@ from capsule_lightning.runs.folders import (
     unlock_run,
 )
 from capsule_lightning.runs.plain_yaml import dump_yaml
-from capsule_lightning.runs.signals import SIGNALS, Interrupted, end_with_parent, rank
+from capsule_lightning.runs.signals import SIGNALS, Interrupted, rank
 from capsule_lightning.sharing.network_file import evaluation_config, is_shared, require_source
 
 QUIET = (
@@ -91,8 +91,6 @@ def run(words: Sequence[str]) -> None:
     quieten()
     atexit.register(SIGNALS.ignore)  # an exception could not be raised from there
     inherited, exit_code = ID_VARIABLE in os.environ, 1
-    if inherited and "LOCAL_RANK" in os.environ:
-        end_with_parent()
     try:
         import_components()
         given = read_words(words)

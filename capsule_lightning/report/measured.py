@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from capsule_lightning.analysis.class_routing import ClassRouting, agreement, coupling_entropy, couplings_by_iteration
+from capsule_lightning.analysis.intervals import wilson_interval
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.figures.lengths import dead_capsules
 from capsule_lightning.losses.reconstruction import reconstruction_error
@@ -51,27 +52,6 @@ def measure(net: CapsuleNet, normalize: Normalizer, pictures: Tensor) -> TestOut
             reconstructions.append(made.float().clamp(0, 1))
     joined = torch.cat(reconstructions) if reconstructions else None
     return TestOutputs(torch.cat(poses), torch.cat(activations), joined)
-
-
-def wilson_interval(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return a confidence interval for a share of which ``right`` of ``count`` were observed, 95 % by default.
-
-    Args:
-        right: number of successes.
-        count: number of trials.
-        z: quantile of the normal distribution.
-
-    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
-
-    Example:
-        >>> low, high = wilson_interval(5, 10)
-        >>> f"{low:.3f} {high:.3f}"
-        '0.237 0.763'
-    """
-    share, spread = right / count, z * z / count
-    center = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * sqrt(share * (1 - share) / count + spread / (4 * count))
-    return center - half, center + half
 
 
 def spread_over_classes(labels: Tensor, count: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ def report(
     root: str | None = None,
     images: str | Path | None = None,
     overwrite: bool = False,
+    say: Callable[[str], object] = str,
 ) -> Written:
     """Write a page about a trained network, and beside it the numbers of its probe.
 
@@ -70,6 +72,7 @@ def report(
         root: folder of the data, if it has moved since training.
         images: test images ``<images>/<class>/*`` to use in place of the data set's.
         overwrite: replace an existing page.
+        say: called with each step before it is done, to be shown to whoever waits; nothing is shown by default.
 
     Raises:
         InputError: the file holds no network, images are missing or have several labels, or the output cannot or must
@@ -84,8 +87,9 @@ def report(
     table = path.with_name(f"{path.stem}_probe.csv")
     for place in (path, table):
         require_place(place, overwrite)
+    say("loading the network and its images")
     trained = load_from_file(source, root, images) if shared else load_from_run(source, root, images)
-    page, probe = build(trained)
+    page, probe = build(trained, say)
     content = page.encode()
     for place, written in ((table, probe.csv()), (path, content)):
         write_whole(place, written, overwrite=overwrite, remedy="choose another --output")
@@ -99,18 +103,25 @@ def usual_place(source: Path, shared: bool) -> Path:
     return (run_of_checkpoint(source) or source.parent) / f"report{SUFFIX}"
 
 
-def build(trained: TrainedNetwork) -> tuple[str, Probe]:
+def build(trained: TrainedNetwork, say: Callable[[str], object] = str) -> tuple[str, Probe]:
     """Build the page.
+
+    Args:
+        trained: the network and its images.
+        say: called with each step before it is done.
 
     Returns:
         The page as HTML, and the probe whose numbers it shows.
     """
     net, labels = trained.net, trained.labels
+    say(f"measuring {len(labels):,} images")
     outputs = measure(net, trained.normalize, trained.pictures)
     classes = outputs.activations.argmax(dim=-1)
     seen = class_routing(net, trained.normalize(trained.pictures[spread_over_classes(labels, ROUTED)]))
     chosen = spread_over_classes(labels, PROBED)
+    say(f"probing what the capsules of {len(chosen):,} images tell")
     probe = probe_network(net, trained.normalize, trained.pictures[chosen], labels[chosen])
+    say("drawing")
     pictures = [
         *reconstructions(trained, outputs, classes),
         *perturbations(trained, outputs, probe),

@@ -13,7 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import FrameType
+
+from capsule_lightning.runs.folders import ID_VARIABLE
 
 INTERACTIVE = ("bash", "interactive")
 """Names of SLURM jobs in which a person types commands: the programs they start are not tasks of the job."""
@@ -126,8 +129,17 @@ def requeue() -> bool:
     return True
 
 
+def is_started_with_others(environment: Mapping[str, str]) -> bool:
+    """Return whether torchrun, or the first process of a run, has started this process as one of several."""
+    return "LOCAL_RANK" in environment and ("TORCHELASTIC_RUN_ID" in environment or ID_VARIABLE in environment)
+
+
 def end_with_parent() -> None:
-    """End this process soon after its parent: it would wait for the parent's messages for half an hour."""
+    """End this process soon after its parent.
+
+    If that is killed, nothing else tells this process: under torchrun it would train on unseen, and started by a
+    process of its own run it would wait for that one's messages for half an hour.
+    """
     parent = os.getppid()
 
     def watch() -> None:

@@ -5,6 +5,7 @@ import re
 import pytest
 from program import TINY
 
+from capsule_lightning.analysis.intervals import wilson_interval
 from capsule_lightning.callbacks.results import rows
 
 SMALL = (*TINY, "--trainer.max_epochs=1", "--run_id=one")
@@ -21,9 +22,11 @@ def test_accuracy_and_error_come_first_and_single_classes_only_in_the_file(comma
         _, _, metric, value = line.split(",")
         values[metric] = float(value)
     accuracy = values[f"{stage}/accuracy"]
-    shown = re.compile(r"  +[\d.]+( %( \(\d+ of 360\))?)?\s*$")
+    shown = re.compile(r"  +[\d.]+( %( \(\d+ of 360, 95 % interval [\d.]+ to [\d.]+\))?)?\s*$")
     lines = [re.split(r"  +", line.strip()) for line in output.splitlines() if shown.search(line)]
-    counted = f" ({round(360 * accuracy)} of 360)" if command == "test" else ""
+    right = round(360 * accuracy)
+    low, high = (100 * bound for bound in wilson_interval(right, 360))
+    counted = f" ({right} of 360, 95 % interval {low:.2f} to {high:.2f})" if command == "test" else ""
     assert lines == [
         ["accuracy", f"{100 * accuracy:.2f} %{counted}"],
         ["error", f"{100 * (1 - accuracy):.2f} %"],

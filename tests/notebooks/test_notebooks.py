@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib.util
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -50,7 +51,7 @@ def test_the_first_notebook_runs_by_day(tmp_path: Path) -> None:
         tmp_path, functools.partial(run_cells, FOLDER / "01_first_run.ipynb", {"max_epochs=12": "max_epochs=1"})
     )
     assert status == 0, (tmp_path / "output.txt").read_text()[-3000:]
-    assert (tmp_path / "figures.txt").read_text() == "3"
+    assert (tmp_path / "figures.txt").read_text() == "4"
 
 
 def run_cells(path: Path, instead: dict[str, str]) -> None:
@@ -70,24 +71,41 @@ def run_cells(path: Path, instead: dict[str, str]) -> None:
     Path("figures.txt").write_text(str(sum(isinstance(value, Figure) for value in shown)))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_with_what_it_shows_and_names_no_place_of_a_machine(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    pictures = 0
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        pictures += sum("image/png" in output.get("data", {}) for output in cell.outputs)
+        assert not any(output.get("name") == "stderr" or output.output_type == "error" for output in cell.outputs)
+        shown = "".join(output.get("text", "") + str(output.get("data", "")) for output in cell.outputs)
+        assert not re.search(r"/(home|root|tmp|work|Users|usr)/|site-packages", shown)
+    assert pictures >= 3
+    assert path.stat().st_size < 4_000_000
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_is_saved_without_output(
-    path: Path, tmp_path: Path, mnist_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notebook_runs(path: Path, tmp_path: Path, mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPSULE_LIGHTNING_DATA", str(mnist_root))
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in code)
+    before = [pictures_of(cell) for cell in code]
     tagged = [n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == (path.stem in TINY)
     for n in tagged:
         notebook.cells.insert(n + 1, nbformat.v4.new_code_cell(TINY[path.stem]))
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert [pictures_of(cell) for cell in code] == before  # those of the cells as they are
     outputs = [output for cell in code for output in cell.outputs]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
     warned = [output.text for output in outputs if output.get("name") == "stderr" and "Warning" in output.text]
     assert not warned
+
+
+def pictures_of(cell: nbformat.NotebookNode) -> int:
+    return sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
 @pytest.fixture

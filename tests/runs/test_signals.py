@@ -3,6 +3,9 @@
 import os
 import signal
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from forked import run, start, wait_for
 from resumed import FIT, NOISY, assert_same_end, last, steps_logged
 from tiers import nightly_but
 
-from capsule_lightning.runs.signals import Signals
+from capsule_lightning.runs.signals import Signals, is_started_with_others
 
 #: Nothing is saved by step or time: what is there, the signal has saved.
 SELDOM = NOISY.replace("every_n_steps: 4", "every_n_steps: null")
@@ -91,6 +94,41 @@ def test_a_run_under_nohup_outlives_its_terminal() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ((), False),
+        (("LOCAL_RANK",), False),  # of SLURM, say, which ends its tasks itself
+        (("TORCHELASTIC_RUN_ID", "LOCAL_RANK"), True),
+        (("CAPSULE_LIGHTNING_RUN_ID", "LOCAL_RANK"), True),
+        (("CAPSULE_LIGHTNING_RUN_ID",), False),  # of a user, for all processes
+    ],
+)
+def test_who_is_started_with_others(variables: tuple[str, ...], expected: bool) -> None:
+    assert is_started_with_others(dict.fromkeys(variables, "0")) == expected
+
+
+def test_a_process_ends_with_the_one_that_has_started_it() -> None:
+    worker = """if True:
+        import time
+        from capsule_lightning.runs.signals import end_with_parent
+        end_with_parent()
+        print("watching", flush=True)
+        time.sleep(60)
+    """
+    parent = f"""if True:
+        import subprocess, sys
+        worker = subprocess.Popen([sys.executable, "-c", {worker!r}], stdout=subprocess.PIPE)
+        worker.stdout.readline()
+        print(worker.pid)
+    """
+    done = subprocess.run([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, check=True)
+    end = time.monotonic() + 20
+    while Path(f"/proc/{int(done.stdout)}").exists():
+        assert time.monotonic() < end, "it is still there"
+        time.sleep(0.1)
 
 
 def import_slowly() -> None:
