@@ -19,12 +19,14 @@ import sys
 import tempfile
 import time
 import uuid
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
+import forked  # noqa: E402
 import torch  # noqa: E402
 from environment import clean_environment  # noqa: E402
 from resumed import NOISY, by_step, leaves  # noqa: E402
@@ -73,8 +75,14 @@ KINDS = {
 }
 
 
-def start(cwd: Path, kind: Kind, more: str, mark: str) -> subprocess.Popen[bytes]:
-    """Start the program as a user does, its output in a file."""
+Started = subprocess.Popen[bytes] | ForkServerProcess
+
+
+def start(cwd: Path, kind: Kind, more: str, mark: str) -> Started:
+    """Start the program, its output in a file: by its launcher, or else forked from a process that has imported it."""
+    if not kind.launcher:
+        variables = {"KILLS_MARK": mark}
+        return forked.start(cwd, *kind.words.split(), *more.split(), env=variables, first=os.setsid)
     environment = {
         **clean_environment(cwd),
         "WANDB_MODE": "disabled",
@@ -101,22 +109,37 @@ def prepared(cwd: Path) -> Path:
     return cwd
 
 
-def processes_of(mark: str) -> list[int]:
-    """Return the processes that were started with a mark in their environment."""
+def status_after(process: Started, seconds: float) -> int | None:
+    """Wait some seconds for the end of a process, and return its status; None if it has not ended."""
+    if isinstance(process, ForkServerProcess):
+        process.join(seconds)
+        return process.exitcode
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def processes_of(mark: str, leader: int) -> list[int]:
+    """Return the processes that were started with a mark in their environment, or are of a leader's session."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and f"KILLS_MARK={mark}".encode() in (entry / "environ").read_bytes():
+            if not entry.name.isdigit():
+                continue
+            state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            marked = f"KILLS_MARK={mark}".encode() in (entry / "environ").read_bytes()
+            if state != "Z" and (marked or int(session) == leader):
                 found.append(int(entry.name))
         except OSError:  # it has ended meanwhile, or is another user's
             continue
     return found
 
 
-def left_after(seconds: float, mark: str) -> list[int]:
+def left_after(seconds: float, mark: str, leader: int) -> list[int]:
     """Return the processes that are still there after some seconds, or earlier none."""
     end = time.monotonic() + seconds
-    while (found := processes_of(mark)) and time.monotonic() < end:
+    while (found := processes_of(mark, leader)) and time.monotonic() < end:
         time.sleep(0.5)
     return found
 
@@ -154,21 +177,22 @@ def killed_once(name: str, seconds: float, whole: Path, folder: Path) -> list[st
     kind, mark = KINDS[name], uuid.uuid4().hex
     cwd = prepared(folder)
     process = start(cwd, kind, "", mark)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    left = left_after(PATIENCE, mark)
+    assert process.pid is not None
+    status = status_after(process, seconds)
+    if status is None:
+        os.kill(process.pid, signal.SIGKILL)
+        status = status_after(process, LIMIT)
+    left = left_after(PATIENCE, mark, process.pid)
     for number in left:
         os.kill(number, signal.SIGKILL)
     wrong = [f"{len(left)} processes were left behind"] if left else []
-    is_done = process.returncode == 0
+    is_done = status == 0
     has_begun = name == "study" or (cwd / "runs/digits/one/config.yaml").is_file()
-    status = 0 if is_done else start(cwd, kind, kind.again if has_begun else "", mark).wait(LIMIT)
+    if not is_done:
+        status = status_after(start(cwd, kind, kind.again if has_begun else "", mark), LIMIT)
     if status and "no more are asked for" in (cwd / "output.txt").read_text():
         status = 0  # it was killed when all was done; torchrun has a status of its own
-    wrong += [f"status {status} after the resume"] if status else []
+    wrong += [f"status {status} after the resume"] if status != 0 else []
     return wrong + differences(cwd, whole)
 
 
@@ -182,15 +206,16 @@ def main() -> None:
     moments, names, failed = random.Random(options.seed), options.kind or list(KINDS), 0
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         whole: dict[str, tuple[Path, float]] = {}
+        forked.call(Path(folder), time.time)  # what is forked from imports the package before anything is timed
         for number in range(options.count):
             name = names[number % len(names)]
             if name not in whole:
                 cwd, begun = prepared(Path(folder, "whole", name)), time.monotonic()
-                status = start(cwd, KINDS[name], "", uuid.uuid4().hex).wait(LIMIT)
+                status = status_after(start(cwd, KINDS[name], "", uuid.uuid4().hex), LIMIT)
                 assert status == 0, (cwd / "output.txt").read_text()[-2000:]
                 whole[name] = cwd, time.monotonic() - begun
             cwd, took = whole[name]
-            moment = moments.uniform(0.2, 1.0) * took
+            moment = moments.uniform(0.05, 0.95) * took
             wrong = killed_once(name, moment, cwd, Path(folder, str(number)))
             failed += bool(wrong)
             said = "; ".join(wrong[:4]) or "as if nothing had happened"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import lightning as L
@@ -12,6 +10,7 @@ from typing_extensions import override
 
 from capsule_lightning.callbacks.figures import publish
 from capsule_lightning.errors import StoppedError
+from capsule_lightning.runs.csv_text import csv_text
 from capsule_lightning.runs.files import write_whole
 
 
@@ -31,12 +30,9 @@ class ConfusionFigure(L.Callback):
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         names = trainer.datamodule.class_names  # type: ignore[attr-defined]
-        table = io.StringIO(newline="")
-        writer = csv.writer(table)
-        writer.writerow(("true", *names))
-        writer.writerows((name, *row) for name, row in zip(names, matrix.tolist(), strict=True))
+        table = csv_text([("true", *names), *((n, *row) for n, row in zip(names, matrix.tolist(), strict=True))])
         path = Path(trainer.default_root_dir) / "confusion.csv"
-        write_whole(path, table.getvalue(), make_folder=True, remedy="make room, then test again", error=StoppedError)
+        write_whole(path, table, make_folder=True, remedy="make room, then test again", error=StoppedError)
         accuracy = float(matrix.diagonal().sum() / matrix.sum())
 
         def draw() -> Figure:

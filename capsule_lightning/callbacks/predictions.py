@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +14,7 @@ from typing_extensions import override
 
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.trained_on import TrainedOn, unlike_training
+from capsule_lightning.runs.csv_text import csv_text
 from capsule_lightning.runs.files import open_whole
 from capsule_lightning.runs.results import from_here
 from capsule_lightning.tasks.images import ImageTask
@@ -146,15 +145,13 @@ class PredictionTable(L.Callback):
 
 def table(rows: Sequence[Row], names: Sequence[str], class_names: Sequence[str]) -> str:
     """Return predictions as the text of a CSV file."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
     header = ("image", "label", "prediction", "confidence", "reconstruction_error")
-    writer.writerow((*header, *(f"length_{name}" for name in class_names)))
+    lines: list[Sequence[object]] = [(*header, *(f"length_{name}" for name in class_names))]
     for row, name in zip(rows, names, strict=True):
         true, predicted = in_words(row.labels, class_names), in_words(row.classes, class_names)
         error = "" if row.error is None else row.error
-        writer.writerow((name, true, predicted, row.confidence, error, *row.lengths))
-    return text.getvalue()
+        lines.append((name, true, predicted, row.confidence, error, *row.lengths))
+    return csv_text(lines)
 
 
 def arrays(rows: Sequence[Row], names: Sequence[str], class_names: Sequence[str]) -> dict[str, np.ndarray]:

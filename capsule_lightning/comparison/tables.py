@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ from rich.table import Table
 from capsule_lightning.comparison.groups import MISSING, Comparison, Group
 from capsule_lightning.comparison.runs import Run
 from capsule_lightning.comparison.verdict import verdict
+from capsule_lightning.runs.csv_text import csv_text
 from capsule_lightning.runs.files import open_whole, write_whole
 
 LONGEST_LABEL = 48  # characters of a group's name in a picture
@@ -126,14 +125,12 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     """
     heads = (*comparison.keys, "runs", comparison.metric, "deviation", f"best {comparison.validation}")
     more = ("parameters", "parameters_without_decoder", "images_per_second", "peak_memory_bytes", "seconds", "values")
-    content = io.StringIO()
-    writer = csv.writer(content)
-    writer.writerow((*heads, *more))
+    rows: list[Sequence[object]] = [(*heads, *more)]
     for group in comparison.groups:
         numbers = (group.mean, group.deviation, *costs(group, comparison.validation))
         values = " ".join(map(str, group.scores))
-        writer.writerow((*group.values, len(group.runs), *numbers, values))
-    write_whole(path, content.getvalue(), make_folder=True, remedy="choose another file")
+        rows.append((*group.values, len(group.runs), *numbers, values))
+    write_whole(path, csv_text(rows), make_folder=True, remedy="choose another file")
 
 
 def show(comparison: Comparison, console: Console, output: Path | None, csv_file: Path | None) -> None:
