@@ -13,9 +13,11 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	$(RUN) pip install --quiet --editable ".[test]"
 	touch $@
 
-demo: $(VENV)/installed  ## train a capsule network on real handwritten digits and draw what it sees (no download, about a minute)
+demo: $(VENV)/installed  ## train a capsule network on real digits, draw what it sees, and look into one for MNIST (no download, about a minute)
 	$(RUN) capsule_lightning fit --config digits.yaml
-	@echo "pictures:   $$(ls -td runs/digits/*/ | head -n 1)figures"
+	$(RUN) capsule_lightning report efficient_capsnet_mnist --output runs/mnist.html --overwrite
+	@echo "pictures of the digits: $$(ls -td runs/digits/*/ | head -n 1)figures"
+	@echo "a network for MNIST:    runs/mnist.html, open it and turn its dials"
 
 # one worker more than processors: some tests wait for other processes
 TESTS := pytest --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist loadgroup --no-loadscope-reorder

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from capsule_lightning.components.run_config import trust_what_is_unusual
 from capsule_lightning.errors import StoppedError
 from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import CONFIG_NAME, flat
-from capsule_lightning.runs.plain_json import parse_json
 from capsule_lightning.runs.plain_yaml import dump_yaml
+from capsule_lightning.runs.starts import ENVIRONMENT_NAME, starts_of
 from capsule_lightning.shipped import PACKAGE, PROGRAM
 
-ENVIRONMENT_NAME = "environment.json"
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "wandb")
 """Packages whose versions are recorded."""
 MOST_STARTS = 100
@@ -92,14 +90,6 @@ class RunRecord(L.Callback):
         write_whole(folder / ENVIRONMENT_NAME, text, remedy=remedy, error=StoppedError)
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(flat(self.config)))
-
-
-def starts_of(folder: Path) -> list[Any]:
-    """Return what a run has recorded of its earlier starts; nothing if that cannot be read."""
-    path = folder / ENVIRONMENT_NAME
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return list(parse_json(path.read_text(encoding="utf-8"), path)["starts"])
-    return []
 
 
 def environment(trainer: L.Trainer) -> dict[str, Any]:

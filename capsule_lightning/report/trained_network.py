@@ -24,6 +24,7 @@ from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.files import read_metrics
 from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
+from capsule_lightning.runs.starts import told_of_starts
 from capsule_lightning.sharing.checkpoint import network_of
 from capsule_lightning.sharing.metadata import OF_IMAGES, Metadata, images_of
 from capsule_lightning.sharing.network_file import (
@@ -97,6 +98,7 @@ def load_from_run(checkpoint: Path, root: str | None = None, images: str | Path 
         return TrainedNetwork(
             net, about.normalize, pictures, labels, about.class_names, checkpoint.stem, facts, None, {}
         )
+    facts |= told_of_starts(folder)
     name = f"{settings.get('experiment', folder.parent.name)}, run {folder.name}"
     config, curves = (
         (folder / CONFIG_NAME).read_text(encoding="utf-8", errors="replace"),

@@ -13,11 +13,11 @@ from torch.optim.lr_scheduler import StepLR
 
 from capsule_lightning.callbacks.checkpoint import RunCheckpoint, complete_logs
 from capsule_lightning.cli.changes import Change, change_rate, find_changes, require_possible, trained_with
-from capsule_lightning.cli.record import ENVIRONMENT_NAME, starts_of
 from capsule_lightning.cli.resuming import is_trained, require_end_missing
 from capsule_lightning.errors import InputError
 from capsule_lightning.loggers.metrics_file import MetricsFile
 from capsule_lightning.runs.checkpoint_files import misfit, require_state, within_epoch
+from capsule_lightning.runs.starts import ENVIRONMENT_NAME, starts_of
 from capsule_lightning.schedules import OneCycle
 
 SMALL = (

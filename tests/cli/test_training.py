@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forked import run
 from PIL import Image
 from program import TINY, Run, metrics
 
@@ -181,6 +182,12 @@ def test_training_on_everything_selects_nothing(run_main: Callable[..., Path]) -
     folder = cwd / "runs" / "digits" / "all"
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
     assert "test/accuracy" in metrics(folder)
+
+
+def test_one_batch_is_one_batch_in_a_process_that_is_forked(tmp_path: Path) -> None:
+    limits = ("--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1")
+    assert run(tmp_path, "fit", *TINY, *limits, "--trainer.max_epochs=1", "--data.batch_size=16") == 0
+    assert re.search(r"\(\d+ of 16, ", (tmp_path / "output.txt").read_text())  # 1.0 would be all 360
 
 
 def test_two_runs_in_a_row_have_folders_of_their_own(run_main: Callable[..., Path]) -> None:

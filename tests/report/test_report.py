@@ -353,6 +353,7 @@ def test_a_run_is_reported_with_its_data_and_configuration(
     assert "digits, 360 test images" in page
     assert "DigitsDataModule" in page
     assert "Routing over training" in page
+    assert re.search(r"trained with<td>capsule_lightning [\d.]+", page)
     assert len(embedded(page)["labels"]) == 20
     table = (checkpoint.parents[1] / "report_probe.csv").read_text().splitlines()
     assert table[0].startswith("dimension,rotation,scale")
