@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from capsule_lightning.cli.arguments import LightParser, add_network, network_chosen
+from capsule_lightning.runs.results import from_here
 from capsule_lightning.shipped import PROGRAM
 
 
@@ -28,6 +29,6 @@ def run(words: Sequence[str]) -> None:
     from capsule_lightning.sharing.export import export as write
 
     done = write(network_chosen(options), options.output, options.overwrite, options.half)
-    print(f"wrote {done.path}: {done.parameters:,} parameters, {done.size / 1e6:.1f} MB")
+    print(f"wrote {from_here(done.path)}: {done.parameters:,} parameters, {done.size / 1e6:.1f} MB")
     if done.unknown is not None:
         print(f"{PROGRAM}: the file does not state {done.unknown}", file=sys.stderr)

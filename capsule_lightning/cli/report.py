@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from capsule_lightning.cli.arguments import LightParser, add_network, network_chosen
+from capsule_lightning.runs.results import from_here
 
 
 def run(words: Sequence[str]) -> None:
@@ -42,4 +43,5 @@ def run(words: Sequence[str]) -> None:
         overwrite=options.overwrite,
         say=partial(print, file=sys.stderr, flush=True),
     )
-    print(f"wrote {done.path}, {done.size / 1e6:.1f} MB, to open in a browser; the probe's numbers: {done.table}")
+    print(f"wrote {from_here(done.path)}, {done.size / 1e6:.1f} MB, to open in a browser")
+    print(f"the probe's numbers: {from_here(done.table)}")
