@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 def stored(path: Path, folder: Path) -> nbformat.NotebookNode:
     """Return a notebook with what its cells show when it is run in a folder, without the libraries' own messages."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(folder)}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times
         if cell.cell_type == "code":

@@ -16,6 +16,7 @@ from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.trained_on import TrainedOn, unlike_training
 from capsule_lightning.runs.csv_text import csv_text
 from capsule_lightning.runs.files import open_whole
+from capsule_lightning.runs.folders import expanded
 from capsule_lightning.runs.results import from_here
 from capsule_lightning.tasks.images import ImageTask
 
@@ -118,7 +119,7 @@ class PredictionTable(L.Callback):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         names = [data.name_of(row.number) for row in rows]
         folder = Path(trainer.default_root_dir)
-        path = folder / "predictions.csv" if self.output is None else Path(self.output).expanduser()
+        path = folder / "predictions.csv" if self.output is None else expanded(self.output, "--output")
         replace = self.overwrite or self.output is None
         text = table(rows, names, data.class_names)
         with open_whole(
@@ -127,7 +128,7 @@ class PredictionTable(L.Callback):
             file.write(text.encode())
         written = [f"{len(rows):,} predictions: {from_here(path)}"]
         if self.poses is not None:
-            place = Path(self.poses).expanduser()
+            place = expanded(self.poses, "--poses")
             with open_whole(place, overwrite=self.overwrite, remedy="choose another --poses") as file:
                 np.savez(file, **arrays(rows, names, data.class_names))  # type: ignore[arg-type]
             written.append(f"poses: {from_here(place)}")

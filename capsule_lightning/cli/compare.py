@@ -10,6 +10,7 @@ from capsule_lightning.comparison.groups import compare
 from capsule_lightning.comparison.runs import METRIC, find_runs, read_run, read_wandb
 from capsule_lightning.comparison.tables import new_console, show
 from capsule_lightning.errors import InputError
+from capsule_lightning.runs.folders import expanded
 from capsule_lightning.runs.results import require_free, require_name_of_no_run
 from capsule_lightning.shipped import PROGRAM
 
@@ -41,7 +42,7 @@ def run(words: Sequence[str]) -> None:
         from capsule_lightning.comparison.study_processes import run_study
 
         study = read_study(options.config)
-        folders, status = run_study(study, Path((options.folders or ["runs"])[0]).expanduser(), console, main, check)
+        folders, status = run_study(study, expanded((options.folders or ["runs"])[0], "folder"), console, main, check)
         runs = [read_run(folder) for folder in folders]
         by = by or study.keys
         output = output or folders[0].parent / "comparison"

@@ -238,6 +238,8 @@ def _laid(before: Any, value: Any, argument: Argument, key: str, appends: bool) 
     if slot.several and (not isinstance(value, bool | None) or (value is None and kind in own_parts.LISTS)):
         one = _one_of(slot)
         items = value if isinstance(value, list) else [] if value is None else [value]
+        for n, item in enumerate(items):
+            require(item is not None, f"{key}[{n}] is null; expected a class in its place")
         new = [_laid(None, item, one, f"{key}[{n}]" if len(items) > 1 else key, False) for n, item in enumerate(items)]
         if kind in own_parts.LISTS and before is not None:
             return own_parts.joined(kind, before, new, appends)

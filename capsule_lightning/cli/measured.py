@@ -20,7 +20,7 @@ from capsule_lightning.data.trained_on import TrainedOn, read_trained_on
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.checkpoint_files import TRAINED_ON, require_checkpoint, require_weights
-from capsule_lightning.runs.folders import run_of_checkpoint
+from capsule_lightning.runs.folders import expanded, run_of_checkpoint
 from capsule_lightning.runs.named import checkpoint_named
 from capsule_lightning.runs.results import from_here, require_not_of_a_run, require_place
 from capsule_lightning.sharing.checkpoint import images_of_checkpoint, stated_by, tensors_of
@@ -159,7 +159,7 @@ def require_results(config: Mapping[str, Any]) -> None:
     """
     for option, suffix in RESULTS.items():
         if config[option] is not None:
-            path = Path(config[option]).expanduser()
+            path = expanded(config[option], f"--{option}")
             require(path.suffix == suffix, f"{option}={path}: expected a name that ends in {suffix}")
             require_not_of_a_run(path, f"--{option}")
             require_place(path, config["overwrite"], f"--{option}")

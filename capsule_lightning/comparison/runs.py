@@ -13,7 +13,7 @@ from typing import Any
 
 from capsule_lightning.errors import InputError, first_line, require
 from capsule_lightning.runs.files import Curve, read_metrics, read_yaml
-from capsule_lightning.runs.folders import CONFIG_NAME, flat
+from capsule_lightning.runs.folders import CONFIG_NAME, expanded, flat
 
 METRIC = "test/accuracy"
 EVALUATIONS = ("validate", "test", "predict")
@@ -72,7 +72,7 @@ def find_runs(folders: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for name in folders:
-        folder = Path(name).expanduser()
+        folder = expanded(name, "folder")
         require(folder.is_dir(), f"no folder {name}; expected that of a run, of an experiment or of all runs")
         configs = [config for depth in ("", "*/", "*/*/") for config in sorted(folder.glob(depth + CONFIG_NAME))]
         require(configs, f"{name}: no run in it; expected {CONFIG_NAME} in it or at most two folders below")

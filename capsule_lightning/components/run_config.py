@@ -27,7 +27,7 @@ from capsule_lightning.components.names import import_components, modern_path, m
 from capsule_lightning.components.slots import Argument, arguments, find_class
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.files import read_yaml
-from capsule_lightning.runs.folders import CONFIG_NAME
+from capsule_lightning.runs.folders import CONFIG_NAME, expanded
 from capsule_lightning.runs.trust import is_trusted, trust
 
 PLACES = ("dir", "path", "folder", "file", "filename")
@@ -56,7 +56,7 @@ def read_run_config(run: Path) -> dict[str, Any]:
 
 def _is_here(root: Any) -> bool:
     """Whether a folder lies in the working folder; into one that lies elsewhere, a run may not have data downloaded."""
-    return root is None or Path(str(root)).expanduser().resolve().is_relative_to(Path.cwd())
+    return root is None or expanded(str(root), "data.root").resolve().is_relative_to(Path.cwd())
 
 
 def read_resumed_config(run: Path, trusts: bool) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _require_inside(value: Any, name: str, key: str, run: Path) -> None:
         for each in value:
             _require_inside(each, name, key, run)
     elif isinstance(value, str) and name.endswith(PLACES) and name != "class_path":
-        place = Path(value).expanduser().resolve()
+        place = expanded(value, key).resolve()
         require(place.is_relative_to(run.resolve()), f"{key}: got {value!r}, a place outside the run; leave it out")
 
 

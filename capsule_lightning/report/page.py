@@ -29,7 +29,7 @@ from capsule_lightning.report.pictures import (
 from capsule_lightning.report.trained_network import TrainedNetwork, load_from_file, load_from_run
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
 from capsule_lightning.runs.files import write_whole
-from capsule_lightning.runs.folders import run_of_checkpoint
+from capsule_lightning.runs.folders import expanded, run_of_checkpoint
 from capsule_lightning.runs.results import require_place
 from capsule_lightning.sharing.network_file import is_shared, require_source
 
@@ -79,10 +79,10 @@ def report(
             not be written.
     """
     require_source(checkpoint)
-    source, shared = Path(checkpoint).expanduser(), is_shared(checkpoint)
+    source, shared = expanded(checkpoint, "--ckpt_path"), is_shared(checkpoint)
     if not shared:
         require_checkpoint(source)
-    path = Path(output).expanduser() if output is not None else usual_place(source, shared)
+    path = expanded(output, "--output") if output is not None else usual_place(source, shared)
     require(path.suffix == SUFFIX, f"{path}: expected a name that ends in {SUFFIX}")
     table = path.with_name(f"{path.stem}_probe.csv")
     for place in (path, table):

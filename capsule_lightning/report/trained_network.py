@@ -23,7 +23,7 @@ from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.files import read_metrics
-from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
+from capsule_lightning.runs.folders import CONFIG_NAME, expanded, run_of_checkpoint
 from capsule_lightning.runs.starts import told_of_starts
 from capsule_lightning.sharing.checkpoint import network_of
 from capsule_lightning.sharing.metadata import OF_IMAGES, Metadata, images_of
@@ -249,7 +249,7 @@ def folder_pictures(images: str | Path, net: CapsuleNet, about: TrainedOn) -> tu
     Raises:
         InputError: there is no such folder, or it has other classes.
     """
-    folder = Path(images).expanduser()
+    folder = expanded(images, "--images")
     require(folder.is_dir(), f"{folder}: no such folder; --images takes one of test images, {folder}/<class>/<image>")
     tree = class_tree(folder, about.class_names)
     reader = net.reader if isinstance(net.reader, ImageReader) else ImageReader(about)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.checkpoint_files import FOLDER, LAST, require_checkpoint
-from capsule_lightning.runs.folders import CONFIG_NAME, named_run, newest_run
+from capsule_lightning.runs.folders import CONFIG_NAME, expanded, named_run, newest_run
 
 BEST_NAME, LAST_NAME = "best", "last"
 """Names of the newest run's states."""
@@ -24,7 +24,7 @@ def checkpoint_named(name: str | None, runs: str | Path = "runs", experiment: st
     Raises:
         InputError: there is no such file and no such run, or the run has no checkpoint.
     """
-    path = Path(name or BEST_NAME).expanduser()
+    path = expanded(name or BEST_NAME, "--ckpt_path")
     if path.is_file():
         return path
     if name in (None, BEST_NAME, LAST_NAME):
@@ -44,7 +44,7 @@ def checkpoint_named(name: str | None, runs: str | Path = "runs", experiment: st
 
 def is_id(name: str, runs: str | Path) -> bool:
     """Return whether a name is the id of a run below ``runs``."""
-    return Path(name).name == name and any(Path(runs).expanduser().glob(f"*/{name}/{CONFIG_NAME}"))
+    return Path(name).name == name and any(expanded(runs, "--runs").glob(f"*/{name}/{CONFIG_NAME}"))
 
 
 def state_of(folder: Path, which: str) -> Path:

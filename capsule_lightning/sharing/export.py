@@ -17,7 +17,7 @@ from capsule_lightning.data.trained_on import OF_MACHINE, TrainedOn
 from capsule_lightning.errors import InputError, first_line
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
 from capsule_lightning.runs.files import write_whole
-from capsule_lightning.runs.folders import CONFIG_NAME, run_of_checkpoint
+from capsule_lightning.runs.folders import CONFIG_NAME, expanded, run_of_checkpoint
 from capsule_lightning.runs.results import require_place
 from capsule_lightning.sharing.checkpoint import OF_TRAINING, network_of
 from capsule_lightning.sharing.metadata import OF_IMAGES, Metadata, metadata_of, without
@@ -72,7 +72,7 @@ def export(
             network.
     """
     shared = is_shared(checkpoint)
-    path = Path(checkpoint).with_suffix(SUFFIX) if output is None else Path(output).expanduser()
+    path = Path(checkpoint).with_suffix(SUFFIX) if output is None else expanded(output, "--output")
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if path.suffix == ".onnx":

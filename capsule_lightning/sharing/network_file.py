@@ -24,6 +24,7 @@ from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.runs.checkpoint_files import difference
+from capsule_lightning.runs.folders import expanded
 from capsule_lightning.runs.plain_json import parse_json
 from capsule_lightning.sharing.checkpoint import network_of
 from capsule_lightning.sharing.metadata import NEEDED, OF_IMAGES, Metadata, images_of
@@ -66,7 +67,7 @@ def load_network(path: str | Path) -> CapsuleNet:
     if is_shared(path):
         tensors, metadata = read_tensors(path), read_metadata(path)
     else:
-        tensors, metadata = network_of(Path(path).expanduser())
+        tensors, metadata = network_of(expanded(path, "--ckpt_path"))
     return network_from(tensors, metadata, path)
 
 
@@ -152,7 +153,7 @@ def open_safetensors(path: str | Path) -> Any:
     Raises:
         InputError: there is no such file, or it is of another kind.
     """
-    file = _shipped(path) or Path(path).expanduser()
+    file = _shipped(path) or expanded(path, "--ckpt_path")
     if not file.is_file():
         names = ", ".join(sorted(each.stem for each in PRETRAINED.glob(f"*{SUFFIX}")))
         raise InputError(f"{path}: no such file; expected one that `export` has written, or a shipped network: {names}")
@@ -260,7 +261,7 @@ def require_source(path: str | Path) -> None:
     Raises:
         InputError: it is neither; the nearest name is given.
     """
-    if not Path(path).expanduser().exists() and not is_shared(path):
+    if not expanded(path, "--ckpt_path").exists() and not is_shared(path):
         names = [each.stem for each in PRETRAINED.glob(f"*{SUFFIX}")]
         raise InputError(
             f"{path}: no such checkpoint; expected a file like runs/.../checkpoints/last.ckpt, a {SUFFIX} file, or a "

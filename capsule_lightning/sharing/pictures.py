@@ -20,6 +20,7 @@ from capsule_lightning.data.loader import MemoryStore, Store
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
 from capsule_lightning.errors import InputError, require
+from capsule_lightning.runs.folders import expanded
 
 
 class Pictures(NamedTuple):
@@ -130,7 +131,7 @@ def find_pictures(given: Sequence[str], class_names: Sequence[str]) -> Pictures:
     odd: list[UnreadableImageError] = []
     for word in given:
         require(word.strip(), f"data.images={word!r}: expected an image file, or a folder of them")
-        places = [Path(word).expanduser()]
+        places = [expanded(word, "--data.images")]
         if not places[0].exists() and glob.has_magic(word):
             places = sorted(map(Path, glob.glob(str(places[0]), recursive=True)))
         require(

@@ -16,6 +16,7 @@ from capsule_lightning.data.image_files import read_images
 from capsule_lightning.data.pictures import Reading
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import require
+from capsule_lightning.runs.folders import expanded
 
 READ_AS = ("background", "invert", "max_pixels")
 """Arguments of a data module that say how image files become pictures, see `Reading`."""
@@ -56,7 +57,7 @@ class ImageReader:
         if isinstance(paths, Sequence) and all(isinstance(path, str | Path) for path in paths):
             require(paths, "no images: expected paths of image files, or pixels")
             stored = read_images(
-                [Path(path).expanduser() for path in paths], self.shape, resize=True, reading=self.reading
+                [expanded(path, "path") for path in paths], self.shape, resize=True, reading=self.reading
             )
         else:
             stored = self._pixels(images)

@@ -178,6 +178,22 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ("config-alias", "fit --config mine.yaml", ["mine.yaml, line 1", "alias *b"], mine("seed_everything: *b")),
     ("config-key", "fit --config mine.yaml", ["mine.yaml", "did you mean 'trainer'"], mine("trainner: {}")),
     (
+        "config-null-among-callbacks",
+        "fit --config mine.yaml",
+        ["mine.yaml", "trainer.callbacks[0] is null", "expected a class"],
+        mine("trainer: {callbacks: [null]}"),
+    ),
+    # a user who does not exist, also where `./` was before the name
+    ("user-report", "report --ckpt_path ./~nobody.0", ["--ckpt_path=./~nobody.0", "no such user"], None),
+    (
+        "user-export",
+        "export efficient_capsnet_mnist --output ~nobody.0/a.onnx",
+        ["--output=~nobody.0", "no such user"],
+        None,
+    ),
+    ("user-compare", "compare ./~nobody.0", ["~nobody.0", "no such user"], None),
+    ("user-pictures", "predict efficient_capsnet_mnist --data.images ./~nobody.0", ["no such user"], None),
+    (
         "config-twice",
         "fit --config mine.yaml",
         ["mine.yaml, line 2", "experiment stands in line 1"],
