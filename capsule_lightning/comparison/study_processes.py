@@ -36,6 +36,7 @@ from capsule_lightning.shipped import PROGRAM
 
 COMMAND, OUTPUT = "command.txt", "output.txt"
 PRELOADED = (
+    "capsule_lightning.comparison.study_server",
     "wandb.sdk.launch",  # see `import_before_torch`
     "capsule_lightning.comparison.study_processes",
     "capsule_lightning.cli.training",

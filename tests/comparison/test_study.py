@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -132,6 +134,22 @@ def test_cut_in_mid_run_and_started_again(
         mean = f"{100 * statistics.fmean(scores):.2f} ± {100 * statistics.stdev(scores):.2f} %"
         assert re.search(rf"^{routing} +2 +{re.escape(mean)}", output, re.M)
     assert (cwd / "runs" / "tiny" / "comparison" / "learning_curves.png").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a signal")
+def test_the_server_of_a_study_ends_with_it_also_while_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "slow_module.py").write_text("import time; open('importing', 'w').close(); time.sleep(60)\n")
+    study = """if True:
+        import os, time
+        from multiprocessing import forkserver
+        forkserver.set_forkserver_preload(["capsule_lightning.comparison.study_server", "slow_module"])
+        forkserver.ensure_running()
+        while not os.path.exists("importing"):
+            time.sleep(0.01)
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))}
+    subprocess.run([sys.executable, "-c", study], cwd=tmp_path, env=environment, check=True, timeout=60)
+    wait_for(lambda: not any(Path(link).resolve() == tmp_path for link in Path("/proc").glob("[0-9]*/cwd")), seconds=20)
 
 
 @pytest.mark.long(10)
