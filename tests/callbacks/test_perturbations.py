@@ -14,7 +14,7 @@ from capsule_lightning.data.multimnist import MultiMNISTDataModule
 from capsule_lightning.decoders.dense import DenseDecoder
 from capsule_lightning.encoders.efficient import EfficientEncoder
 from capsule_lightning.errors import InputError
-from capsule_lightning.figures.perturbations import perturbed_pictures
+from capsule_lightning.figures.perturbations import STEPS, colored_changes, perturbed_pictures
 from capsule_lightning.figures.tiles import tile
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.routing.self_attention import SelfAttentionRouting
@@ -60,7 +60,8 @@ def test_the_first_test_images_are_perturbed_as_their_true_class(tmp_path, drawn
         picture, label = images[n : n + 1].float() / 255, int(labels[n])
         with torch.no_grad():
             pose = task.net(picture).poses[0, label]
-        expected = tile(perturbed_pictures(task.net.decoder, pose, label, 10))
+        moved = perturbed_pictures(task.net.decoder, pose, label, 10)
+        expected = tile(colored_changes(moved, untouched=len(STEPS) // 2))  # the digits are small
         np.testing.assert_allclose(figure.axes[0].images[0].get_array(), expected, atol=1e-5)
         np.testing.assert_allclose(figure.axes[1].images[0].get_array(), picture[0, 0], atol=1e-6)
         assert figure.get_suptitle() == f"Class {label}, each dimension moved alone (test)"
