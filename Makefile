@@ -13,7 +13,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	$(RUN) pip install --quiet --editable ".[test]"
 	touch $@
 
-demo: $(VENV)/installed  ## train a capsule network on real digits, draw what it sees, and look into one for MNIST (no download, about a minute)
+demo: $(VENV)/installed  ## train a capsule network on real digits, draw what it sees, and look into one for MNIST (no download, about two minutes)
 	$(RUN) capsule_lightning fit --config digits.yaml
 	$(RUN) capsule_lightning report efficient_capsnet_mnist --output runs/mnist.html --overwrite
 	@echo "pictures of the digits: $$(ls -td runs/digits/*/ | head -n 1)figures"

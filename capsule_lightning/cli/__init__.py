@@ -101,7 +101,8 @@ def _run(words: list[str]) -> None:
             SIGNALS.leave_at_once()
             if is_started_with_others(os.environ):
                 end_with_parent()
-        if command == "fit" and os.environ.get("WANDB_MODE") != "disabled" and rank() == 0:
+        trains = command == "fit" and not {"--print_config", "--help_all"} & set(words)
+        if trains and os.environ.get("WANDB_MODE") != "disabled" and rank() == 0:
             import_before_torch()
         if command in DRAWING:
             environment.say(environment.settle_pictures())
