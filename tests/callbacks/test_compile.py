@@ -11,6 +11,7 @@ from capsule_lightning.errors import InputError
 FEW_STEPS = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=6", "--trainer.accelerator=cpu")
 
 
+@pytest.mark.nightly
 def test_training_makes_one_graph_and_the_same_weights(run_main):
     compiled = ("--trainer.callbacks+=CompileNetwork", "--trainer.callbacks.backend=aot_eager")
     # nothing is validated or tested, each of which has graphs of its own

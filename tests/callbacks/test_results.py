@@ -4,6 +4,7 @@ import re
 
 import pytest
 from program import TINY
+from tiers import nightly_but
 
 from capsule_lightning.analysis.intervals import wilson_interval
 from capsule_lightning.callbacks.results import rows
@@ -11,7 +12,7 @@ from capsule_lightning.callbacks.results import rows
 SMALL = (*TINY, "--trainer.max_epochs=1", "--run_id=one")
 
 
-@pytest.mark.parametrize("command", ["test", "validate"])
+@pytest.mark.parametrize("command", nightly_but(["test"], ["test", "validate"]))
 def test_accuracy_and_error_come_first_and_single_classes_only_in_the_file(command, run_main, capsys):
     cwd = run_main("fit", *SMALL, "--test_after_fit=false")
     capsys.readouterr()

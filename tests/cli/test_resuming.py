@@ -211,6 +211,7 @@ def trained(run_main: Callable[..., Path]) -> Path:
     return run_main("fit", *SMALL, "--trainer.max_epochs=1", "--run_id=one")
 
 
+@pytest.mark.nightly
 def test_another_rate_is_done_said_and_recorded_and_a_refusal_changes_nothing(
     trained: Path,
     run_main: Callable[..., Path],

@@ -22,6 +22,11 @@ OVERLAYS = [name for name in config_names() if name not in RECIPES and not name.
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
 WHOLE = ("digits.yaml", "image_folder.yaml", "mnist_efficient.yaml")
 WHOLE_OVERLAYS = ("routing/em.yaml", "model/resnet.yaml", "trainer/debug.yaml")
+#: Networks of millions of weights, which take seconds and memory to make.
+LARGE = (
+    *("affnist.yaml", "cifar10.yaml", "cifar100.yaml", "cifar10_deepcaps.yaml", "cifar100_inverted_attention.yaml"),
+    *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
+)
 FEW_STEPS = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
@@ -47,7 +52,9 @@ def words_for(name: str, folder: Path) -> list[str]:
     return ["--config", name, f"--data.root={folder / 'photos'}"]
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *OVERLAYS])
+@pytest.mark.parametrize(
+    "name", nightly_but([name for name in (*RECIPES, *OVERLAYS) if name not in LARGE], [*RECIPES, *OVERLAYS])
+)
 def test_network_and_loss_are_made_and_learn_from_a_batch(name: str, tmp_path: Path) -> None:
     task = build(resolve(["fit", *words_for(name, tmp_path)])).task
     batch = task.train().example_batch(2)
@@ -125,7 +132,8 @@ PARAMETERS = {  # as the papers have them, without decoder
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_of_the_papers_networks(name: str) -> None:
-    net = build(resolve(["fit", "--config", f"{name}.yaml"])).task.net
+    with torch.device("meta"):  # only counted
+        net = build(resolve(["fit", "--config", f"{name}.yaml"])).task.net
     net.decoder = None
     assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
 

@@ -80,17 +80,26 @@ def assert_equals_the_plain_functions(route, iterations, biased, leaky, detach):
     assert_close(found, expected, atol=1e-12, rtol=1e-10)
 
 
-@each_path
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        pytest.param((1, 1, 1, 1, 1), id="one of each"),
-        pytest.param((2, 5, 19, 1, 6), id="one parent, long poses"),
-        pytest.param((20, 2, 8, 10, 16), id="more examples than a block of the kernels has"),
-        pytest.param((3, 3, 3, 33, 40), id="as many parents as the kernels take"),
-    ],
-)
-def test_equals_the_plain_functions_at_any_size(sizes, route):
+SIZES = {
+    "one of each": (1, 1, 1, 1, 1),
+    "one parent, long poses": (2, 5, 19, 1, 6),
+    "more examples than a block of the kernels has": (20, 2, 8, 10, 16),
+    "as many parents as the kernels take": (3, 3, 3, 33, 40),
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_equals_the_plain_functions_at_any_size(sizes):
+    assert_equal_at(sizes, blocked_dynamic_routing)
+
+
+@needs_triton
+@pytest.mark.parametrize("sizes", nightly_but(["one of each"], SIZES))
+def test_triton_equals_the_plain_functions_at_any_size(sizes):
+    assert_equal_at(SIZES[sizes], on_device)
+
+
+def assert_equal_at(sizes, route):
     inputs = random_inputs(*sizes)
     assert_close(with_gradients(route, inputs), with_gradients(plain, inputs), atol=1e-12, rtol=1e-10)
 
@@ -116,7 +125,7 @@ def test_gradient(iterations, leaky):
 
 @needs_triton
 @pytest.mark.long(6)
-@pytest.mark.parametrize(("iterations", "leaky"), nightly_but([(3, True)], GRADIENTS))
+@pytest.mark.parametrize(("iterations", "leaky"), nightly_but([(1, True)], GRADIENTS))
 def test_triton_gradient(iterations, leaky):
     assert_gradient_is_the_numerical_one(on_device, iterations, leaky)
 

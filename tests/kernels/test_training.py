@@ -49,7 +49,7 @@ def training(routing, seeds, steps, left, *marks):
 @pytest.fixture(
     scope="module",
     params=[
-        training(DynamicRouting, 2, 60, 0.7, pytest.mark.long(5)),
+        training(DynamicRouting, 2, 60, 0.7, pytest.mark.nightly),
         training(SelfAttentionRouting, 2, 60, 0.7, pytest.mark.nightly),
         training(DynamicRouting, 5, 200, 0.2, pytest.mark.nightly),
         training(SelfAttentionRouting, 5, 200, 0.2, pytest.mark.nightly),

@@ -269,6 +269,7 @@ def test_a_core_that_hangs_does_not_hold_up_training(
     assert steps(second)[-1] == 59
 
 
+@pytest.mark.nightly
 def test_a_server_that_goes_away_takes_nothing_along(
     account: Callable[[str], None], begin: Callable[..., GuardedWandbLogger], said: list[str], tmp_path: Path
 ) -> None:

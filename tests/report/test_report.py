@@ -371,6 +371,7 @@ def test_a_run_is_reported_with_its_data_and_configuration(
         report(tmp_path / "older.ckpt")
 
 
+@pytest.mark.nightly
 def test_a_shared_network_is_reported_with_its_data_or_a_folder_of_images(
     checkpoint: Path, few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -226,6 +226,7 @@ def test_a_run_taken_back_goes_on_from_where_it_was_taken(tmp_path: Path) -> Non
     assert newest_checkpoint(tmp_path, Net()) == tmp_path / "last.ckpt"
 
 
+@pytest.mark.nightly
 def test_a_damaged_last_state_does_not_take_the_place_of_a_good_one(trained: Run, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"

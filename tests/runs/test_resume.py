@@ -33,7 +33,7 @@ def cwd(tmp_path: Path) -> Path:
 def test_killed_between_steps_and_in_the_middle_of_writing(
     more: tuple[str, ...], most: int, cwd: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    kill_and_resume(3, (*more, "--trainer.max_epochs", "3"), most, cwd, tmp_path_factory.mktemp("whole"))
+    kill_and_resume(3, (*more, "--trainer.max_epochs", "2"), most, cwd, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.nightly

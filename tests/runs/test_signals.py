@@ -147,6 +147,7 @@ def test_a_signal_before_the_beginning(number: signal.Signals, status: int, cwd:
     assert "Traceback" not in output(cwd)
 
 
+@pytest.mark.nightly
 @pytest.mark.long(8)
 def test_a_signal_in_the_test_after_fit_loses_nothing(cwd: Path) -> None:
     words = (*FIT, "--test_after_fit=true", "--trainer.max_epochs=1")

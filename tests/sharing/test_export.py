@@ -430,6 +430,7 @@ def test_onnx_that_answers_otherwise_is_refused(with_fast_path: tuple[bytes, Cap
         require_same_outputs(content, OnnxOutputs(other), [images])
 
 
+@pytest.mark.nightly
 @ONNX
 def test_onnx_of_a_checkpoint(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx = pytest.importorskip("onnx")

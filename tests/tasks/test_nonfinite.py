@@ -271,7 +271,7 @@ def test_the_last_checkpoint_is_named(tmp_path):
     [
         ("nan", ADAM, {}),
         ("inf", FUSED, {"gradient_clip_val": 1.0}),
-        ("gradient", partial(torch.optim.AdamW, weight_decay=0.1), {}),
+        pytest.param("gradient", partial(torch.optim.AdamW, weight_decay=0.1), {}, marks=pytest.mark.nightly),
         ("gradient", SGD, {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}),
     ],
 )
@@ -310,7 +310,7 @@ def test_skips_are_counted_in_each_epoch(tmp_path):
     assert counts == [None, 3, 1]
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_a_broken_image_leaves_no_trace_in_running_statistics(tmp_path, compiled):
     data, watch = digits(BrokenImages), Watch()
     data.broken = [5, 100, 200]
