@@ -17,7 +17,7 @@ model:
       init_args:
         encoder:
           class_path: SabourEncoder
-          init_args: {channels: 32, kernel_size: 3, num_types: 8, primary_kernel_size: 3}
+          init_args: {channels: 8, kernel_size: 3, num_types: 4, primary_kernel_size: 3}
         decoder: {class_path: DenseDecoder, init_args: {hidden: [32]}}
     lr_scheduler: OneCycle
 trainer:
