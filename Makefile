@@ -3,6 +3,9 @@ VENV := .venv
 LOWEST := .venv-lowest
 RUN := $(VENV)/bin/python -m
 
+# each process that a test starts would compile the package anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test types tests nightly lowest
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/'

@@ -20,8 +20,8 @@ RECIPES = [name for name in config_names() if "/" not in name and name not in ("
 NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those
 OVERLAYS = [name for name in config_names() if name not in RECIPES and not name.startswith(NO_OVERLAYS)]
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
-WHOLE = ("digits.yaml", "image_folder.yaml", "mnist_efficient.yaml")
-WHOLE_OVERLAYS = ("routing/em.yaml", "model/resnet.yaml", "trainer/debug.yaml")
+WHOLE = ("image_folder.yaml", "mnist_efficient.yaml")
+WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")
 #: Networks of millions of weights, which take seconds and memory to make.
 LARGE = (
     *("affnist.yaml", "cifar10.yaml", "cifar100.yaml", "cifar10_deepcaps.yaml", "cifar100_inverted_attention.yaml"),

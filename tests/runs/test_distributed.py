@@ -21,7 +21,7 @@ model:
       init_args:
         encoder: {init_args: {channels: 32, kernel_size: 3, num_types: 8, primary_kernel_size: 3}}
         decoder: {class_path: DenseDecoder, init_args: {hidden: [64]}}
-trainer: {max_epochs: 4, log_every_n_steps: 1}
+trainer: {max_epochs: 2, log_every_n_steps: 1}
 """
 NUM_TEST = 101  # neither 2 nor 4 processes divide them
 
