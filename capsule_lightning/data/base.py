@@ -299,7 +299,8 @@ def fake_images(shape: tuple[int, int, int], num_classes: int, split: Split) -> 
     """Return noise over one faint pattern for each class: enough to learn something from, and made in no time."""
     count = num_classes * (40 if split == "train" else 10)
     random = torch.Generator().manual_seed(0 if split == "train" else 1)
-    patterns = torch.randint(0, 128, (num_classes, *shape), generator=torch.Generator().manual_seed(2))
+    fixed = torch.Generator().manual_seed(2)
+    patterns = torch.randint(0, 128, (num_classes, *shape), generator=fixed, dtype=torch.uint8)
     labels = torch.arange(num_classes).repeat(count // num_classes)
-    noise = torch.randint(0, 128, (count, *shape), generator=random)
-    return Images((patterns[labels] + noise).to(torch.uint8), labels)
+    noise = torch.randint(0, 128, (count, *shape), generator=random, dtype=torch.uint8)
+    return Images(noise.add_(patterns[labels]), labels)
