@@ -70,9 +70,11 @@ def decode_tree(
     if images is not None and facts is not None:
         names = set(map(str, files))
         facts = facts._replace(damaged={name: why for name, why in facts.damaged.items() if name in names})
-        left = [file for file in files if str(file) not in facts.damaged]
+        left = [number for number, file in enumerate(files) if str(file) not in facts.damaged]
         if len(left) == len(images.labels) and (reading.skip_damaged or not facts.damaged):
-            return DecodedTree(images, [*left], facts.below(top, odd, tree.others), folder, None)
+            labels = torch.tensor([tree.labels[number] for number in left])  # a table may give the same files others
+            kept, facts = Images(images.images, labels), facts.below(top, odd, tree.others)
+            return DecodedTree(kept, [files[number] for number in left], facts, folder, None)
     read = read_files(tree.paths, shape, resize, reading)
     labels = torch.tensor(tree.labels)[read.kept]
     for label in sorted(set(tree.labels) - set(labels.tolist())):

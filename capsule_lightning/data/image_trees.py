@@ -42,6 +42,7 @@ class ClassTree(NamedTuple):
         class_names: names of the classes, as they can be printed.
         others: files that are left out because they are not images or lie in no class folder.
         odd: what is left out because it is not a file, though its name is one of an image.
+        groups: what must stay together of each file, such as its patient; empty if nothing must.
     """
 
     paths: list[Path]
@@ -49,10 +50,15 @@ class ClassTree(NamedTuple):
     class_names: list[str]
     others: Sequence[Path] = ()
     odd: Sequence[UnreadableImageError] = ()
+    groups: Sequence[str] = ()
 
     def some(self, numbers: Sequence[int]) -> ClassTree:
         """Return the tree with some of its files."""
-        return self._replace(paths=[self.paths[n] for n in numbers], labels=[self.labels[n] for n in numbers])
+        return self._replace(
+            paths=[self.paths[n] for n in numbers],
+            labels=[self.labels[n] for n in numbers],
+            groups=[self.groups[n] for n in numbers] if self.groups else (),
+        )
 
 
 def find_images(folder: Path, walked: Walked | None = None) -> Found:
@@ -180,6 +186,7 @@ def joined(first: ClassTree, second: ClassTree) -> ClassTree:
         first.class_names,
         [*first.others, *second.others],
         [*first.odd, *second.odd],
+        [*first.groups, *second.groups],
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from capsule_lightning.data.image_trees import class_folders
 from capsule_lightning.errors import InputError, require
 
-USUAL = {
+Part = Literal["train", "val", "test"]
+
+USUAL: Mapping[Part, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
@@ -74,7 +76,7 @@ def _classes(root: Path, names: list[str], candidates: list[str]) -> SplitFolder
     return SplitFolders(root, note=f"{taken}: taken for a class like the others, as it holds images and no folders")
 
 
-def _splits(root: Path, named: Mapping[str, list[str]]) -> SplitFolders:
+def _splits(root: Path, named: Mapping[Part, list[str]]) -> SplitFolders:
     for split, found in named.items():
         require(
             len(found) < 2, f"{root}: {' and '.join(found)} are both a {split} split; expected one, join or remove them"

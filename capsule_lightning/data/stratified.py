@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from capsule_lightning.errors import InputError, some_of
+from capsule_lightning.errors import InputError, require, some_of
 
 
 def split_off(
-    labels: Tensor, size: float | int, seed: int, option: str = "val_size", class_names: Sequence[str] = ()
+    labels: Tensor,
+    size: float | int,
+    seed: int,
+    option: str = "val_size",
+    class_names: Sequence[str] = (),
+    groups: Sequence[str] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Split a set, stratified by label.
 
@@ -21,6 +27,8 @@ def split_off(
         seed: chooses the examples.
         option: the option that sets ``size``, for the error.
         class_names: names of the classes, for the error; their numbers if there are none.
+        groups: the group of each example; all examples of a group stay on one side, and the size of the part split off
+            is the nearest that groups allow. None if nothing must stay together.
 
     Returns:
         Indices of what remains and of what is split off, both in ascending order.
@@ -46,7 +54,88 @@ def split_off(
             f"{option}={size}: cannot split {count} of {len(labels)} examples off, each of {classes} classes on both "
             f"sides: expected {classes} to {len(labels) - classes}; change --data.{option}"
         )
+    if groups is not None:
+        parts = max(2, round(len(labels) / count))
+        kept_taken = _fold(labels, parts, 0, seed, groups)
+        _require_all_classes(labels, kept_taken, f"{option}={size}", class_names)
+        return kept_taken
     from sklearn.model_selection import train_test_split
 
     kept, taken = train_test_split(indices.numpy(), test_size=count, random_state=seed, stratify=labels.numpy())
     return torch.from_numpy(kept).sort().values, torch.from_numpy(taken).sort().values
+
+
+def fold_off(
+    labels: Tensor, folds: int, fold: int, class_names: Sequence[str] = (), groups: Sequence[str] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Split off one of several parts of a set, stratified by label and the same for every seed.
+
+    Each example is in exactly one part.
+
+    Args:
+        labels: ``(N)`` int64.
+        folds: number of parts, at least 2.
+        fold: the part that is split off, from 0.
+        class_names: names of the classes, for the error; their numbers if there are none.
+        groups: the group of each example; all examples of a group are in one part. None if nothing must stay together.
+
+    Returns:
+        Indices of what remains and of the part, both in ascending order.
+
+    Raises:
+        InputError: a class has fewer examples, or groups, than there are parts.
+
+    Example:
+        >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])
+        >>> parts = [fold_off(labels, 3, fold)[1] for fold in range(3)]
+        >>> sorted(torch.cat(parts).tolist()), labels[parts[0]].tolist()
+        ([0, 1, 2, 3, 4, 5], [0, 1])
+    """
+    for label in sorted(set(labels.tolist())):
+        members = (labels == label).nonzero()[:, 0].tolist()
+        count, what = len(members), "examples"
+        if groups is not None:
+            count, what = len({groups[n] for n in members}), "groups"
+        require(
+            count >= folds,
+            f"folds={folds}: the class {class_names[label] if class_names else label} has only {count} {what}; set "
+            f"--data.folds to at most {count}, or add examples",
+        )
+    kept_taken = _fold(labels, folds, fold, 0, groups)
+    _require_all_classes(labels, kept_taken, f"fold={fold} of {folds}", class_names)
+    return kept_taken
+
+
+def require_folds(folds: int | None, fold: int) -> None:
+    """Refuse a number of parts, or a part, that cannot be.
+
+    Raises:
+        InputError: names both.
+    """
+    require(folds is None or folds >= 2, f"folds={folds}: expected at least 2 parts, or null for none")
+    if folds is None:
+        require(fold == 0, f"fold={fold} without effect: set --data.folds too, to the number of parts")
+    else:
+        require(0 <= fold < folds, f"fold={fold}: expected 0 to {folds - 1}, as folds={folds}")
+
+
+def _fold(labels: Tensor, folds: int, fold: int, seed: int, groups: Sequence[str] | None) -> tuple[Tensor, Tensor]:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    with warnings.catch_warnings(action="ignore"):  # of classes with few groups, which are refused by name
+        parts = list(kind(folds, shuffle=True, random_state=seed).split(labels.numpy(), labels.numpy(), groups))
+    kept, taken = (torch.from_numpy(part).sort().values for part in parts[fold])
+    return kept, taken
+
+
+def _require_all_classes(labels: Tensor, sides: tuple[Tensor, Tensor], option: str, class_names: Sequence[str]) -> None:
+    """Refuse a split by groups that leaves a class on one side alone."""
+    for side in sides:
+        missing = sorted(set(labels.tolist()) - set(labels[side].tolist()))
+        if missing:
+            named = some_of([str(class_names[n] if class_names else n) for n in missing])
+            raise InputError(
+                f"{option}: the groups cannot be split so that each class is on both sides ({named} is not); another "
+                "size may do, or more groups of that class"
+            )

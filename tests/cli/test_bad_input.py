@@ -514,7 +514,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
         ["photos: no class folders; expected photos/<class>/<image>"],
         lambda f: (f / "photos").mkdir(),
     ),
-    ("photos-one-class", PHOTOS, ["only the class folder cat; expected two"], photos(classes="cat")),
+    ("photos-one-class", PHOTOS, ["only the class cat; expected two"], photos(classes="cat")),
     (
         "photos-empty-class",
         PHOTOS,

@@ -61,7 +61,7 @@ def saved(state, path):
 @pytest.fixture
 def told(monkeypatch):
     lines = []
-    for module in ("module", "image_folder"):
+    for module in ("module", "listed_images"):
         monkeypatch.setattr(f"capsule_lightning.data.{module}.rank_zero_info", lines.append)
     return lines
 

@@ -1,0 +1,256 @@
+"""Image files that a table names, with the label of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from typing_extensions import override
+
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.data.base import Normalization
+from capsule_lightning.data.image_trees import ClassTree, Walked
+from capsule_lightning.data.label_tables import Table, read_table
+from capsule_lightning.data.listed_images import ListedImagesDataModule
+from capsule_lightning.data.pictures import MOST_PIXELS
+from capsule_lightning.data.regular_files import kind_of
+from capsule_lightning.data.split_folders import USUAL, Part
+from capsule_lightning.errors import InputError, require, some_of
+
+
+class Listing(NamedTuple):
+    """What a table says of the images.
+
+    Attributes:
+        paths: the N files.
+        labels: name of the class of each.
+        parts: the part that each is listed for: ``train``, ``val`` or ``test``.
+        groups: the group of each; empty if the table has none.
+        note: which columns say so.
+        own_parts: see `ListedImagesDataModule`.
+    """
+
+    paths: Sequence[Path]
+    labels: Sequence[str]
+    parts: Sequence[Part]
+    groups: Sequence[str]
+    note: str
+    own_parts: Mapping[str, str]
+
+
+class ImageTableDataModule(ListedImagesDataModule):
+    """Images that a CSV, TSV or Parquet file lists in its columns ``path`` and ``label``.
+
+    Columns ``split`` and ``group`` are heeded if they are there. Splits are called by any of their usual names, such as
+    ``train``, ``valid`` and ``test``; what no row is listed for is taken from the images to train on. Images of one
+    group, such as those of one patient, are all in one split. Classes are in alphabetical order, or in that of their
+    numbers if all are whole numbers. `ListedImagesDataModule` describes the arguments that are not listed, and
+    `ImageDataModule` those that it does not list.
+
+    Args:
+        table: the file; its first row names the columns.
+        root: folder that the paths are relative to, and in which all images lie; null for that of the table.
+        path_column: name of the column with the images.
+        label_column: name of the column with the classes.
+        split_column: name of the column with the splits; null for ``split`` if there is one.
+        group_column: name of the column with the groups; null for ``group`` if there is one.
+
+    Raises:
+        InputError: the table or a column is missing, an image is not there or is listed twice, a label is missing or
+            not among those to train on, a group is in two splits, or what `ListedImagesDataModule` refuses.
+    """
+
+    name = "image_table"
+
+    def __init__(
+        self,
+        table: str = "labels.csv",
+        root: str | None = None,
+        path_column: str = "path",
+        label_column: str = "label",
+        split_column: str | None = None,
+        group_column: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        channels: int = 3,
+        test_size: float | int = 0.2,
+        folds: int | None = None,
+        fold: int = 0,
+        batch_size: int = 128,
+        val_size: float | int = 0.1,
+        seed: int | None = None,
+        augmentation: Callable[[], Augmentation] | None = None,
+        normalization: Normalization | None = None,
+        images: str | None = None,
+        background: str = "white",
+        invert: bool = False,
+        max_pixels: int = MOST_PIXELS,
+        skip_damaged: bool = False,
+    ) -> None:
+        self.table = Path(os.path.expanduser(table))
+        super().__init__(
+            root or str(self.table.parent),
+            image_size,
+            channels,
+            test_size,
+            folds,
+            fold,
+            batch_size,
+            val_size,
+            seed,
+            augmentation,
+            normalization,
+            images,
+            background,
+            invert,
+            max_pixels,
+            skip_damaged,
+        )
+        columns = (path_column, label_column, split_column, group_column)
+        self.listing = read_listing(read_table(self.table), self.root, *columns)
+        self.own_parts = self.listing.own_parts
+        self.take_stock()
+
+    @override
+    def listed(self, part: Part, walked: Walked) -> ClassTree:
+        listing = self.listing
+        chosen = [number for number, each in enumerate(listing.parts) if each == part]
+        labels = [listing.labels[number] for number in chosen]
+        names = in_order(labels) if part == "train" else list(self.class_names)
+        unknown = sorted(set(labels) - set(names))
+        require(
+            not unknown,
+            f"{self.table}: the images of {self.own_parts.get(part)} have labels that none to train on has: "
+            f"{some_of(unknown)}; add images of them to train on, or remove those rows",
+        )
+        number_of = {name: number for number, name in enumerate(names)}
+        return ClassTree(
+            [listing.paths[number] for number in chosen],
+            [number_of[label] for label in labels],
+            names,
+            groups=[listing.groups[number] for number in chosen] if listing.groups else (),
+        )
+
+    @property
+    @override
+    def title(self) -> str:
+        return str(self.table)
+
+    @property
+    @override
+    def kept_below(self) -> str:
+        return f"{self.table.stem} {super().kept_below}"
+
+    @override
+    def describe(self) -> str:
+        return f"{super().describe()}\n  {self.listing.note}"
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Return the different names in alphabetical order, or in that of their numbers if all are whole numbers.
+
+    Example:
+        >>> in_order(["10", "2", "2"]), in_order(["b", "10", "a"])
+        (['2', '10'], ['10', 'a', 'b'])
+    """
+    different = sorted(set(names))
+    numbers = all(name.removeprefix("-").isdecimal() for name in different)
+    return sorted(different, key=int) if numbers else different
+
+
+def read_listing(
+    table: Table,
+    root: Path,
+    path_column: str,
+    label_column: str,
+    split_column: str | None = None,
+    group_column: str | None = None,
+) -> Listing:
+    """Read which images a table lists; see `ImageTableDataModule` for the columns.
+
+    Raises:
+        InputError: a column, an image or a label is missing; an image is listed twice, or lies outside ``root``; a word
+            is not the name of a split; a group is in two splits.
+    """
+    split_column = split_column or ("split" if "split" in table.columns else None)
+    group_column = group_column or ("group" if "group" in table.columns else None)
+    names = table.column(path_column, "path_column")
+    labels = table.column(label_column, "label_column")
+    _require_cells(table, names, path_column)
+    _require_cells(table, labels, label_column)
+    paths = _paths_below(table, names, root)
+    words = table.column(split_column, "split_column") if split_column else ["train"] * len(paths)
+    parts = _parts(table, words, split_column or "")
+    groups: list[str] = []
+    note = f"paths of column {path_column}, labels of {label_column}"
+    note += f", splits of {split_column}" if split_column else ""
+    if group_column:
+        groups = table.column(group_column, "group_column")
+        _require_cells(table, groups, group_column)
+        _require_whole_groups(table, groups, parts, group_column)
+        note += f", {len(set(groups)):,} groups of {group_column}, each in one split"
+    own: dict[str, str] = {
+        part: f"{split_column} {word}" for part, word in zip(parts, words, strict=True) if part != "train"
+    }
+    require("train" in parts, f"{table.path}: no row of column {split_column} says train; expected images to train on")
+    return Listing(paths, labels, parts, groups, note, own)
+
+
+def _require_cells(table: Table, cells: Sequence[str], column: str) -> None:
+    empty = [line for line, cell in zip(table.lines, cells, strict=True) if not cell]
+    if empty:
+        raise InputError(
+            f"{table.path}: {len(empty):,} rows have nothing in column {column}, the first in line {empty[0]}; fill it "
+            "in, or remove those rows"
+        )
+
+
+def _paths_below(table: Table, names: Sequence[str], root: Path) -> list[Path]:
+    """Return the files, each of which is there, lies in the folder, and is listed once."""
+    top = os.path.abspath(root)
+    paths = [Path(os.path.normpath(os.path.join(top, name))) for name in names]
+    lines = dict(zip(reversed(paths), reversed(table.lines), strict=True))  # of each, the first
+    outside = [path for path in lines if not path.is_relative_to(top)]
+    if outside:
+        raise InputError(
+            f"{table.path}: {len(outside):,} images lie outside of {root}, such as {outside[0]}; set --data.root to a "
+            "folder that all of them lie in"
+        )
+    if len(lines) < len(paths):
+        twice = next(path for number, path in enumerate(paths) if table.lines[number] != lines[path])
+        raise InputError(
+            f"{table.path}: {len(paths) - len(lines):,} rows name an image that another row names, such as "
+            f"{os.path.relpath(twice, top)}; keep one of them"
+        )
+    missing = [path for path in paths if kind_of(path) != "file"]
+    if missing:
+        raise InputError(
+            f"{table.path}: {len(missing):,} of {len(paths):,} images are not there, the first "
+            f"{os.path.relpath(missing[0], top)} in {root} (line {lines[missing[0]]}); mend the paths, or set "
+            "--data.root to the folder that they are relative to"
+        )
+    return [root / path.relative_to(top) for path in paths]
+
+
+def _parts(table: Table, words: Sequence[str], column: str) -> list[Part]:
+    part_of: dict[str, Part] = {word: part for part, usual in USUAL.items() for word in usual}
+    unknown = [number for number, word in enumerate(words) if word.lower() not in part_of]
+    if unknown:
+        raise InputError(
+            f"{table.path}: line {table.lines[unknown[0]]} says {words[unknown[0]]!r} in column {column}; expected one "
+            f"of {', '.join(part_of)}"
+        )
+    return [part_of[word.lower()] for word in words]
+
+
+def _require_whole_groups(table: Table, groups: Sequence[str], parts: Sequence[Part], column: str) -> None:
+    seen: dict[str, set[Part]] = {}
+    for group, part in zip(groups, parts, strict=True):
+        seen.setdefault(group, set()).add(part)
+    torn = sorted(group for group, where in seen.items() if len(where) > 1)
+    if torn:
+        raise InputError(
+            f"{table.path}: {len(torn):,} groups of column {column} are in more than one split: {some_of(torn)}; put "
+            "each group into one split, or leave the splits to the seed"
+        )

@@ -1,0 +1,334 @@
+"""What data sets of image files share, whatever lists the files: decoding, splits, and what a run remembers of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from typing_extensions import override
+
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.augmentations.geometry import PaddedCrop
+from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.decoded_trees import DecodedTree, decode_tree
+from capsule_lightning.data.image_files import size_of, unreadable
+from capsule_lightning.data.image_trees import ClassTree, Walked, joined
+from capsule_lightning.data.module import Split
+from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
+from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.split_folders import Part
+from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
+from capsule_lightning.data.statistics import channel_statistics, digests
+from capsule_lightning.data.stratified import fold_off, require_folds, split_off
+from capsule_lightning.errors import InputError, require, some_of
+
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+class ListedImagesDataModule(ImageDataModule):
+    """Image files that folders or a table list, with the class of each.
+
+    Images to validate on that are listed as such are validated on, whatever number ``val_size`` is above 0; without
+    them ``val_size`` images are held out of the training set. Images of one group, such as those of one patient, are
+    all in the same split.
+
+    Files are decoded once; the result is kept in ``<root>/.prepared`` if that can be written. `ImageDataModule`
+    describes the arguments that are not listed.
+
+    A subclass implements `listed`, and calls `take_stock` at the end of its constructor.
+
+    Args:
+        image_size: rows and columns to scale every image to; null to take the images as they are, all of one size.
+        channels: 3 for color, 1 for gray.
+        test_size: number or fraction of the images that form the test set if none are listed as such; the choice is
+            stratified and the same for every seed.
+        folds: number of parts, stratified and the same for every seed, one of which is the test set in place of
+            ``test_size`` images; null for none.
+        fold: which of the ``folds`` parts to test on, from 0.
+
+    Attributes:
+        own_parts: what the data call the validation and the test images that they list, by ``val`` and ``test``; parts
+            that they do not list are missing.
+
+    Raises:
+        InputError: ``root`` is no folder, an image cannot be read, sizes differ, a class has too few images, or a value
+            is out of range.
+    """
+
+    usual_augmentation = PaddedCrop
+    usual_normalization = "channel"
+
+    own_parts: Mapping[str, str]
+
+    def __init__(
+        self,
+        root: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        channels: int = 3,
+        test_size: float | int = 0.2,
+        folds: int | None = None,
+        fold: int = 0,
+        batch_size: int = 128,
+        val_size: float | int = 0.1,
+        seed: int | None = None,
+        augmentation: Callable[[], Augmentation] | None = None,
+        normalization: Normalization | None = None,
+        images: str | None = None,
+        background: str = "white",
+        invert: bool = False,
+        max_pixels: int = MOST_PIXELS,
+        skip_damaged: bool = False,
+    ) -> None:
+        super().__init__(
+            root,
+            batch_size,
+            val_size,
+            seed,
+            augmentation,
+            normalization,
+            images=images,
+            background=background,
+            invert=invert,
+            max_pixels=max_pixels,
+            skip_damaged=skip_damaged,
+        )
+        require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
+        require(
+            image_size is None or (min(image_size) >= 1 and image_size[0] * image_size[1] <= max_pixels),
+            f"image_size={image_size}: expected at least 1 row and 1 column, and at most {max_pixels:,} pixels "
+            "(--data.max_pixels)",
+        )
+        require_folds(folds, fold)
+        self.channels, self.image_size = channels, image_size
+        self.test_size, self.folds, self.fold = test_size, folds, fold
+        self._files: dict[str, list[PurePath]] = {}  # of each split that has been read, in the order of its images
+        self._groups: dict[PurePath, str] = {}  # of the files that have one
+        self._recorded: dict[Split, list[int]] = {}  # keys of the files of each split, if they are those of a run
+
+    @abstractmethod
+    def listed(self, part: Part, walked: Walked) -> ClassTree:
+        """Return the files of a part: of ``train``, all those that are not listed for another part.
+
+        Args:
+            part: ``train``, or a key of ``own_parts``.
+            walked: see `class_tree`.
+        """
+
+    def take_stock(self) -> None:
+        """Learn the classes and the size of the images, and refuse what cannot be split."""
+        test_size = self.test_size
+        require(
+            "test" in self.own_parts
+            or self.folds is not None
+            or (test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer())),
+            f"test_size={test_size}: expected a fraction below 1 or a number of images",
+        )
+        require(
+            self.folds is None or "test" not in self.own_parts,
+            f"folds={self.folds}: these data have test images of their own ({self.own_parts.get('test')}); leave "
+            "--data.folds out, or give data without a test set",
+        )
+        tree = self.listed("train", {})
+        self.class_names = tree.class_names
+        if len(tree.class_names) < 2:
+            raise InputError(f"{self.title}: only the class {tree.class_names[0]}; expected two classes or more")
+        self._require_enough(tree)
+        for part in self.own_parts:
+            self.listed("val" if part == "val" else "test", {})
+        self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
+
+    def prepare_data(self) -> None:
+        """Decode the files once, all of them before any are kept; called by one process of each machine."""
+        for found in [self._read(split) for split in ("train", "test")]:
+            found.keep()
+
+    @override
+    def load(self, split: Split) -> Images:
+        found = self._read(split)
+        found.keep()
+        self._files[split], self.met[split] = found.files, found.facts
+        return found.images
+
+    @override
+    def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Hold out the images that are listed to validate on, or else ``val_size`` images."""
+        files = self._files["train"]
+        if "val" not in self.own_parts or self.val_size == 0:
+            groups = [self._groups.get(file, "") for file in files] if self._groups else None
+            return split_off(labels, self.val_size, self.seed, class_names=self.class_names, groups=groups)
+        listed = {path.relative_to(self.root) for path in self.listed("val", {}).paths}
+        held_out = torch.tensor([file in listed for file in files])
+        return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+
+    @property
+    @override
+    def title(self) -> str:
+        return str(self.root)
+
+    @override
+    def files_of(self, split: str) -> list[PurePath] | None:
+        return self._files.get(split)
+
+    @override
+    def origin_of(self, part: str) -> str:
+        if part in self.own_parts:
+            return f" ({self.own_parts[part]})" if part == "val" else ""
+        if part == "test" and self.folds is not None:
+            return f" (--data.fold {self.fold} of --data.folds {self.folds})"
+        return f" (--data.test_size {self.test_size})" if part == "test" else super().origin_of(part)
+
+    @override
+    def describe(self) -> str:
+        if len(self._train):
+            self.store("test")
+        return super().describe()
+
+    # The split belongs to the run, see `DataModule`.
+
+    @override
+    def record_split(self) -> SplitRecord:
+        """Return the split by the names of the files and what is to be seen in them."""
+        files: dict[str, Tensor] = {split: self._table(split) for split in SPLITS}
+        return super().record_split()._replace(val=files["train"][self._val, 0], files=files)
+
+    @override
+    def restore_split(self, record: SplitRecord) -> None:
+        """Keep each image in the split that it has in the run, and say what has changed since.
+
+        Images that are new are left out. A test folder is taken as it is, unless training goes on.
+
+        Raises:
+            InputError: none of the images that the run was trained on is here, and training should go on.
+        """
+        splits: list[Split] = [split for split in SPLITS if split == "test" or len(self._train)]
+        if set(record.files) != set(SPLITS) or not (len(self._train) or "test" in self.stores):
+            return
+        then = torch.cat([record.files[split] for split in SPLITS])
+        same, other, gone, new = changes(then, torch.cat([self._table(split) for split in splits]))
+        if same == 0:
+            require(
+                not self.is_trained_on,
+                f"{self.root}: holds none of the {len(then):,} images that this run began with; give their folder with "
+                "--data.root, or begin a new run",
+            )
+            return
+        changed = bool("train" in splits and (other or gone or new))
+        if changed:
+            rank_zero_info(
+                f"{self.root} has changed since this run began: {gone:,} images are gone, {other:,} are others of the "
+                f"same name, {new:,} are new. Each stays in the split that it was in, and new ones are left out"
+            )
+        if "test" in self.own_parts and not self.is_trained_on:
+            splits.remove("test")
+            self._tell_of_test_folder(record)
+        self._recorded = {split: record.files[split][:, 0].tolist() for split in splits}
+        for split in splits:
+            if set(self._recorded[split]) != set(self._table(split)[:, 0].tolist()):
+                before, self.stores[split] = len(self.stores[split]), self.open(split)
+                if not changed:
+                    rank_zero_info(
+                        f"the {len(self.stores[split]):,} images to {split} on are those of the run, and not the "
+                        f"{before:,} that {self.root} would now give"
+                    )
+                if split == "train" and "statistics" in vars(self):
+                    self.statistics = channel_statistics(self.stores[split])
+        if len(self._train):
+            self.take_over(record, self._table("train")[:, 0], changed)
+
+    def _tell_of_test_folder(self, record: SplitRecord) -> None:
+        """Say what has changed in the test folder, and which of its images have been trained on."""
+        _, other, gone, new = changes(record.files["test"], self._table("test"))
+        if other or gone or new:
+            rank_zero_info(
+                f"{self.own_parts['test']} has changed since this run began, and is taken as it is: {gone:,} images "
+                f"are gone, {other:,} are others of the same name, {new:,} are new"
+            )
+        trained = torch.isin(self._table("test")[:, 1], record.files["train"][:, 1])
+        names = [str(self._files["test"][n]) for n in trained.nonzero()[:, 0].tolist()]
+        if names:
+            rank_zero_info(f"{len(names):,} images to test on are, pixel for pixel, ones of training: {some_of(names)}")
+
+    def _table(self, split: Split) -> Tensor:
+        """Return key and digest ``(N, 2)`` int64 of each image of a split."""
+        store = self.store(split)
+        return torch.stack([file_keys(self._files[split]), digests(store)], dim=1)
+
+    # The files.
+
+    def _first_size(self, tree: ClassTree) -> tuple[int, int]:
+        """Return the size of the first image that can be read."""
+        faults: list[UnreadableImageError] = []
+        for path in tree.paths:
+            try:
+                return size_of(path, self.reading)
+            except UnreadableImageError as error:
+                faults.append(error)
+                if not self.reading.skip_damaged:
+                    break
+        raise unreadable(faults)
+
+    def _require_enough(self, tree: ClassTree) -> None:
+        """Refuse classes that have too few images to be in every split."""
+        splits = ["train"]
+        splits += ["validate"] if "val" not in self.own_parts and self.val_size != 0 else []
+        splits += ["test"] if "test" not in self.own_parts else []
+        counts = Counter(tree.labels)
+        few = [label for label in range(len(tree.class_names)) if counts[label] < len(splits)]
+        if few:
+            counted = some_of([f"{tree.class_names[label]} has {counts[label]}" for label in few])
+            raise InputError(
+                f"{self.training_title}: too few images in a class ({counted}); expected at least {len(splits)}, to "
+                f"{', '.join(splits)}; add images, or remove the class"
+            )
+
+    @property
+    def training_title(self) -> str:
+        """What the images that are not listed for another part are called."""
+        return self.title
+
+    @property
+    def kept_below(self) -> str:
+        """Name of the folder of ``<root>/.prepared`` in which decoded images are kept."""
+        return "x".join(map(str, self.stored_shape))
+
+    def _read(self, split: Split) -> DecodedTree:
+        folder = self.root / ".prepared" / self.kept_below / split
+        resize = self.image_size is not None
+        return decode_tree(self._listed(split), self.root, folder, self.stored_shape, resize, self.reading)
+
+    def _listed(self, split: Split) -> ClassTree:
+        """Return the files of a split: those of the run that goes on, or else those that are listed for it."""
+        walked: Walked = {}
+        recorded = self._recorded.get(split)
+        tree = self.listed("test" if split == "test" and "test" in self.own_parts else "train", walked)
+        if "test" not in self.own_parts and recorded is None:
+            tree = self._part(split, tree)
+        if split == "train" and "val" in self.own_parts and self.val_size != 0:
+            tree = joined(tree, self.listed("val", walked))
+        if recorded is not None:
+            keys = file_keys(path.relative_to(self.root) for path in tree.paths)
+            tree = tree.some(torch.isin(keys, torch.tensor(recorded)).nonzero()[:, 0].tolist())
+        if tree.groups:
+            self._groups |= {path.relative_to(self.root): g for path, g in zip(tree.paths, tree.groups, strict=True)}
+        return tree
+
+    def _part(self, split: Split, tree: ClassTree) -> ClassTree:
+        """Return what is left to train on when a test set is split off, or what is split off."""
+        labels, groups = torch.tensor(tree.labels), tree.groups or None
+        if self.folds is None:
+            train, test = split_off(
+                labels, self.test_size, seed=0, option="test_size", class_names=self.class_names, groups=groups
+            )
+        else:
+            train, test = fold_off(labels, self.folds, self.fold, class_names=self.class_names, groups=groups)
+        if not len(test):
+            raise InputError(
+                f"test_size={self.test_size}: leaves no image to test on of the {len(tree.paths)} in "
+                f"{self.training_title}; set --data.test_size to at least {len(self.class_names)}, or add images"
+            )
+        return tree.some((train if split == "train" else test).tolist())
