@@ -1,4 +1,4 @@
-"""Group runs that differ only in their seed, find what tells the groups apart, and sort the best first."""
+"""Group runs that differ only in their seed and fold, find what tells the groups apart, and sort the best first."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ INFORMING = ("ProgressBar", "Summary", "Monitor", "Timer", "Checkpoint", "Printi
 MISSING = "-"
 
 
+FOLD, FOLDS = "data.fold", "data.folds"
+"""Keys of the part of the data that a run was tested on, and of the number of parts."""
+
+
 class Group(NamedTuple):
-    """Runs that differ only in their seed.
+    """Runs that differ only in their seed and fold.
 
     Attributes:
         values: value of each key that tells the groups apart, as text.
@@ -48,6 +52,18 @@ class Group(NamedTuple):
     def deviation(self) -> float | None:
         """Sample standard deviation of the scores; None for a single run."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+    @property
+    def folds(self) -> int | None:
+        """Number of folds that all runs are of; None if they are of none, or of different numbers."""
+        numbers = {run.config.get(FOLDS) for run in self.runs}
+        number = numbers.pop() if len(numbers) == 1 else None
+        return number if isinstance(number, int) and number >= 2 else None
+
+    def by_fold(self) -> dict[tuple[str, str], float]:
+        """Return the score of each seed and fold."""
+        keys = [(comparable_value(run, "seed_everything"), comparable_value(run, FOLD)) for run in self.runs]
+        return dict(zip(keys, self.scores, strict=True))
 
 
 @dataclass(frozen=True)
@@ -148,7 +164,7 @@ def is_place(key: str) -> bool:
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """Return the keys whose values differ between runs, except seeds, places and backends.
+    """Return the keys whose values differ between runs, except seeds, folds, places and backends.
 
     When the class of a slot differs, its arguments differ too; they are returned only if they differ within one class.
     """
@@ -158,13 +174,13 @@ def differences(runs: Sequence[Run]) -> list[str]:
 
 
 def is_ignored(key: str) -> bool:
-    """Return whether a key is a seed, a place, or another way to compute the same numbers.
+    """Return whether a key is a seed, a fold, a place, or another way to compute the same numbers.
 
     Example:
         >>> [is_ignored(key) for key in ("data.seed", "trainer.logger", "net.routing.backend", "net.routing")]
         [True, True, True, False]
     """
-    return key.rsplit(".", 1)[-1] in ("seed", "seed_everything", "backend") or is_place(key)
+    return key == FOLD or key.rsplit(".", 1)[-1] in ("seed", "seed_everything", "backend") or is_place(key)
 
 
 def is_determined(key: str, owners: Sequence[str], runs: Sequence[Run]) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from capsule_lightning.comparison.groups import Comparison
-from capsule_lightning.comparison.significance import LEVEL, PERMUTATIONS, difference
+from capsule_lightning.comparison.groups import Comparison, Group
+from capsule_lightning.comparison.significance import LEVEL, PERMUTATIONS, difference, paired_difference
 
 FEWEST = 3
 """Runs of a group of which a spread can be told: an interval from two is wider than all accuracies."""
@@ -18,8 +18,11 @@ def verdict(comparison: Comparison) -> str:
     best, second, *others = comparison.groups
     names = f"{comparison.label(best)} and {comparison.label(second)}"
     scores = f"{len(best.scores)} and {len(second.scores)} runs"
+    paired = of_folds(comparison, best, second)
     found, gap = difference(best.scores, second.scores), format_difference(comparison.metric, best.mean - second.mean)
-    if found is None:
+    if paired is not None:
+        said = f"{names} differ by {gap} {paired}"
+    elif found is None:
         few = min(len(best.scores), len(second.scores)) < 2
         why = "a single run has no spread to compare the difference with" if few else "no run differs from its group's"
         said = f"{names} differ by {gap} in the mean of {scores}, which is no evidence for either: {why}."
@@ -48,6 +51,27 @@ def verdict(comparison: Comparison) -> str:
     return f"{said}\n{'; '.join(limits)}.{sampling_error(comparison)}"
 
 
+def of_folds(comparison: Comparison, best: Group, second: Group) -> str | None:
+    """Return what the same folds say about two groups; None if the groups are not of the same folds."""
+    if best.folds is None or best.folds != second.folds:
+        return None
+    first, other = best.by_fold(), second.by_fold()
+    shared = [key for key in first if key in other]
+    found = paired_difference([first[key] - other[key] for key in shared], best.folds)
+    if found is None:
+        return f"in the mean; {len(shared)} of their folds can be compared, which is no evidence for either."
+    low, high = (format_difference(comparison.metric, value, unit=False) for value in (found.low, found.high))
+    sure = "more than folds and seeds explain" if found.corrected < LEVEL else "no more than folds and seeds explain"
+    missing = len(first) + len(other) - 2 * len(shared)
+    left_out = f" {missing} runs have no counterpart of the same seed and fold." if missing else ""
+    return (
+        f"in the mean, {sure}: on the {found.pairs} pairs of one seed and fold "
+        f"{format_difference(comparison.metric, found.value)}, 95 % confidence interval {low} to {high}, p = "
+        f"{found.corrected:.2g} (t-test corrected for the training examples that folds share) and {found.wilcoxon:.2g} "
+        f"(Wilcoxon's, which takes them for independent).{left_out}"
+    )
+
+
 def sampling_error(comparison: Comparison) -> str:
     """Return a sentence on the uncertainty due to the choice of test images; empty if their number is not known.
 
@@ -55,7 +79,8 @@ def sampling_error(comparison: Comparison) -> str:
     """
     counts = {run.test_images for group in comparison.groups[:2] for run in group.runs}
     count = counts.pop()
-    if counts or not count or not comparison.metric.endswith("accuracy"):
+    folded = comparison.groups[0].folds is not None  # each fold has other images
+    if counts or not count or folded or not comparison.metric.endswith("accuracy"):
         return ""
     share = comparison.groups[0].mean
     error = math.sqrt(share * (1 - share) / count)
