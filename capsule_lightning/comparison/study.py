@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from capsule_lightning.comparison.groups import format_value
+from capsule_lightning.comparison.groups import FOLD, format_value
 from capsule_lightning.errors import InputError, nearest, require
 from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.runs.folders import require_name
@@ -66,10 +66,10 @@ class Study(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """Keys that tell the groups apart; empty if overlays do, whose keys are not known before they are read."""
+        """Keys that tell the groups apart, the fold left out; empty if overlays do, whose keys are not known yet."""
         if "config" in self.each:
             return []
-        return [key.replace(".init_args", "").removesuffix(".class_path") for key in self.each]
+        return [key.replace(".init_args", "").removesuffix(".class_path") for key in self.each if key != FOLD]
 
     def trials(self) -> list[Trial]:
         """Return the runs, seed after seed, so that a study that is cut short has every choice."""

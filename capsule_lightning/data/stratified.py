@@ -55,10 +55,9 @@ def split_off(
             f"sides: expected {classes} to {len(labels) - classes}; change --data.{option}"
         )
     if groups is not None:
-        parts = max(2, round(len(labels) / count))
-        kept_taken = _fold(labels, parts, 0, seed, groups)
-        _require_all_classes(labels, kept_taken, f"{option}={size}", class_names)
-        return kept_taken
+        split = _groups_off(labels, count, seed, groups)
+        _require_all_classes(labels, split, f"{option}={size}", class_names)
+        return split
     from sklearn.model_selection import train_test_split
 
     kept, taken = train_test_split(indices.numpy(), test_size=count, random_state=seed, stratify=labels.numpy())
@@ -101,9 +100,9 @@ def fold_off(
             f"folds={folds}: the class {class_names[label] if class_names else label} has only {count} {what}; set "
             f"--data.folds to at most {count}, or add examples",
         )
-    kept_taken = _fold(labels, folds, fold, 0, groups)
-    _require_all_classes(labels, kept_taken, f"fold={fold} of {folds}", class_names)
-    return kept_taken
+    split = _parts(labels, folds, 0, groups)[fold]
+    _require_all_classes(labels, split, f"fold={fold} of {folds}", class_names)
+    return split
 
 
 def require_folds(folds: int | None, fold: int) -> None:
@@ -119,23 +118,39 @@ def require_folds(folds: int | None, fold: int) -> None:
         require(0 <= fold < folds, f"fold={fold}: expected 0 to {folds - 1}, as folds={folds}")
 
 
-def _fold(labels: Tensor, folds: int, fold: int, seed: int, groups: Sequence[str] | None) -> tuple[Tensor, Tensor]:
+def _parts(labels: Tensor, parts: int, seed: int, groups: Sequence[str] | None) -> list[tuple[Tensor, Tensor]]:
+    """Return, of each part of a set, what remains and the part."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     with warnings.catch_warnings(action="ignore"):  # of classes with few groups, which are refused by name
-        parts = list(kind(folds, shuffle=True, random_state=seed).split(labels.numpy(), labels.numpy(), groups))
-    kept, taken = (torch.from_numpy(part).sort().values for part in parts[fold])
-    return kept, taken
+        found = list(kind(parts, shuffle=True, random_state=seed).split(labels.numpy(), labels.numpy(), groups))
+    return [(torch.from_numpy(kept).sort().values, torch.from_numpy(part).sort().values) for kept, part in found]
 
 
-def _require_all_classes(labels: Tensor, sides: tuple[Tensor, Tensor], option: str, class_names: Sequence[str]) -> None:
+def _groups_off(labels: Tensor, count: int, seed: int, groups: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Split groups off: the first part of about ``count`` examples that has all classes, or else of more.
+
+    If there is none, it is a half that lacks a class.
+    """
+    most = min(max(2, round(len(labels) / count)), len(set(groups)))
+    if most < 2:
+        return labels[:0], torch.arange(len(labels))
+    every = [split for parts in range(most, 1, -1) for split in _parts(labels, parts, seed, groups)]
+    return next((split for split in every if not _missing(labels, split)), every[-1])
+
+
+def _missing(labels: Tensor, split: tuple[Tensor, Tensor]) -> list[int]:
+    """Return the classes that one side of a split lacks."""
+    return sorted({label for side in split for label in set(labels.tolist()) - set(labels[side].tolist())})
+
+
+def _require_all_classes(labels: Tensor, split: tuple[Tensor, Tensor], option: str, class_names: Sequence[str]) -> None:
     """Refuse a split by groups that leaves a class on one side alone."""
-    for side in sides:
-        missing = sorted(set(labels.tolist()) - set(labels[side].tolist()))
-        if missing:
-            named = some_of([str(class_names[n] if class_names else n) for n in missing])
-            raise InputError(
-                f"{option}: the groups cannot be split so that each class is on both sides ({named} is not); another "
-                "size may do, or more groups of that class"
-            )
+    missing = _missing(labels, split)
+    if missing:
+        named = some_of([str(class_names[n] if class_names else n) for n in missing])
+        raise InputError(
+            f"{option}: the groups cannot be split so that each class is on both sides (not so {named}); more groups "
+            "of such a class would help"
+        )

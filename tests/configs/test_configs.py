@@ -43,13 +43,17 @@ def words_for(name: str, folder: Path) -> list[str]:
     if name in OVERLAYS:  # networks are written for the images of their paper
         base = ["mnist.yaml", "--data.fake=true"] if name.startswith("model/") else ["digits.yaml"]
         return ["--config", base[0], "--config", name, *base[1:]]
-    if name != "image_folder.yaml":
+    if name not in ("image_folder.yaml", "table.yaml"):
         return ["--config", name, "--data.fake=true"]
+    photos, rows = folder / "photos", ["path,label"]
     for label in ("cat", "dog"):
-        (folder / "photos" / label).mkdir(parents=True)
+        (photos / label).mkdir(parents=True)
         for number in range(20):
-            Image.new("RGB", (40, 36), (10 * number, 0, 0)).save(folder / "photos" / label / f"{number}.webp")
-    return ["--config", name, f"--data.root={folder / 'photos'}"]
+            Image.new("RGB", (40, 36), (10 * number, 0, 0)).save(photos / label / f"{number}.webp")
+            rows.append(f"{label}/{number}.webp,{label}")
+    (photos / "labels.csv").write_text("\n".join(rows))
+    source = f"root={photos}" if name == "image_folder.yaml" else f"table={photos / 'labels.csv'}"
+    return ["--config", name, f"--data.{source}"]
 
 
 @pytest.mark.parametrize(

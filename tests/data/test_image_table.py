@@ -230,3 +230,20 @@ def test_a_run_goes_on_with_its_split_when_rows_are_added(photos, write_image):
     files = again.files_of("train")
     assert {files[n] for n in again._val} == before
     assert len(files) == len(data.files_of("train"))
+
+
+def test_more_than_asked_for_is_held_out_where_groups_demand_it(photos):
+    rows = listed(photos)
+    for number, row in enumerate(rows):
+        row["group"] = f"{row['label']}{number % 4}"  # four groups of five images in each class
+    data = make(write(photos, rows), val_size=0.1)
+    data.setup("fit")
+    files = data.files_of("train")
+    held_out = [files[n].parts[0] for n in data._val]
+    assert set(held_out) == set(NAMES)
+    for row in rows:
+        row["group"] = "one" if row["label"] == "cat" else row["path"]
+        row["split"] = "test" if row["path"] in ("dog/1.png", "emu/1.png") else "train"
+    data = make(write(photos, rows))
+    with pytest.raises(InputError, match=r"val_size=0.1: the groups cannot be split .*\(not so cat\)"):
+        data.setup("fit")
