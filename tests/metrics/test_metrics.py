@@ -11,8 +11,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 from torch.testing import assert_close
+from torchmetrics.classification import MulticlassAccuracy
 
 from capsule_lightning.errors import InputError
+from capsule_lightning.losses.margin import MarginLoss
 from capsule_lightning.metrics.accuracy import Accuracy
 from capsule_lightning.metrics.classes import BY_CLASS, MAKERS, ClassMetrics
 from capsule_lightning.metrics.confusion import quadratic_kappa, sensitivity, specificity
@@ -120,6 +122,16 @@ def test_sensitivity_and_specificity_are_shares_of_the_examples():
     assert list(measured) == ["specificity"]
     assert_close(measured["specificity"], spared)
     assert Accuracy(J).by_class(confusion) == {}
+
+
+def test_the_accuracy_of_scores_is_that_of_the_longest_capsules_to_the_bit():
+    random = torch.Generator().manual_seed(0)
+    activations, labels = torch.rand(500, J, generator=random), torch.randint(0, J, (500,), generator=random)
+    of_scores, of_classes = Accuracy(J).make()["accuracy"], MulticlassAccuracy(J, average="micro")
+    of_scores.update(MarginLoss().probabilities(activations), labels)
+    of_classes.update(activations.argmax(dim=1), labels)
+    assert of_scores.compute() == of_classes.compute()
+    assert of_scores.state_dict() == {}
 
 
 def test_kappa_is_0_by_chance_and_negative_below():
