@@ -40,8 +40,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     Args:
         monitor: validation metric that selects; null for the one that the task names, see `Task.selected_by`.
-        mode: ``max`` if the maximum of ``monitor`` is best, ``min`` if its minimum is; the metric that the task names
-            comes with its mode.
+        mode: ``max`` if the maximum of ``monitor`` is best, ``min`` if its minimum is; null to ask the metric, and the
+            metric that the task names always comes with its mode.
         save_top_k: how many of the best to keep.
         dirpath: folder of the checkpoints; null for ``checkpoints`` in the run's folder.
         every_n_steps: training steps between two states; null for no such limit.
@@ -54,7 +54,7 @@ class RunCheckpoint(ModelCheckpoint):
     def __init__(
         self,
         monitor: str | None = None,
-        mode: str = "max",
+        mode: str | None = None,
         save_top_k: int = 1,
         dirpath: str | None = None,
         every_n_steps: int | None = None,
@@ -65,14 +65,14 @@ class RunCheckpoint(ModelCheckpoint):
             filename=_filename(monitor or "val/accuracy"),
             auto_insert_metric_name=False,
             monitor=monitor or "val/accuracy",
-            mode=mode,
+            mode=mode or "max",
             save_top_k=save_top_k,
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
         for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
             require(value is None or value > 0, f"RunCheckpoint: {name}={value}: expected a number above 0, or null")
-        self._asks_task = monitor is None
+        self._asks_task, self._asks_metric = monitor is None, mode is None
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self._step = -1  # the last one seen: while gradients accumulate the step does not advance, and nothing is saved
         self._saved_at = time.monotonic()
@@ -90,9 +90,12 @@ class RunCheckpoint(ModelCheckpoint):
         """Choose the folder, and drop the monitor if no validation set is held out."""
         if self.dirpath is None:
             self.dirpath = str(Path(trainer.default_root_dir).absolute() / FOLDER)
-        if self._asks_task and isinstance(pl_module, Task):
-            name, self.mode = pl_module.selected_by
-            self.monitor, self.filename = f"val/{name}", _filename(f"val/{name}")
+        if isinstance(pl_module, Task) and (self._asks_task or self._asks_metric):
+            if self._asks_task:
+                name, self.mode = pl_module.selected_by
+                self.monitor, self.filename = f"val/{name}", _filename(f"val/{name}")
+            else:
+                self.mode = best_of(pl_module, str(self.monitor))
             self.kth_value = torch.tensor(float("-inf" if self.mode == "max" else "inf"))
         if stage == "fit" and getattr(getattr(trainer, "datamodule", None), "val_size", None) == 0:
             self.monitor, self.save_top_k = None, 0
@@ -271,6 +274,16 @@ class RunCheckpoint(ModelCheckpoint):
     def _leave_if_agreed(self, trainer: L.Trainer) -> None:
         if self._leaving and not self._due:
             raise Interrupted(self._leaving, trainer.is_global_zero)
+
+
+def best_of(task: Task, monitor: str) -> str:
+    """Return ``min`` if a task's losses or metrics have the lowest value of a name such as ``val/loss`` as best.
+
+    Of a metric that does not say, and of what others log, it is ``max``.
+    """
+    name = monitor.partition("/")[2]
+    lower = name in task.loss_names or getattr(task.metrics("val").get(name), "higher_is_better", None) is False
+    return "min" if lower else "max"
 
 
 def complete_logs(trainer: L.Trainer, row: Mapping[str, Any]) -> None:

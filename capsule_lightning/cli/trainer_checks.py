@@ -213,12 +213,12 @@ def require_monitors(trainer: L.Trainer, task: Task, data: DataModule) -> None:
     )
     if not all(map(_is_known, (task, *callbacks))):
         return
-    names = [*task.metrics("val"), *task.loss_names]
+    names = {"val": [*task.metrics("val"), *task.loss_names], "train": [*task.training_names, *task.loss_names]}
     for callback in callbacks:
         monitor, name = getattr(callback, "monitor", None), type(callback).__name__
         if monitor is None:
             continue
-        known = [f"{stage}/{each}" for stage in ("val", "train") for each in names]
+        known = [f"{stage}/{each}" for stage in names for each in names[stage]]
         require(monitor in known, f"{name}: monitor={monitor}: no such metric; expected one of {', '.join(known)}")
         held_out = data.val_size != 0 and trainer.limit_val_batches != 0
         if monitor.startswith("val/") and not held_out and name == "EarlyStopping":

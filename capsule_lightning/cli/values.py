@@ -71,6 +71,8 @@ def in_words(annotation: Any) -> str:
     Example:
         >>> in_words(float), in_words(Literal["a", "b"] | None), in_words(list[int])
         ('a number', 'one of a, b', 'a list, such as [1,2]')
+        >>> in_words(list[Literal["a", "b"]])
+        'a list of some of a, b'
     """
     found: list[str] = []
     choices: list[str] = []
@@ -83,10 +85,17 @@ def in_words(annotation: Any) -> str:
         elif slot_of(kind) or typing.get_origin(kind):
             listed = origin or kind
             is_list = isinstance(listed, type) and issubclass(listed, Sequence)
-            found.append("a list, such as [1,2]" if is_list else "a class by its name")
+            found.append(_list_in_words(kind) if is_list else "a class by its name")
     if choices:
         found.append(f"one of {', '.join(dict.fromkeys(choices))}")
     return " or ".join(dict.fromkeys(found)) or "null"
+
+
+def _list_in_words(annotation: Any) -> str:
+    members = next(iter(typing.get_args(annotation)), None)
+    if typing.get_origin(members) is not Literal:
+        return "a list, such as [1,2]"
+    return f"a list of some of {', '.join(map(str, typing.get_args(members)))}"
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

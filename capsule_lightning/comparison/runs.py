@@ -55,10 +55,10 @@ def lower_is_better(metric: str) -> bool:
     """Return whether lower values of a metric are better.
 
     Example:
-        >>> lower_is_better("val/class_loss"), lower_is_better("test/accuracy")
-        (True, False)
+        >>> lower_is_better("val/class_loss"), lower_is_better("test/brier"), lower_is_better("test/accuracy")
+        (True, True, False)
     """
-    return metric.endswith(("loss", "error"))
+    return metric.endswith(("loss", "error", "brier"))
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Path]:

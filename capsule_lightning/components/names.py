@@ -19,6 +19,7 @@ SLOTS = {
     "--model.net.routing": ("routing", "Routing", "MatrixRouting"),
     "--model.net.decoder": ("decoders", "Decoder"),
     "--model.loss": ("losses", "ClassificationLoss"),
+    "--model.metrics": ("metrics", "Metrics"),
     "--model.lr_scheduler": ("", "Schedule"),
 }
 FOLDERS = (
@@ -29,6 +30,7 @@ FOLDERS = (
     "encoders",
     "loggers",
     "losses",
+    "metrics",
     "models",
     "routing",
     "tasks",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +18,20 @@ class ClassificationLoss(nn.Module, ABC):
     @abstractmethod
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
         """Return a scalar from ``poses (B, J, E), activations (B, J)`` and labels ``(B)`` or multi-hot ``(B, J)``."""
+
+    def probabilities(self, activations: Tensor) -> Tensor:
+        """Return what a network that was trained with this loss says as probabilities of the classes.
+
+        The order of the classes is that of their activations, so that the predicted class has the highest. A loss that
+        is the likelihood of another rule overrides this.
+
+        Args:
+            activations: ``(B, J)`` in [0, 1], of the class capsules.
+
+        Returns:
+            ``(B, J)`` in [0, 1], rows of which sum to 1; see `normalized_lengths`.
+        """
+        return normalized_lengths(activations)
 
     def at(self, step: int, total_steps: float) -> None:
         """Prepare for a training step; the task calls it before each, for losses that change in the course of a run.
@@ -48,3 +63,32 @@ def multi_hot(targets: Tensor, scores: Tensor) -> Tensor:
         f"targets of shape {tuple(targets.shape)}: expected class indices {tuple(scores.shape[:-1])} or "
         f"multi-hot {tuple(scores.shape)}"
     )
+
+
+def normalized_lengths(activations: Tensor) -> Tensor:
+    """Return activations divided by their sum.
+
+    For activations that are a softmax already, or that `activation_cross_entropy` trains, these are the probabilities
+    of the likelihood. Margin and spread loss state none: they train lengths toward bounds, one class at a time, and
+    these scores of theirs are a rule by which to compare networks, not calibrated probabilities.
+
+    Args:
+        activations: ``(B, J)``, at least 0.
+
+    Returns:
+        ``(B, J)`` in [0, 1], rows of which sum to 1; float64 where the device has it, so that rounding makes no two
+        activations equal. All are ``1 / J`` where all activations are 0.
+
+    Example:
+        >>> normalized_lengths(torch.tensor([[0.75, 0.25, 0.25, 0.25], [0.0, 0.0, 0.0, 0.0]]))
+        tensor([[0.5000, 0.1667, 0.1667, 0.1667],
+                [0.2500, 0.2500, 0.2500, 0.2500]], dtype=torch.float64)
+    """
+    lengths = widest(activations)
+    total = lengths.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, lengths / total, 1 / lengths.shape[-1])
+
+
+def widest(activations: Tensor) -> Tensor:
+    """Return activations in float64; in float32 on Apple's GPUs, which have nothing wider."""
+    return activations.to(torch.float32 if activations.device.type == "mps" else torch.float64)

@@ -12,7 +12,7 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.layers.precision import full_precision
-from capsule_lightning.losses.base import ClassificationLoss, multi_hot
+from capsule_lightning.losses.base import ClassificationLoss, multi_hot, normalized_lengths, widest
 
 Scores = Literal["logits", "lengths", "activations", "log_odds"]
 
@@ -73,6 +73,35 @@ def log_odds_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
     """
     absent = (1 - activations).clamp_min(torch.finfo(activations.dtype).eps / 2)
     return F.cross_entropy(activations.clamp_min(_LEAST).log() - absent.log(), targets)
+
+
+def softmax_of_lengths(lengths: Tensor, scale: float = 1.0) -> Tensor:
+    """Return the probabilities of `length_cross_entropy`, the softmax of ``scale`` times ``lengths (B, J)``.
+
+    As lengths are at most 1, none is above ``1 / (1 + (J - 1) exp(-scale))``: 0.23 for 10 classes and scale 1.
+
+    Returns:
+        ``(B, J)``, rows of which sum to 1; float64 where the device has it.
+    """
+    return (scale * widest(lengths)).softmax(dim=-1)
+
+
+def normalized_odds(activations: Tensor) -> Tensor:
+    """Return the probabilities of `log_odds_cross_entropy`, the odds ``a / (1 - a)`` divided by their sum.
+
+    Args:
+        activations: ``(B, J)`` in [0, 1]; 1 counts as the largest number below 1 of their dtype.
+
+    Returns:
+        ``(B, J)``, rows of which sum to 1; float64 where the device has it. All are ``1 / J`` where all activations are
+        0.
+
+    Example:
+        >>> normalized_odds(torch.tensor([[0.75, 0.5]]))
+        tensor([[0.7500, 0.2500]], dtype=torch.float64)
+    """
+    sure = widest(activations)
+    return normalized_lengths(sure / (1 - sure).clamp_min(torch.finfo(activations.dtype).eps / 2))
 
 
 @full_precision
@@ -138,6 +167,15 @@ class CrossEntropyLoss(ClassificationLoss):
             return log_odds_cross_entropy(capsules.activations, targets)
         remedy = "use MarginLoss, or CrossEntropyLoss with of=lengths, for vector capsules"
         return logit_cross_entropy(_logits(capsules, "CrossEntropyLoss", remedy), targets)
+
+    @override
+    def probabilities(self, activations: Tensor) -> Tensor:
+        """Return the probabilities whose likelihood is the loss; networks of logits have them as activations."""
+        if self.of == "lengths":
+            return softmax_of_lengths(activations, self.scale)
+        if self.of == "log_odds":
+            return normalized_odds(activations)
+        return super().probabilities(activations)
 
 
 class BinaryCrossEntropyLoss(ClassificationLoss):

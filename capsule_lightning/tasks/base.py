@@ -49,6 +49,7 @@ class Task(L.LightningModule, ABC):
 
     Attributes:
         loss_names: the keys of `losses`, known before any batch is seen.
+        training_names: the keys of `training_metrics`, known likewise.
         selected_by: the metric or loss by whose validation value the best state is selected, and whether its ``max``
             or its ``min`` is best.
         step_losses: the losses of the last training batch, without their gradients.
@@ -58,6 +59,7 @@ class Task(L.LightningModule, ABC):
     """
 
     loss_names: Sequence[str] = ("loss",)
+    training_names: Sequence[str] = ()
     selected_by: tuple[str, Literal["min", "max"]] = ("loss", "min")
 
     def __init__(

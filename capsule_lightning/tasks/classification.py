@@ -11,13 +11,15 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.margin import MarginLoss
+from capsule_lightning.metrics.accuracy import Accuracy
+from capsule_lightning.metrics.base import Metrics
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.schedules import ExponentialDecay
@@ -37,6 +39,7 @@ class ClassificationTask(ImageClassificationTask):
         reconstruction_weight: weight of the squared error summed over pixels; 0.0005 in the paper.
         optimizer, lr_scheduler: see `Task`; Adam with the paper's decay.
         skip_not_finite: see `Task`; 0 stops at the first step that is not finite.
+        metrics: of validation and test images, called with ``num_classes``.
 
     Raises:
         InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``.
@@ -52,11 +55,13 @@ class ClassificationTask(ImageClassificationTask):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: ScheduleCallable | None = ExponentialDecay,
         skip_not_finite: int = 0,
+        metrics: Callable[[int], Metrics] = Accuracy,
     ) -> None:
         super().__init__(
             in_shape, num_classes, net, loss, reconstruction_weight, optimizer, lr_scheduler, skip_not_finite
         )
         self.save_hyperparameters(logger=False)
+        self.measured = metrics(num_classes)
         self.confusion = MulticlassConfusionMatrix(num_classes)
 
     @override
@@ -73,7 +78,11 @@ class ClassificationTask(ImageClassificationTask):
 
     @override
     def metrics(self, stage: Stage) -> dict[str, Metric]:
-        return {"accuracy": MulticlassAccuracy(self.num_classes, average="micro")}
+        return self.measured.make()
+
+    @override
+    def compared(self, output: Output, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        return self.loss.probabilities(output.capsules.activations), batch.labels
 
     @override
     def training_metrics(self, output: Output, batch: ImageBatch) -> dict[str, Tensor]:
@@ -91,9 +100,14 @@ class ClassificationTask(ImageClassificationTask):
 
     @override
     def on_test_epoch_end(self) -> None:
-        """Log the accuracy of each class, from the confusion matrix."""
-        matrix = self.confusion.compute().float()
+        """Log the accuracy of each class and what else is measured by class, from the confusion matrix."""
+        counts = self.confusion.compute()
+        matrix = counts.float()
         names = getattr(getattr(self.trainer, "datamodule", None), "class_names", range(self.num_classes))
         for name, row, right in zip(names, matrix.sum(dim=1), matrix.diagonal(), strict=True):
             if row > 0:
                 self.log(f"test/class_accuracy/{name}", right / row, sync_dist=True)  # equal on all processes
+        for measure, values in self.measured.by_class(counts.cpu().double()).items():
+            for name, value in zip(names, values.float().to(self.device), strict=True):
+                if not value.isnan():
+                    self.log(f"test/{measure}/{name}", value, sync_dist=True)

@@ -6,7 +6,7 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -83,6 +83,7 @@ class ImageClassificationTask(ImageTask):
 
     num_labels: int = 1
     selected_by = ("accuracy", "max")
+    training_names: Sequence[str] = ("accuracy",)
 
     def __init__(
         self,

@@ -47,6 +47,8 @@ class MultiLabelTask(ImageClassificationTask):
         InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``; ``num_labels`` out of range.
     """
 
+    training_names = ("accuracy", "digit_accuracy")
+
     def __init__(
         self,
         in_shape: tuple[int, ...],

@@ -348,6 +348,18 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ),
     # callbacks
     ("monitor", f"{STOP}.monitor=val/acc", ["EarlyStopping: monitor=val/acc", "expected one of val/accuracy"], None),
+    (
+        "monitor-of-training",
+        f"{STOP}.monitor=train/macro_f1 --model.metrics ClassMetrics",
+        ["EarlyStopping: monitor=train/macro_f1", "val/macro_f1", "train/accuracy"],
+        None,
+    ),
+    (
+        "metric-names",
+        f"{FIT} --model.metrics ClassMetrics --model.metrics.names [recall]",
+        ["model.metrics.names: got [recall]", "some of accuracy, balanced_accuracy"],
+        None,
+    ),
     ("monitor-of-nothing", f"{STOP}.monitor=val/loss --data.val_size 0", ["no images are held out"], None),
     ("monitor-of-best", f"{KEEP}.monitor=val/acc", ["RunCheckpoint: monitor=val/acc", "val/accuracy"], None),
     ("mode", f"{KEEP}.mode=most", ["`mode` can be min, max but got most"], None),

@@ -19,6 +19,7 @@ from capsule_lightning.losses.cross_entropy import (
     log_odds_cross_entropy,
     logit_cross_entropy,
 )
+from capsule_lightning.models.cnn import capsules_of_logits
 
 LABELS = torch.tensor([1, 0, 2])
 PRESENT = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]])
@@ -223,3 +224,28 @@ def test_is_float32_under_every_precision(loss, activations, autocast):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         cost = loss(scores, LABELS)
     assert_close(cost, loss(scores.float(), LABELS), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"of": "lengths", "scale": 3.0}, {"of": "log_odds"}, {"of": "activations"}], ids=str
+)
+def test_its_probabilities_are_those_whose_likelihood_it_is(activations, options):
+    loss = CrossEntropyLoss(**options)
+    capsules = Capsules(activations.unsqueeze(-1), activations)
+    found = loss.probabilities(activations)
+    assert_close(found.sum(dim=-1), torch.ones(3, dtype=torch.float64))
+    assert_close(loss(capsules, LABELS), -found[torch.arange(3), LABELS].log().mean(), rtol=1e-9, atol=0)
+
+
+def test_the_probabilities_of_logits_are_their_softmax(logits):
+    capsules = capsules_of_logits(logits)
+    assert_close(CrossEntropyLoss().probabilities(capsules.activations), logits.softmax(dim=-1))
+
+
+@pytest.mark.parametrize("of", ["lengths", "log_odds", "activations"])
+def test_probabilities_of_saturated_activations_are_finite_and_of_silent_ones_equal(of):
+    loss = CrossEntropyLoss(of=of)
+    found = loss.probabilities(torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert_close(found.sum(dim=-1), torch.ones(2, dtype=torch.float64))
+    assert found[0, 0] == found[0, 1] > found[0, 2]
+    assert_close(found[1], torch.full((3,), 1 / 3, dtype=torch.float64))

@@ -59,7 +59,10 @@ def forked_ranks(cwd: Path, processes: int, *words: str) -> None:
 def test_one_two_and_four_processes_train_alike(
     counts: tuple[int, ...], start: Callable[..., None], folder: Path
 ) -> None:
-    words = ("fit", "--config=image_folder", "--config=small.yaml", f"--experiment=up-to-{counts[-1]}")
+    words = (
+        *("fit", "--config=image_folder", "--config=small.yaml", "--config=metrics/clinical.yaml"),
+        f"--experiment=up-to-{counts[-1]}",
+    )
     runs = {}
     assert run(folder, *words, "--run_id=1") == 0
     for processes in counts:
@@ -77,6 +80,9 @@ def test_one_two_and_four_processes_train_alike(
         assert many["val/loss"] == pytest.approx(one["val/loss"], rel=1e-4)
         assert many["test/loss"] == pytest.approx(one["test/loss"], rel=1e-4)
         assert many["test/accuracy"] == one["test/accuracy"]
+        assert many.keys() >= {name for name in one if name.startswith("test/")} >= {"test/auroc", "test/specificity/9"}
+        for name in (name for name in one if name.startswith(("val/", "test/"))):
+            assert many[name] == pytest.approx(one[name], rel=1e-3, abs=1e-3), name  # scores differ a little
         assert many["lr"] == one["lr"]
 
 
