@@ -9,8 +9,8 @@ import lightning as L
 import torch
 from typing_extensions import override
 
+from capsule_lightning.callbacks.collected import offers
 from capsule_lightning.callbacks.figures import SparseFigures, publish
-from capsule_lightning.callbacks.predictions import offers
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import require
 from capsule_lightning.models.base import CapsuleNet

@@ -1,49 +1,29 @@
-"""What callbacks take from predictions, and the table that ``predict`` writes."""
+"""The table that ``predict`` writes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 import torch
-from torch import distributed
 from typing_extensions import override
 
+from capsule_lightning.callbacks.calibration import Calibrated, Calibration
+from capsule_lightning.callbacks.collected import of_all_processes, offers
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.trained_on import TrainedOn, unlike_training
 from capsule_lightning.runs.csv_text import csv_text
 from capsule_lightning.runs.files import open_whole
 from capsule_lightning.runs.folders import expanded
 from capsule_lightning.runs.results import from_here
+from capsule_lightning.tasks.classification import ClassificationTask
 from capsule_lightning.tasks.images import ImageTask
 
 SHOWN = 20
 """Most predictions that are printed."""
-Each = TypeVar("Each")
-
-
-def offers(values: object, *fields: str) -> bool:
-    """Return whether a prediction or a batch has all of some fields, none of them None.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> prediction = SimpleNamespace(classes=[3], reconstructions=None)
-        >>> offers(prediction, "classes"), offers(prediction, "classes", "reconstructions")
-        (True, False)
-    """
-    return all(getattr(values, field, None) is not None for field in fields)
-
-
-def of_all_processes(trainer: L.Trainer, rows: list[Each]) -> list[Each]:
-    """Return what all processes of a run have collected, one after the other; every process calls this."""
-    if trainer.world_size == 1:
-        return rows
-    parts: list[list[Each]] = [[] for _ in range(trainer.world_size)]
-    distributed.all_gather_object(parts, rows)
-    return [row for part in parts for row in part]
 
 
 class Row(NamedTuple):
@@ -58,6 +38,8 @@ class Row(NamedTuple):
         brightness: its mean in [0, 1].
         lengths: ``(J)``, of the class capsules.
         poses: ``(J, E)``; None unless they are asked for.
+        probability: of the predicted class, at the temperature that the checkpoint holds; None if it holds none.
+        likely: classes of the conformal set; None if the checkpoint knows none.
     """
 
     number: int
@@ -68,13 +50,16 @@ class Row(NamedTuple):
     brightness: float
     lengths: list[float]
     poses: np.ndarray | None
+    probability: float | None = None
+    likely: list[int] | None = None
 
 
 class PredictionTable(L.Callback):
     """Write the predictions as a table and print the first of them.
 
-    Its columns are image, label, prediction, confidence, reconstruction error, and all capsules' lengths. The
-    confidence is the length of the predicted capsule. If an image has several labels, they and their predictions share
+    Its columns are image, label, prediction, confidence, reconstruction error, and all capsules' lengths; of a
+    checkpoint that `Calibration` has seen also the probability of the predicted class, and the set of classes that
+    holds the true one as often as asked for. The confidence is the length of the predicted capsule. If an image has several labels, they and their predictions share
     a cell, and the confidence is that of the least certain one. Predictions without ``classes`` and ``activations``
     are left out.
 
@@ -95,7 +80,7 @@ class PredictionTable(L.Callback):
     ) -> None:
         if not offers(outputs, "classes", "activations") or not offers(batch, "labels", "indices", "pictures"):
             return
-        count = len(batch.labels)
+        count, known = len(batch.labels), calibrated(trainer)
         labels, classes = (each.reshape(count, -1) for each in (batch.labels, outputs.classes))  # (B, L)
         self._rows += map(
             Row,
@@ -107,6 +92,7 @@ class PredictionTable(L.Callback):
             batch.pictures.reshape(count, -1).mean(dim=1).tolist(),
             outputs.activations.tolist(),
             outputs.poses.float().cpu().numpy() if self.poses and offers(outputs, "poses") else [None] * count,
+            *likely(known, pl_module, outputs, count),
         )
 
     @override
@@ -144,14 +130,33 @@ class PredictionTable(L.Callback):
             print("\n".join(said), flush=True)
 
 
+def calibrated(trainer: L.Trainer) -> Calibrated | None:
+    """Return what the trainer's checkpoint knows of how sure its network may be; None if it knows nothing."""
+    found = [each.found for each in trainer.callbacks if isinstance(each, Calibration)]  # type: ignore[attr-defined]
+    return found[0] if found else None
+
+
+def likely(
+    known: Calibrated | None, task: L.LightningModule, outputs: Any, count: int
+) -> tuple[Sequence[float | None], Sequence[list[int] | None]]:
+    """Return of each image the probability of its predicted class, and the classes of its conformal set."""
+    if known is None or not isinstance(task, ClassificationTask):
+        return [None] * count, [None] * count
+    scores = task.loss.probabilities(outputs.activations).cpu()
+    probabilities = known.probabilities(scores).gather(1, outputs.classes.cpu().unsqueeze(1)).flatten()
+    return probabilities.tolist(), [each.nonzero().flatten().tolist() for each in known.sets(scores)]
+
+
 def table(rows: Sequence[Row], names: Sequence[str], class_names: Sequence[str]) -> str:
     """Return predictions as the text of a CSV file."""
     header = ("image", "label", "prediction", "confidence", "reconstruction_error")
-    lines: list[Sequence[object]] = [(*header, *(f"length_{name}" for name in class_names))]
+    sure = ("probability", "set") if rows[0].likely is not None else ()
+    lines: list[Sequence[object]] = [(*header, *sure, *(f"length_{name}" for name in class_names))]
     for row, name in zip(rows, names, strict=True):
         true, predicted = in_words(row.labels, class_names), in_words(row.classes, class_names)
         error = "" if row.error is None else row.error
-        lines.append((name, true, predicted, row.confidence, error, *row.lengths))
+        told = () if row.likely is None else (row.probability, in_words(row.likely, class_names))
+        lines.append((name, true, predicted, row.confidence, error, *told, *row.lengths))
     return csv_text(lines)
 
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from typing_extensions import override
 
 from capsule_lightning.analysis.intervals import wilson_interval
+from capsule_lightning.callbacks.collected import of_all_processes
 from capsule_lightning.callbacks.informing import Informing
-from capsule_lightning.callbacks.predictions import of_all_processes
 from capsule_lightning.loggers.metrics_file import MetricsFile
 
 _ROUNDING = 0.02  # of float32 metrics, for some hundred thousand images

@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import override
 
+from capsule_lightning.callbacks.collected import of_all_processes, offers
 from capsule_lightning.callbacks.informing import Informing
-from capsule_lightning.callbacks.predictions import of_all_processes, offers
 from capsule_lightning.data.base import ImageBatch, ImageDataModule
 from capsule_lightning.errors import require
 from capsule_lightning.figures.tiles import as_array

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from typing_extensions import override
 
+from capsule_lightning.callbacks.collected import offers
 from capsule_lightning.callbacks.figures import ImageFigures
-from capsule_lightning.callbacks.predictions import offers
 from capsule_lightning.data.base import ImageBatch
 
 

@@ -21,6 +21,7 @@ from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import Encoder
 from capsule_lightning.errors import InputError, first_line, nearest, require
 from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.metrics.base import Metrics
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.runs.checkpoint_files import difference
@@ -37,7 +38,7 @@ LARGEST, LONGEST, MOST_PIXELS = 2**20, 2**10, 2**26
 """Bounds of what a file from elsewhere may state: a size, the values of a list, and the values of one image."""
 PARTS = (CapsuleNet, Encoder, Routing, Decoder)
 """What a network of a file from elsewhere may be made of."""
-EVALUATION = (*PARTS, Task, ClassificationLoss, ImageDataModule, Augmentation)
+EVALUATION = (*PARTS, Task, ClassificationLoss, Metrics, ImageDataModule, Augmentation)
 """What its configuration may name."""
 
 
