@@ -84,7 +84,7 @@ class Calibration(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        if self.coverage is not None and trainer.training and not trainer.sanity_checking:
+        if self.coverage is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._see(pl_module, outputs, batch)
 
     @override

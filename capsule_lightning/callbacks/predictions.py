@@ -57,11 +57,11 @@ class Row(NamedTuple):
 class PredictionTable(L.Callback):
     """Write the predictions as a table and print the first of them.
 
-    Its columns are image, label, prediction, confidence, reconstruction error, and all capsules' lengths; of a
-    checkpoint that `Calibration` has seen also the probability of the predicted class, and the set of classes that
-    holds the true one as often as asked for. The confidence is the length of the predicted capsule. If an image has several labels, they and their predictions share
-    a cell, and the confidence is that of the least certain one. Predictions without ``classes`` and ``activations``
-    are left out.
+    Its columns are image, label, prediction, confidence, reconstruction error, and all capsules' lengths. The
+    confidence is the length of the predicted capsule. Of a checkpoint that holds what `Calibration` has learned there
+    are also the probability of the predicted class, and the set of classes that holds the true one as often as was
+    asked for. If an image has several labels, they and their predictions share a cell, and the confidence is that of
+    the least certain one. Predictions without ``classes`` and ``activations`` are left out.
 
     Args:
         output: file of the table, a ``.csv``; null for ``predictions.csv`` in the folder of the command.

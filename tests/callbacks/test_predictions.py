@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from capsule_lightning.callbacks import predictions
+from capsule_lightning.callbacks import collected
 from capsule_lightning.callbacks.predictions import Row, arrays, shown, strangeness, table
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError
@@ -121,6 +121,6 @@ def test_rows_of_all_processes_come_together(monkeypatch):
     def gather(parts, rows):
         parts[:] = [["of another"], rows]
 
-    monkeypatch.setattr(predictions.distributed, "all_gather_object", gather)
-    assert predictions.of_all_processes(SimpleNamespace(world_size=2), ["mine"]) == ["of another", "mine"]
-    assert predictions.of_all_processes(SimpleNamespace(world_size=1), ["mine"]) == ["mine"]
+    monkeypatch.setattr(collected.distributed, "all_gather_object", gather)
+    assert collected.of_all_processes(SimpleNamespace(world_size=2), ["mine"]) == ["of another", "mine"]
+    assert collected.of_all_processes(SimpleNamespace(world_size=1), ["mine"]) == ["mine"]
