@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from capsule_lightning.data.named_arrays import StoredArray
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.data.named_arrays import ANY, PAIRS, NamedArrays, StoredArray
+from capsule_lightning.errors import InputError, require, some_of
 
+ARRAYS = (".npz", ".npy")
+"""How the names of files of arrays end."""
 MOST_CHANNELS = 4
 """Most channels that a dimension is taken for without being asked."""
 _WIDE = 1 / 257
@@ -202,3 +205,37 @@ def pictures_of(parts: Sequence[tuple[StoredArray, Tensor]], layout: Layout, cod
             out[end : end + len(here)] = 255 - pixels if invert else pixels
             end += len(here)
     return out
+
+
+def read_array_pictures(path: Path, shape: tuple[int, int, int], invert: bool) -> Tensor:
+    """Read images for ``predict`` from a file of arrays.
+
+    Args:
+        path: an ``.npy`` file, or an ``.npz`` file with one array or with images under one of the usual names, of which
+            those to test on are taken.
+        shape: ``(C, H, W)`` of each, with the channels first or last, or without them if there is one.
+        invert: exchange dark and light.
+
+    Returns:
+        ``(N, C, H, W)`` uint8.
+
+    Raises:
+        InputError: there are no such images.
+    """
+    arrays = NamedArrays(path, "--data.images")
+    usual = arrays.names if len(arrays.names) == 1 else [images.replace(ANY, "test") for images, _ in PAIRS]
+    name = next((name for name in usual if name in arrays), None)
+    if name is None:
+        raise InputError(f"{path}: expected one array, images or test_images; there are {some_of(arrays.names)}")
+    images = arrays[name]
+    channels, rows, columns = shape
+    layouts: dict[tuple[int, ...], str] = {(rows, columns, channels): "last", shape: "first"}
+    layouts |= {(rows, columns): "none"} if channels == 1 else {}
+    found = layouts.get(images.shape[1:])
+    if found is None:
+        raise InputError(
+            f"{images.title}: has images {images.shape[1:]}; expected {(rows, columns, channels)} (rows, columns, "
+            "channels), as the network was trained on; scale them"
+        )
+    every = torch.arange(images.shape[0])
+    return pictures_of([(images, every)], Layout(shape, found), coding_of([images]), invert)

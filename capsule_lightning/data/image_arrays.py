@@ -17,7 +17,7 @@ from capsule_lightning.data.array_labels import Classes, Labels, classes_of, rea
 from capsule_lightning.data.array_pictures import Coding, coding_of, layout_of, pictures_of, require_layout
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.module import Split
-from capsule_lightning.data.named_arrays import NamedArrays, StoredArray
+from capsule_lightning.data.named_arrays import ANY, PAIRS, NamedArrays, StoredArray
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.stratified import split_off
@@ -26,17 +26,6 @@ from capsule_lightning.errors import InputError, printable, require, some_of
 SPLITS = ("train", "val", "test")
 SPLIT_ARRAY = "split"
 """Name of the array that has the split of each image, where one array has the images of all."""
-ANY = "{}"
-"""What stands for the split in a name."""
-PAIRS = (
-    ("{}_images", "{}_labels"),  # MedMNIST
-    ("x_{}", "y_{}"),  # Keras
-    ("X_{}", "y_{}"),  # scikit-learn
-    ("images", "labels"),
-    ("x", "y"),
-    ("X", "y"),
-)
-"""Names of images and labels that are known, the first that are there are taken."""
 
 
 class ArrayPart(NamedTuple):

@@ -19,6 +19,17 @@ from capsule_lightning.data.array_files import Header, header_of, map_array
 from capsule_lightning.data.regular_files import kind_of, open_regular
 from capsule_lightning.errors import InputError, first_line, require, some_of
 
+ANY = "{}"
+"""What stands for the split in a name."""
+PAIRS = (
+    ("{}_images", "{}_labels"),  # MedMNIST
+    ("x_{}", "y_{}"),  # Keras
+    ("X_{}", "y_{}"),  # scikit-learn
+    ("images", "labels"),
+    ("x", "y"),
+    ("X", "y"),
+)
+"""Names of images and labels that are known, the first that are there are taken."""
 MOST_UNPACKED = 2**30
 """Bytes of an array that an archive of any size may unpack to."""
 MOST_RATIO = 100

@@ -1,11 +1,6 @@
 """Images in arrays: every layout and type, the same batches as from class folders, and every fault named."""
 
-import io
-import os
-import struct
 import tracemalloc
-import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -356,90 +351,6 @@ def test_what_cannot_be_used_is_refused_in_one_line(make, arrays, options, named
         make(arrays, **options).setup()
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 600
-
-
-def archive(**members):
-    """An archive of members of these bytes."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, each in members.items():
-            file.writestr(f"{name}.npy", each)
-    return content.getvalue()
-
-
-def npy(array, shape=None):
-    """The bytes of a NumPy file, whose header may speak of another shape."""
-    content = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        content, {"descr": array.dtype.str, "fortran_order": False, "shape": shape or array.shape}
-    )
-    return content.getvalue() + array.tobytes()
-
-
-def flipped(content, place):
-    return content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
-
-
-WHOLE = archive(images=npy(GRAY), labels=npy(LABELS))
-FILES = {
-    "nothing": (b"", "is no file of NumPy, or cut short"),
-    "torn": (WHOLE[:-200], "pictures.npz: cannot be read"),
-    "bit": (flipped(WHOLE, 900), "pictures.npz: cannot be read"),
-    "text": (b"images, labels", "is no file of NumPy"),
-    "array": (npy(GRAY), "there are one array without a name"),
-    "no-arrays": (archive(), "holds no arrays"),
-    "claims": (archive(images=npy(GRAY, (10**9, 6, 7)), labels=npy(LABELS)), "its header speaks of 42,000,000,000"),
-    "no-array": (archive(images=b"hello, this is no array", labels=npy(LABELS)), "cannot be read"),
-    "matlab": (b"MATLAB 5.0 MAT-file", r"is a MATLAB file; read it with scipy\.io\.loadmat"),
-    "hdf": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
-}
-
-
-@pytest.mark.parametrize(("content", "named"), FILES.values(), ids=FILES)
-def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, content, named):
-    (tmp_path / "pictures.npz").write_bytes(content)
-    with pytest.raises(InputError, match=named) as raised:
-        ImageArrayDataModule(str(tmp_path / "pictures.npz"), batch_size=4).setup()
-    assert str(raised.value).isprintable()
-
-
-def test_an_archive_that_would_fill_the_memory_is_refused_before_anything_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(named_arrays, "MOST_UNPACKED", 2**16)
-    path = tmp_path / "pictures.npz"
-    path.write_bytes(archive(images=npy(np.zeros((40, 600, 700), np.uint8)), labels=npy(LABELS)))
-    with pytest.raises(InputError, match=r"would unpack to 16,800,\d+; expected at most 100 times"):
-        ImageArrayDataModule(str(path))
-
-
-def test_an_archive_that_lies_about_its_size_is_not_believed(tmp_path):
-    content = bytearray(archive(images=npy(GRAY), labels=npy(LABELS)))
-    entry = content.index(b"PK\x01\x02")
-    content[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**32 - 2)  # packed and unpacked bytes of the first
-    (tmp_path / "pictures.npz").write_bytes(content)
-    with pytest.raises(InputError, match="would unpack to 4,294,967,294"):
-        ImageArrayDataModule(str(tmp_path / "pictures.npz"))
-
-
-@pytest.mark.parametrize(
-    ("path", "named"),
-    [
-        (None, r"set --data\.path"),
-        ("", r"set --data\.path"),
-        ("nowhere.npz", r"nowhere\.npz: no such file or folder; expected an \.npz file"),
-        ("folder", r"folder: no \.npy file in this folder; .*image_folder\.yaml"),
-        ("pipe", r"pipe: is not a file \(pipe\)"),
-        ("nul\0", "embedded null"),
-        ("a" * 300, "file name too long"),
-    ],
-    ids=ascii,
-)
-def test_a_path_that_leads_nowhere_is_refused(tmp_path, monkeypatch, path, named):
-    monkeypatch.chdir(tmp_path)
-    Path("folder").mkdir()
-    os.mkfifo("pipe")
-    with pytest.raises(InputError, match=named) as raised:
-        ImageArrayDataModule(path)
-    assert str(raised.value).isprintable()
 
 
 # The split belongs to the run, and what a network says of its data.
