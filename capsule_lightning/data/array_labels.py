@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capsule_lightning.data.named_arrays import StoredArray
+from capsule_lightning.data.named_arrays import StoredArray, reading
 from capsule_lightning.errors import InputError, require, some_of
 
 
@@ -63,6 +63,9 @@ def read_labels(array: StoredArray) -> Labels:
     values = values.reshape(len(values))
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "backslashreplace")
+    if values.dtype.kind == "U":
+        with reading(array.path):
+            values.tolist()  # fails where a file holds what is no character
     if values.dtype.kind == "f":
         wrong = values[~((np.abs(values) < 2**53) & (values == np.rint(values)))]
         if len(wrong):

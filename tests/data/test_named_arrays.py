@@ -62,6 +62,13 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, content, named):
     assert str(raised.value).isprintable()
 
 
+def test_words_that_are_no_characters_are_refused(tmp_path):
+    content = archive(images=npy(GRAY), labels=npy(np.full(40, 2**31, np.uint32)).replace(b"<u4", b"<U1"))
+    (tmp_path / "pictures.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"pictures\.npz: cannot be read"):
+        ImageArrayDataModule(str(tmp_path / "pictures.npz"))
+
+
 def test_an_archive_that_would_fill_the_memory_is_refused_before_anything_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(named_arrays, "MOST_UNPACKED", 2**16)
     path = tmp_path / "pictures.npz"
