@@ -93,6 +93,10 @@ def test_runs_on_arrays_go_on_and_are_measured_on_others(
     assert len(found[0]) == 3
     assert all(each == found[0] for each in found)
 
+    for network in (LAST, "net.safetensors"):
+        run(f"report --ckpt_path {network} --data.path others.npz --output {Path(network).stem}.html")
+        assert "8 test images" in (tmp_path / f"{Path(network).stem}.html").read_text()
+
     np.save(tmp_path / "large.npy", np.zeros((3, 21, 20), np.uint8))
     with pytest.raises(SystemExit):
         run("predict --ckpt_path net.safetensors --data.images large.npy --output large.csv")
