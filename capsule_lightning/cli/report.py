@@ -11,7 +11,7 @@ from capsule_lightning.runs.results import from_here
 
 
 def run(words: Sequence[str]) -> None:
-    """``report [NETWORK] [--output FILE.html] [--data.root FOLDER] [--images FOLDER] [--overwrite]``."""
+    """``report [NETWORK] [--output FILE.html] [--data.root PATH] [--images FOLDER] [--overwrite]``."""
     parser = LightParser("report")
     add_network(parser)
     parser.add_argument(
@@ -21,7 +21,11 @@ def run(words: Sequence[str]) -> None:
         "probe's numbers lie beside it as CSV",
     )
     parser.add_argument(
-        "--data.root", dest="root", metavar="FOLDER", help="data folder, if it has moved since training"
+        "--data.root",
+        "--data.path",
+        dest="root",
+        metavar="PATH",
+        help="folder or file of the data, if they have moved since training",
     )
     parser.add_argument(
         "--data.images",

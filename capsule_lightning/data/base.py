@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation, standardize
 from capsule_lightning.augmentations.identity import NoAugmentation
+from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
 from capsule_lightning.data.facts import Facts, Part, describe_facts, describe_oddities, size_in_words
 from capsule_lightning.data.image_files import read_files, unreadable
 from capsule_lightning.data.image_trees import find_images
@@ -66,7 +67,8 @@ class ImageDataModule(DataModule):
             statistics of the training images, null for the data set's usual one. The reconstruction target is never
             normalized.
         download: fetch the data set if no other source is found.
-        images: a folder of image files, or one file, for ``predict``, in place of the test images.
+        images: a folder of image files, or one file, for ``predict``, in place of the test images; or images without
+            labels in an ``.npy`` or ``.npz`` file.
         fake: random images of the right shape, for trying a configuration without any data.
         background: color that transparent image files are laid on: a name such as white, or ``#rrggbb``.
         invert: exchange dark and light of image files, as for ink on paper if the network knows light digits on black.
@@ -276,6 +278,8 @@ class ImageDataModule(DataModule):
             self._brightness = Brightness(found["mean"], found["deviation"])
 
     def _predict_images(self, path: Path) -> Store:
+        if path.suffix in ARRAYS:
+            return unlabeled(read_array_pictures(path, self.stored_shape, self.reading.invert))
         kind, odd = kind_of(path), []
         if kind == "folder":
             found = find_images(path)
@@ -292,7 +296,12 @@ class ImageDataModule(DataModule):
         self.met["predict"] = read.facts.below(path, {each.path: each.reason for each in odd}, ())
         for line in describe_facts({"predict": self.met["predict"]}, self.reading.background):
             rank_zero_info(line)
-        return MemoryStore(read.images, torch.full((len(read.images),), -1))
+        return unlabeled(read.images)
+
+
+def unlabeled(images: Tensor) -> MemoryStore:
+    """Return images ``(N, C, H, W)`` uint8 as a store, their labels unknown."""
+    return MemoryStore(images, torch.full((len(images),), -1))
 
 
 def fake_images(shape: tuple[int, int, int], num_classes: int, split: Split) -> Images:

@@ -78,6 +78,11 @@ def read_files(
     """
     reading = reading or Reading()
     channels, rows, columns = shape
+    require(
+        channels in (1, 3),
+        f"{paths[0] if paths else 'no files'}: the network takes images of {channels} channels, and image files are "
+        "gray or color; give arrays, --data.images FILE.npz",
+    )
     out = _room_for(len(paths), shape)
     damaged: dict[int, UnreadableImageError] = {}
     misfits: dict[int, tuple[int, int]] = {}

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from capsule_lightning.components.build import build_part
 from capsule_lightning.components.own import import_own
 from capsule_lightning.components.run_config import read_run_config
+from capsule_lightning.components.slots import Slot, arguments, find_class
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_trees import class_tree
@@ -172,7 +173,7 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
     Args:
         settings: the configuration.
         source: where it is from, for the message.
-        root: folder of the data, if it is not the one in the configuration.
+        root: folder or file of the data, if it is not the one in the configuration.
 
     Raises:
         InputError: the configuration does not name the data, or their images have several labels.
@@ -180,7 +181,8 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
     try:
         slot = settings["data"]
         if root is not None:
-            slot.setdefault("init_args", {})["root"] = root
+            known = arguments(find_class(slot["class_path"], Slot((ImageDataModule,))))
+            slot.setdefault("init_args", {})["root" if "root" in known else "path"] = root
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{source}: says nothing of the data; expected one that `fit` has written") from error
     data: ImageDataModule = build_part(slot, ImageDataModule)

@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
-from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
+from capsule_lightning.data.base import ImageDataModule, Normalization, unlabeled
 from capsule_lightning.data.facts import describe_facts
 from capsule_lightning.data.image_files import read_files, unreadable
 from capsule_lightning.data.image_trees import class_folders, find_images
@@ -41,8 +42,9 @@ class PicturesDataModule(ImageDataModule):
     """Image files for ``predict``; shapes, classes and normalization are those of the network, which states them.
 
     Args:
-        images: image files, folders of them, or patterns such as ``photos/*.png``. The labels of a folder of class
-            folders, each with the name of a class, are those of the folders; others are not known.
+        images: image files, folders of them, or patterns such as ``photos/*.png``; or one ``.npy`` or ``.npz`` file of
+            images. The labels of a folder of class folders, each with the name of a class, are those of the folders;
+            others are not known.
         class_names: names of the network's classes.
         shape: ``(C, H, W)`` to which every image is scaled.
         batch_size: images at a time.
@@ -98,6 +100,10 @@ class PicturesDataModule(ImageDataModule):
             InputError: another stage than ``predict``; no images, or one that cannot be read.
         """
         require(stage == "predict" and self.paths, f"{self.name}: are for predict --data.images, and nothing else")
+        if len(self.paths) == 1 and Path(self.paths[0]).suffix in ARRAYS:
+            path = expanded(self.paths[0], "--data.images")
+            self.stores["predict"] = unlabeled(read_array_pictures(path, self.stored_shape, self.reading.invert))
+            return
         found = find_pictures(self.paths, self.class_names)
         if found.odd and not (found.paths and self.reading.skip_damaged):
             raise unreadable(found.odd)

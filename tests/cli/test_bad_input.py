@@ -29,6 +29,7 @@ TEST = f"test --ckpt_path {LAST}"
 PREDICT = f"predict --ckpt_path {LAST} --data.images"
 PHOTOS = "fit --config image_folder --data.root photos --trainer.max_epochs 1 --trainer.limit_train_batches 1"
 MNIST = "fit --config mnist --data.download false --data.val_size 0.25 --data.batch_size 4 --trainer.max_epochs 1"
+ARRAYS = "fit --config arrays --trainer.max_epochs 1 --trainer.limit_train_batches 1 --data.path"
 CIFAR = "fit --config cifar10 --data.download false"
 EM = f"{FIT} --model.net.routing EMRouting --model.net.routing"
 STOP = f"{FIT} --trainer.callbacks+=EarlyStopping --trainer.callbacks"
@@ -93,6 +94,18 @@ def stored(
             (there / "source.json").write_text('{"fingerprint": null}')
         if harm is not None:
             harm(folder / "data" / "prepared" / "mnist" / "train")
+
+    return make
+
+
+def arrays(harm: Make | None = None, **others: np.ndarray) -> Make:
+    """Images in an archive, of which some arrays are given."""
+
+    def make(folder: Path) -> None:
+        usual = {"images": np.zeros((40, 28, 28), np.uint8), "labels": np.arange(40) % 2}
+        np.savez(folder / "a.npz", **(usual | others))
+        if harm is not None:
+            harm(folder / "a.npz")
 
     return make
 
@@ -519,6 +532,37 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
         ["20x20 pixels; expected 28x28"],
         photos("data/mnist/train", "0 1 2 3 4 5 6 7 8 9", 1, "L", 20),
     ),
+    ("arrays-no-path", ARRAYS.removesuffix(" --data.path"), ["no file of arrays is given: set --data.path"], None),
+    ("arrays-nowhere", f"{ARRAYS} a.npz", ["a.npz: no such file or folder; expected an .npz file"], None),
+    ("arrays-pipe", f"{ARRAYS} pipe", ["pipe: is not a file (pipe)"], lambda f: os.mkfifo(f / "pipe")),
+    ("arrays-torn", f"{ARRAYS} a.npz", ["a.npz: cannot be read", "make the file again"], arrays(half)),
+    ("arrays-bit", f"{ARRAYS} a.npz", ["a.npz: cannot be read (Bad CRC-32"], arrays(one_bit)),
+    (
+        "arrays-names",
+        f"{ARRAYS} folder",
+        ["expected train_images and train_labels", "there are 'pics'", "--data.images_name"],
+        lambda f: ((f / "folder").mkdir(), np.save(f / "folder/pics.npy", np.zeros((9, 8, 8)))),
+    ),
+    (
+        "arrays-lengths",
+        f"{ARRAYS} a.npz",
+        ["images has 40 images and labels 30 labels; expected as many"],
+        arrays(labels=np.arange(30) % 2),
+    ),
+    ("arrays-pickles", f"{ARRAYS} a.npz", ["pickles"], arrays(labels=np.array(["a", None] * 20, dtype=object))),
+    ("arrays-one-class", f"{ARRAYS} a.npz", ["only the label 0 to train on"], arrays(labels=np.zeros(40, np.int64))),
+    (
+        "arrays-range",
+        f"{ARRAYS} a.npz",
+        ["float64 from -1 to -1: expected 0 to 1 or 0 to 255; scale them"],
+        arrays(images=-np.ones((40, 28, 28))),
+    ),
+    (
+        "arrays-text",
+        f"{ARRAYS} a.npz",
+        ["holds <U1; expected images as numbers"],
+        arrays(images=np.full((40, 28, 28), "a")),
+    ),
     ("photos-none", PHOTOS, ["photos: no such folder; set --data.root"], None),
     (
         "photos-empty",
@@ -637,6 +681,10 @@ NIGHT = [
     "tree-class",
     "prepared-part",
     "tree-size",
+    "arrays-lengths",
+    "arrays-torn",
+    "arrays-one-class",
+    "arrays-text",
     "photos-none",
     "photos-empty",
     "photos-one-class",

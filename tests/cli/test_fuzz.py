@@ -22,6 +22,7 @@ from capsule_lightning.cli.configs import resolve
 from capsule_lightning.comparison.runs import read_run
 from capsule_lightning.comparison.study import read_study
 from capsule_lightning.components.run_config import read_resumed_config, read_run_config
+from capsule_lightning.data.image_arrays import ImageArrayDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.data.prepared import load
 from capsule_lightning.errors import InputError
@@ -108,6 +109,12 @@ def prepared(folder: Path, files: tuple[bytes, bytes, bytes]) -> None:
     answered(lambda where, _: load(where), folder, None)
 
 
+def own_arrays(folder: Path, files: tuple[bytes, bytes]) -> None:
+    for name, content in zip(("images.npy", "labels.npy"), files, strict=True):
+        (folder / name).write_bytes(content)
+    answered(lambda where, _: ImageArrayDataModule(str(where), batch_size=1).setup(), folder, None)
+
+
 def metadata(folder: Path, said: dict[str, str]) -> None:
     path = folder / "net.safetensors"
     save_file({"a": torch.zeros(1)}, path, said)
@@ -190,6 +197,7 @@ DOORS: dict[str, tuple[Door, st.SearchStrategy[Any], int]] = {  # with how many 
         st.tuples(st.binary(max_size=40) | st.just(b'{"fingerprint": null}'), arrays, arrays),
         3000,
     ),
+    "arrays of one's own": (own_arrays, st.tuples(arrays, arrays), 3000),
     "a shared network": (metadata, said, 1500),
     "a checkpoint": (checkpoint, states, 1500),
     "a name": (name, texts, 300),

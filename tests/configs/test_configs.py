@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -43,6 +44,10 @@ def words_for(name: str, folder: Path) -> list[str]:
     if name in OVERLAYS:  # networks are written for the images of their paper
         base = ["mnist.yaml", "--data.fake=true"] if name.startswith("model/") else ["digits.yaml"]
         return ["--config", base[0], "--config", name, *base[1:]]
+    if name == "arrays.yaml":
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+        np.savez(folder / "pictures.npz", images=pixels, labels=np.arange(40) % 2)
+        return ["--config", name, f"--data.path={folder / 'pictures.npz'}"]
     if name not in ("image_folder.yaml", "table.yaml"):
         return ["--config", name, "--data.fake=true"]
     photos, rows = folder / "photos", ["path,label"]

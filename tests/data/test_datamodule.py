@@ -19,6 +19,7 @@ from capsule_lightning.augmentations.patch import RandomPatch
 from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics, fake_images
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
+from capsule_lightning.data.image_arrays import ImageArrayDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.data.loader import MemoryStore, StoredBatch, fits
 from capsule_lightning.data.mnist import MNISTDataModule
@@ -53,6 +54,10 @@ def each_data_module(request, tmp_path, write_tree):
     if request.param is ImageFolderDataModule:
         write_tree(tmp_path, ["a", "b"], count=20)
         return ImageFolderDataModule(str(tmp_path), batch_size=8)
+    if request.param is ImageArrayDataModule:
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+        np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(40) % 2)
+        return ImageArrayDataModule(str(tmp_path / "a.npz"), batch_size=8)
     return request.param(batch_size=50, fake=True)
 
 

@@ -1,0 +1,268 @@
+"""A data set of one's own images that lie in arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.augmentations.geometry import PaddedCrop
+from capsule_lightning.data.array_labels import Classes, Labels, classes_of, read_labels
+from capsule_lightning.data.array_pictures import Coding, coding_of, layout_of, pictures_of, require_layout
+from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.module import Split
+from capsule_lightning.data.named_arrays import ANY, PAIRS, NamedArrays, StoredArray
+from capsule_lightning.data.pictures import MOST_PIXELS
+from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.stratified import split_off
+from capsule_lightning.errors import InputError, printable, require, some_of
+
+SPLITS = ("train", "val", "test")
+SPLIT_ARRAY = "split"
+"""Name of the array that has the split of each image, where one array has the images of all."""
+
+
+class ArrayPart(NamedTuple):
+    """Images of a split.
+
+    Attributes:
+        images: the array that they are in.
+        places: ``(M)`` int64, ascending: their rows.
+        labels: ``(M)``, those of the rows.
+    """
+
+    images: StoredArray
+    places: Tensor
+    labels: Labels
+
+    def some(self, chosen: Tensor) -> ArrayPart:
+        """Return the images at positions ``(K)`` int64, ascending, of this part."""
+        return ArrayPart(self.images, self.places[chosen], self.labels.some(chosen))
+
+
+class ImageArrayDataModule(ImageDataModule):
+    """Images in arrays of NumPy: in one ``.npz`` file, or in the ``.npy`` files of a folder.
+
+    The arrays are called ``train_images``, ``train_labels``, ``val_images``, ..., ``test_labels``, as in MedMNIST (Yang
+    et al., MedMNIST v2, Scientific Data 2023); ``x_train``, ``y_train``, ``x_test``, ``y_test``, as in Keras; or
+    ``images`` and ``labels`` or ``X`` and ``y``, all in one, beside which ``split`` may have a word for each image:
+    train, val or test. If there are images to validate on, they are, whatever number ``val_size`` is above 0; if there
+    are none to test on, ``test_size`` of those to train on are split off.
+
+    Images are ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``. They are kept as bytes: uint8 as it is; bool as 0
+    and 255; floats from 0 to 1 times 255, rounded; other numbers from 0 to 255 rounded; of uint16 beyond 255 the upper
+    8 bits, v / 257 rounded. What was done is told before training, and any other range is refused. Labels are whole
+    numbers or words, ``(N)`` or ``(N, 1)``, or one of J columns, ``(N, J)``.
+
+    Bytes in ``.npy`` files, channels first or none, are memory-mapped where no test set is split off, so that processes
+    share them. Everything else is read into the memory of each process. `ImageDataModule` describes the arguments that
+    are not listed.
+
+    Args:
+        path: an ``.npz`` file, or a folder of ``.npy`` files.
+        images_name, labels_name: names of the arrays if they have others than those above, with ``{}`` in place of
+            train, val and test if each split has its own; both or neither.
+        channels_last: whether images of three dimensions have their channels last; null to judge by the shape.
+        class_names: names of the classes, in the order of their labels; null for the labels themselves, in ascending
+            order.
+        test_size: number or fraction of the images that form the test set if there is none; the choice is stratified
+            and the same for every seed.
+
+    Raises:
+        InputError: there are no such arrays, they do not fit each other, they hold something else, or a value is out of
+            range.
+    """
+
+    name = "image_arrays"
+    usual_augmentation: ClassVar[Callable[[], Augmentation]] = PaddedCrop
+    usual_normalization: ClassVar[Normalization] = "channel"
+
+    def __init__(
+        self,
+        path: str | None = None,
+        images_name: str | None = None,
+        labels_name: str | None = None,
+        channels_last: bool | None = None,
+        class_names: list[str] | None = None,
+        test_size: float | int = 0.2,
+        batch_size: int = 128,
+        val_size: float | int = 0.1,
+        seed: int | None = None,
+        augmentation: Callable[[], Augmentation] | None = None,
+        normalization: Normalization | None = None,
+        images: str | None = None,
+        background: str = "white",
+        invert: bool = False,
+        max_pixels: int = MOST_PIXELS,
+        skip_damaged: bool = False,
+    ) -> None:
+        super().__init__(
+            None,
+            batch_size,
+            val_size,
+            seed,
+            augmentation,
+            normalization,
+            images=images,
+            background=background,
+            invert=invert,
+            max_pixels=max_pixels,
+            skip_damaged=skip_damaged,
+        )
+        require(path, "no file of arrays is given: set --data.path to an .npz file or to a folder of .npy files")
+        require(
+            test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer()),
+            f"test_size={test_size}: expected a fraction below 1 or a number of images",
+        )
+        require(
+            (images_name is None) == (labels_name is None),
+            f"images_name={images_name}, labels_name={labels_name}: expected both names, or neither",
+        )
+        self.path = Path(os.path.expanduser(str(path)))
+        self.test_size = test_size
+        arrays = NamedArrays(self.path)
+        self._parts_of = find_parts(arrays, None if images_name is None else (images_name, str(labels_name)))
+        self.layout = layout_of(self._parts_of["train"].images, channels_last)
+        for part in self._parts_of.values():
+            require_layout(part.images, self.layout)
+        self.stored_shape = self.layout.shape
+        self.is_split_off = "test" not in self._parts_of
+        self._classes: Classes = classes_of(self._parts_of["train"].labels, class_names)
+        self.class_names = list(self._classes.names)
+        for part in self._parts_of.values():
+            self._classes.numbered(part.labels)
+        self._coding: Coding | None = None
+
+    @override
+    def load(self, split: Split) -> Images:
+        parts = self._parts_to(split)
+        labels = torch.cat([self._classes.numbered(part.labels) for part in parts])
+        places = [(part.images, part.places) for part in parts]
+        return Images(pictures_of(places, self.layout, self._code(), self.reading.invert), labels)
+
+    @override
+    def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Hold out the images to validate on, which come last, or else ``val_size`` images."""
+        if "val" not in self._parts_of or self.val_size == 0:
+            return super().hold_out(labels)
+        indices = torch.arange(len(labels))
+        kept = len(labels) - len(self._parts_of["val"].places)
+        return indices[:kept], indices[kept:]
+
+    @property
+    @override
+    def title(self) -> str:
+        return str(self.path)
+
+    @override
+    def origin_of(self, part: str) -> str:
+        if part == "val" and "val" in self._parts_of:
+            return f" ({self._parts_of['val'].images.member or self._parts_of['val'].images.path.name})"
+        split_off = part == "test" and self.is_split_off
+        return f" (--data.test_size {self.test_size})" if split_off else super().origin_of(part)
+
+    @override
+    def describe(self) -> str:
+        if len(self._train):
+            self.store("test")
+        dims = f"images {self._parts_of['train'].images.shape} are taken as {self.layout.in_words()}"
+        columns = self._parts_of["train"].labels.num_columns
+        notes = [f"{dims} (--data.channels_last)" if self.layout.channels != "none" else dims]
+        notes += [self._coding.note] if self._coding is not None and self._coding.note else []
+        notes += [f"labels are the columns, of {columns}, that have a 1"] if columns is not None else []
+        return super().describe() + "".join(f"\n  {printable(note)}" for note in notes)
+
+    def _code(self) -> Coding:
+        """Return how values become bytes, found out once for all images of the file."""
+        if self._coding is None:
+            arrays = {part.images.title: part.images for part in self._parts_of.values()}
+            self._coding = coding_of([*arrays.values()])
+        return self._coding
+
+    def _parts_to(self, split: Split) -> list[ArrayPart]:
+        """Return the images of a split; those to validate on are the last of the training set."""
+        train, val = self._parts_of["train"], self._parts_of.get("val")
+        if self.is_split_off:
+            labels = self._classes.numbered(train.labels)
+            kept, taken = split_off(labels, self.test_size, 0, option="test_size", class_names=self.class_names)
+            if not len(taken):
+                raise InputError(
+                    f"test_size={self.test_size}: leaves no image to test on of the {len(labels)} in {self.path}; set "
+                    f"--data.test_size to at least {len(self.class_names)}, or add images"
+                )
+            train, test = train.some(kept), train.some(taken)
+        else:
+            test = self._parts_of["test"]
+        if split == "test":
+            return [test]
+        return [train] if val is None or self.val_size == 0 else [train, val]
+
+
+def find_parts(arrays: NamedArrays, names: tuple[str, str] | None) -> dict[str, ArrayPart]:
+    """Return the images and labels of each split that there is, by ``train``, ``val`` and ``test``.
+
+    Args:
+        arrays: where they are looked for.
+        names: of images and labels; None for those of `PAIRS`.
+
+    Raises:
+        InputError: some are missing, or have other numbers of examples.
+    """
+    pairs = PAIRS if names is None else (names,)
+    pair = next((pair for pair in pairs if pair[0].replace(ANY, "train") in arrays), None)
+    if pair is None:
+        wanted = "train_images and train_labels, x_train and y_train, images and labels, or X and y"
+        there = some_of([repr(name) for name in arrays.names]) if arrays.names != [""] else "one array without a name"
+        raise InputError(
+            f"{arrays.path}: expected {wanted if names is None else f'{names[0]} and {names[1]}'}; there are {there}; "
+            "name them with --data.images_name and --data.labels_name"
+        )
+    if ANY in pair[0]:
+        there_are = [split for split in SPLITS if pair[0].replace(ANY, split) in arrays]
+        return {split: pair_of(arrays, *(name.replace(ANY, split) for name in pair)) for split in there_are}
+    whole = pair_of(arrays, *pair)
+    return parted(whole, arrays[SPLIT_ARRAY]) if SPLIT_ARRAY in arrays else {"train": whole}
+
+
+def pair_of(arrays: NamedArrays, images_name: str, labels_name: str) -> ArrayPart:
+    """Return images and their labels.
+
+    Raises:
+        InputError: one of them is missing, or there are more of one than of the other.
+    """
+    images, labels = arrays[images_name], arrays[labels_name]
+    require(
+        images.shape[0] == labels.shape[0],
+        f"{arrays.path}: {images_name} has {images.shape[0]:,} images and {labels_name} {labels.shape[0]:,} labels; "
+        "expected as many",
+    )
+    return ArrayPart(images, torch.arange(images.shape[0]), read_labels(labels))
+
+
+def parted(whole: ArrayPart, words: StoredArray) -> dict[str, ArrayPart]:
+    """Part images by the word that each has.
+
+    Args:
+        whole: N images.
+        words: ``(N)``, train, val or test.
+
+    Raises:
+        InputError: there are other words, or more or fewer; none is to train on.
+    """
+    require(
+        words.shape == (len(whole.places),) and words.dtype.kind in "US",
+        f"{words.title}: holds {words.shape} {words.dtype}; expected a word for each of {len(whole.places):,} images: "
+        "train, val or test",
+    )
+    found = read_labels(words).values
+    unknown = sorted({str(word) for word in found} - set(SPLITS))
+    require(not unknown, f"{words.title}: has {some_of(unknown)}; expected train, val or test")
+    places = {split: torch.from_numpy((found == split).nonzero()[0]) for split in SPLITS}
+    require(len(places["train"]), f"{words.title}: has no image to train on; expected the word train")
+    return {split: whole.some(places[split]) for split in SPLITS if len(places[split])}

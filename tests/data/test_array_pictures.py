@@ -1,0 +1,62 @@
+"""Arrays of images without labels, which are predicted."""
+
+import numpy as np
+import pytest
+import torch
+
+from capsule_lightning.data.array_pictures import read_array_pictures
+from capsule_lightning.data.digits import DigitsDataModule
+from capsule_lightning.data.image_files import read_files
+from capsule_lightning.errors import InputError
+
+COLOR = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"anything": COLOR},
+        {"images": COLOR, "other": COLOR[:2]},
+        {"test_images": COLOR, "train_images": COLOR[:2], "test_labels": np.zeros(5)},
+        {"x_test": COLOR / 255, "y_test": np.zeros(5)},
+        {"X": COLOR.transpose(0, 3, 1, 2), "y": np.zeros(5)},
+    ],
+)
+def test_images_are_found_by_their_names(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    expected = torch.from_numpy(COLOR).movedim(-1, 1)
+    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), invert=False), expected)
+    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), invert=True), 255 - expected)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "named"),
+    [
+        ({"a": COLOR, "b": COLOR}, "expected one array, images or test_images; there are a, b"),
+        ({"a": COLOR[:, :7]}, r"has images \(7, 6, 3\); expected \(8, 6, 3\)"),
+        ({"a": COLOR[..., 0]}, r"has images \(8, 6\); expected \(8, 6, 3\)"),
+        ({"a": COLOR - 7.5}, "float64 from -7.5 to"),
+    ],
+)
+def test_other_images_are_refused(tmp_path, arrays, named):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=named):
+        read_array_pictures(tmp_path / "a.npz", (3, 8, 6), invert=False)
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (5, 1, 8, 8), (5, 8, 8, 1)])
+def test_any_data_module_predicts_them_and_calls_them_by_their_numbers(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    data = DigitsDataModule(images=str(tmp_path / "a.npy"))
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert torch.equal(batch.inputs, torch.from_numpy(pixels).view(5, 1, 8, 8))
+    assert batch.labels.tolist() == [-1] * 5
+    assert [data.name_of(number) for number in batch.indices.tolist()] == list("01234")
+
+
+def test_image_files_are_gray_or_color(tmp_path, write_image):
+    write_image(tmp_path / "a.png", (8, 8))
+    with pytest.raises(InputError, match=r"a\.png: the network takes images of 2 channels.*--data\.images FILE\.npz"):
+        read_files([tmp_path / "a.png"], (2, 8, 8))
