@@ -17,7 +17,7 @@ from capsule_lightning.data.statistics import Brightness, unlike
 from capsule_lightning.errors import InputError, first_line, printable
 from capsule_lightning.runs.plain_values import path_of, stated
 
-OF_MACHINE = ("root", "path", "images", "download", "_class_path", "_instantiator")
+OF_MACHINE = ("root", "path", "table", "images", "download", "_class_path", "_instantiator")
 """Arguments of a data module that concern the place where it ran, and what Lightning notes beside them."""
 
 

@@ -11,6 +11,7 @@ from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.data.image_table import ImageTableDataModule
 from capsule_lightning.data.label_tables import read_table
+from capsule_lightning.data.trained_on import trained_on
 from capsule_lightning.errors import InputError
 
 NAMES = ["cat", "dog", "emu"]
@@ -247,3 +248,9 @@ def test_more_than_asked_for_is_held_out_where_groups_demand_it(photos):
     data = make(write(photos, rows))
     with pytest.raises(InputError, match=r"val_size=0.1: the groups cannot be split .*\(not so cat\)"):
         data.setup("fit")
+
+
+def test_what_a_network_keeps_of_its_data_names_no_place(photos):
+    data = make(write(photos, listed(photos)))
+    data.setup("fit")
+    assert str(photos) not in repr(trained_on(data).plain())
