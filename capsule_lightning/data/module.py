@@ -88,6 +88,10 @@ class DataModule(L.LightningDataModule, ABC):
         """Training batches an epoch, of all processes together; known after ``setup("fit")``."""
         return len(self._train) // self.batch_size
 
+    def class_counts(self) -> Tensor:
+        """Return how many examples of each class are trained on, ``(J)`` int64; known after ``setup("fit")``."""
+        return torch.bincount(self.store("train").labels.cpu()[self._train], minlength=self.num_classes)
+
     @abstractmethod
     def open(self, split: Split) -> Store:
         """Return all examples of a split, from disk; called by every process, after ``prepare_data`` on one."""
