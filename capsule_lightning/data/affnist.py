@@ -78,6 +78,7 @@ class AffNISTDataModule(NamedDataModule):
         invert: bool = False,
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -93,6 +94,7 @@ class AffNISTDataModule(NamedDataModule):
             invert,
             max_pixels,
             skip_damaged,
+            balanced,
         )
         require(test_on in get_args(TestSet), f"test_on={test_on!r}: expected one of {', '.join(get_args(TestSet))}")
         self.test_on = test_on

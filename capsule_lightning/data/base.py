@@ -74,6 +74,8 @@ class ImageDataModule(DataModule):
         invert: exchange dark and light of image files, as for ink on paper if the network knows light digits on black.
         max_pixels: most pixels of an image file; a larger one is refused before it is decoded.
         skip_damaged: leave out image files that cannot be read, and say which, instead of refusing them all.
+        balanced: train on each class as often: each epoch draws as many examples as there are, with replacement, the
+            class first. It depends on ``seed`` and epoch alone, as the usual order does.
 
     Attributes:
         in_shape: ``(C, H, W)`` of the network's input.
@@ -110,8 +112,9 @@ class ImageDataModule(DataModule):
         invert: bool = False,
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
+        balanced: bool = False,
     ) -> None:
-        super().__init__(batch_size, val_size, seed)
+        super().__init__(batch_size, val_size, seed, balanced)
         require(images != "", "images='': expected an image file, or a folder of them")
         self.root = Path(os.path.expanduser(root or os.environ.get(ROOT_VARIABLE) or "data"))
         kind = kind_of(self.root)

@@ -101,6 +101,7 @@ class ImageArrayDataModule(ImageDataModule):
         invert: bool = False,
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             None,
@@ -114,6 +115,7 @@ class ImageArrayDataModule(ImageDataModule):
             invert=invert,
             max_pixels=max_pixels,
             skip_damaged=skip_damaged,
+            balanced=balanced,
         )
         require(path, "no file of arrays is given: set --data.path to an .npz file or to a folder of .npy files")
         require(

@@ -52,6 +52,7 @@ class ImageFolderDataModule(ListedImagesDataModule):
         invert: bool = False,
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -70,6 +71,7 @@ class ImageFolderDataModule(ListedImagesDataModule):
             invert,
             max_pixels,
             skip_damaged,
+            balanced,
         )
         require(
             kind_of(self.root) == "folder", f"{self.root}: no such folder; set --data.root to a folder of class folders"

@@ -87,6 +87,7 @@ class ImageTableDataModule(ListedImagesDataModule):
         invert: bool = False,
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
+        balanced: bool = False,
     ) -> None:
         self.table = Path(os.path.expanduser(table))
         super().__init__(
@@ -106,6 +107,7 @@ class ImageTableDataModule(ListedImagesDataModule):
             invert,
             max_pixels,
             skip_damaged,
+            balanced,
         )
         columns = (path_column, label_column, split_column, group_column)
         self.listing = read_listing(read_table(self.table), self.root, *columns)

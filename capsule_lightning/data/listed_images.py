@@ -83,6 +83,7 @@ class ListedImagesDataModule(ImageDataModule):
         invert: bool = False,
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -96,6 +97,7 @@ class ListedImagesDataModule(ImageDataModule):
             invert=invert,
             max_pixels=max_pixels,
             skip_damaged=skip_damaged,
+            balanced=balanced,
         )
         require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
         require(

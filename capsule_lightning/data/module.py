@@ -34,6 +34,8 @@ class DataModule(L.LightningDataModule, ABC):
         val_size: examples held out of the training set for validation, a number or a fraction; 0 to train on all.
             The split is stratified and depends on ``seed`` alone.
         seed: seed of the split, the order and the augmentation; null for that of ``seed_everything``, or else 0.
+        balanced: train on each class as often: each epoch draws as many examples as there are, with replacement, the
+            class first. It depends on ``seed`` and epoch alone, as the usual order does.
 
     Attributes:
         class_names: names of the classes, in the order of their numbers.
@@ -45,7 +47,13 @@ class DataModule(L.LightningDataModule, ABC):
 
     class_names: Sequence[str]
 
-    def __init__(self, batch_size: int = 128, val_size: float | int = 0.1, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        batch_size: int = 128,
+        val_size: float | int = 0.1,
+        seed: int | None = None,
+        balanced: bool = False,
+    ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # also those of the subclass; see `capsule_lightning.data.trained_on`
         given = stated(self.hparams)  # plain values alone, which every trainer may load again
@@ -58,7 +66,7 @@ class DataModule(L.LightningDataModule, ABC):
             seed is None or 0 <= seed < 2**32,
             f"seed={seed}: expected 0 to {2**32 - 1}, or null for that of --seed_everything",
         )
-        self.batch_size, self.val_size = batch_size, val_size
+        self.batch_size, self.val_size, self.balanced = batch_size, val_size, balanced
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed  # set by seed_everything
         self.stores: dict[str, Store] = {}
         self._train = self._val = torch.empty(0, dtype=torch.int64)
@@ -87,6 +95,10 @@ class DataModule(L.LightningDataModule, ABC):
     def steps_per_epoch(self) -> int:
         """Training batches an epoch, of all processes together; known after ``setup("fit")``."""
         return len(self._train) // self.batch_size
+
+    def class_counts(self) -> Tensor:
+        """Return how many examples of each class are trained on, ``(J)`` int64; known after ``setup("fit")``."""
+        return torch.bincount(self.store("train").labels.cpu()[self._train], minlength=self.num_classes)
 
     @abstractmethod
     def open(self, split: Split) -> Store:
@@ -176,6 +188,7 @@ class DataModule(L.LightningDataModule, ABC):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
+            balanced=training and self.balanced,
         )
 
     def placed(self, split: str) -> Store:

@@ -134,6 +134,7 @@ class SmallNORBDataModule(NamedDataModule):
         invert: bool = False,
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -149,6 +150,7 @@ class SmallNORBDataModule(NamedDataModule):
             invert,
             max_pixels,
             skip_damaged,
+            balanced,
         )
         original = MATRICES["dat"].shape[-1]
         require(1 <= size <= original, f"size={size}: expected 1 to {original}, the size of the original images")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -38,8 +38,10 @@ class Encoder(nn.Module, ABC):
         in_shape: shape of an image that it was built for.
         num_capsules: number of primary capsules, ``I``.
         dim: dimensions of their poses, ``D``.
+        starts_from: arguments that say where its initial weights are from, which a trained one is built without.
     """
 
+    starts_from: ClassVar[tuple[str, ...]] = ()
     in_shape: tuple[int, ...]
     num_capsules: int
     dim: int

@@ -12,7 +12,7 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.layers.precision import full_precision
-from capsule_lightning.losses.base import ClassificationLoss, multi_hot, normalized_lengths, widest
+from capsule_lightning.losses.base import ClassificationLoss, multi_hot, normalized_lengths, weighted, widest
 
 Scores = Literal["logits", "lengths", "activations", "log_odds"]
 
@@ -20,16 +20,30 @@ _LEAST = 1e-30  # lower activations count as this before the logarithm; gradient
 
 
 @full_precision
-def logit_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the softmax cross-entropy of ``logits (B, J)`` and class indices ``(B)``, a scalar, the batch mean."""
-    return F.cross_entropy(logits, targets)
+def logit_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Return the softmax cross-entropy of logits and labels.
+
+    Args:
+        logits: ``(B, J)``.
+        targets: class indices ``(B)``.
+        class_weights: ``(J)``, see `weighted`.
+
+    Returns:
+        Scalar, the mean over the batch.
+    """
+    return _cross_entropy(logits, targets, class_weights)
 
 
 @full_precision
-def length_cross_entropy(lengths: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
+def length_cross_entropy(
+    lengths: Tensor, targets: Tensor, scale: float = 1.0, class_weights: Tensor | None = None
+) -> Tensor:
     """Return the softmax cross-entropy of ``scale`` times ``lengths (B, J)`` and class indices ``(B)``.
 
-    As lengths are at most 1, the loss is at least ``log(1 + (J - 1) exp(-scale))``: 1.46 for 10 classes and scale 1.
+    Each image counts by ``class_weights (J)``, if any, see `weighted`.
+
+    As lengths are at most 1, the loss without weights is at least ``log(1 + (J - 1) exp(-scale))``: 1.46 for 10 classes
+    and scale 1.
 
     Returns:
         Scalar, the mean over the batch.
@@ -37,27 +51,28 @@ def length_cross_entropy(lengths: Tensor, targets: Tensor, scale: float = 1.0) -
     Source: de Sousa Ribeiro, Leontidis & Kollias, Capsule Routing via Variational Bayes, AAAI 2020 (arXiv 1905.11455),
     who train this way on the activations of their class capsules.
     """
-    return F.cross_entropy(scale * lengths, targets)
+    return _cross_entropy(scale * lengths, targets, class_weights)
 
 
 @full_precision
-def activation_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
+def activation_cross_entropy(activations: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Return ``-log(a_t / sum of a_k)``, the negative log-likelihood if activations are taken as probabilities.
 
     Args:
         activations: ``(B, J)``, at least 0; those below 1e-30 count as 1e-30 and have no gradient.
         targets: class indices ``(B)``.
+        class_weights: ``(J)``, see `weighted`.
 
     Returns:
         Scalar, the mean over the batch.
 
     Source: Hahn, Pyeon & Kim, Self-Routing Capsule Networks, NeurIPS 2019, whose activations sum to 1.
     """
-    return F.cross_entropy(activations.clamp_min(_LEAST).log(), targets)
+    return _cross_entropy(activations.clamp_min(_LEAST).log(), targets, class_weights)
 
 
 @full_precision
-def log_odds_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
+def log_odds_cross_entropy(activations: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Return the softmax cross-entropy of the log-odds ``log(a / (1 - a))``.
 
     If the activations are sigmoids of scores, it is the cross-entropy of the scores. A sigmoid in float32 gives its
@@ -67,12 +82,20 @@ def log_odds_cross_entropy(activations: Tensor, targets: Tensor) -> Tensor:
         activations: ``(B, J)`` in [0, 1]; those below 1e-30 count as 1e-30, and 1 counts as the largest number below 1,
             which in float32 is 6e-8 less.
         targets: class indices ``(B)``.
+        class_weights: ``(J)``, see `weighted`.
 
     Returns:
         Scalar, the mean over the batch.
     """
     absent = (1 - activations).clamp_min(torch.finfo(activations.dtype).eps / 2)
-    return F.cross_entropy(activations.clamp_min(_LEAST).log() - absent.log(), targets)
+    return _cross_entropy(activations.clamp_min(_LEAST).log() - absent.log(), targets, class_weights)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+    """Return the mean cross-entropy of ``logits (B, J)``; without weights torch's own mean, which is faster."""
+    if class_weights is None:
+        return F.cross_entropy(logits, targets)
+    return weighted(F.cross_entropy(logits, targets, reduction="none"), targets, class_weights).mean()
 
 
 def softmax_of_lengths(lengths: Tensor, scale: float = 1.0) -> Tensor:
@@ -133,12 +156,20 @@ class CrossEntropyLoss(ClassificationLoss):
             ``activations``: the activations as probabilities; see `activation_cross_entropy`.
             ``log_odds``: the scores whose sigmoids the activations are; see `log_odds_cross_entropy`.
         scale: factor on the lengths, above 0; 1 for the others.
+        class_weights: a number above 0 for each class, ``balanced``, or null; see `ClassificationLoss.balance` and
+            `weighted`.
 
     Raises:
-        InputError: ``of`` is unknown, or ``scale`` is not above 0 or is not used.
+        InputError: ``of`` is unknown, ``scale`` is not above 0 or is not used, or weights are not above 0.
     """
 
-    def __init__(self, *, of: Scores = "logits", scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        of: Scores = "logits",
+        scale: float = 1.0,
+        class_weights: list[float] | Literal["balanced"] | None = None,
+    ) -> None:
         super().__init__()
         require_one_of("CrossEntropyLoss: of", of, get_args(Scores))
         require(scale > 0, f"CrossEntropyLoss: scale={scale}: expected more than 0")
@@ -146,6 +177,7 @@ class CrossEntropyLoss(ClassificationLoss):
         require(used, f"CrossEntropyLoss: scale={scale}, of={of}: only lengths are scaled; leave scale at 1")
         self.of: Scores = of
         self.scale = scale
+        self.weigh(class_weights)
 
     @override
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
@@ -160,13 +192,13 @@ class CrossEntropyLoss(ClassificationLoss):
                 "use MarginLoss or BinaryCrossEntropyLoss for several classes"
             )
         if self.of == "lengths":
-            return length_cross_entropy(capsules.activations, targets, self.scale)
+            return length_cross_entropy(capsules.activations, targets, self.scale, self.class_weights)
         if self.of == "activations":
-            return activation_cross_entropy(capsules.activations, targets)
+            return activation_cross_entropy(capsules.activations, targets, self.class_weights)
         if self.of == "log_odds":
-            return log_odds_cross_entropy(capsules.activations, targets)
+            return log_odds_cross_entropy(capsules.activations, targets, self.class_weights)
         remedy = "use MarginLoss, or CrossEntropyLoss with of=lengths, for vector capsules"
-        return logit_cross_entropy(_logits(capsules, "CrossEntropyLoss", remedy), targets)
+        return logit_cross_entropy(_logits(capsules, "CrossEntropyLoss", remedy), targets, self.class_weights)
 
     @override
     def probabilities(self, activations: Tensor) -> Tensor:

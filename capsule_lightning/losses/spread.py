@@ -17,13 +17,19 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.variant import Variant, require_variant
-from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.losses.base import ClassificationLoss, weighted
 
 MarginSchedule = Literal["linear", "official"]
 
 
 @full_precision
-def spread_loss(activations: Tensor, targets: Tensor, margin: Tensor | float, mode: Variant = "paper") -> Tensor:
+def spread_loss(
+    activations: Tensor,
+    targets: Tensor,
+    margin: Tensor | float,
+    mode: Variant = "paper",
+    class_weights: Tensor | None = None,
+) -> Tensor:
     """Return ``L = sum of max(0, m - (a_t - a_j))^2`` over the classes j other than the target t.
 
     Args:
@@ -31,6 +37,7 @@ def spread_loss(activations: Tensor, targets: Tensor, margin: Tensor | float, mo
         targets: class indices ``(B)``.
         margin: m, in [0, 1]; a number or a tensor without dimensions.
         mode: ``paper`` sums over classes; ``official`` takes the mean over all J classes, as the released code does.
+        class_weights: ``(J)``, see `weighted`.
 
     Returns:
         Scalar, the mean over the batch.
@@ -52,7 +59,7 @@ def spread_loss(activations: Tensor, targets: Tensor, margin: Tensor | float, mo
         )
     target = targets.unsqueeze(-1)
     losses = F.relu(margin - (activations.gather(-1, target) - activations)).square()  # (B, J)
-    losses = losses.scatter(-1, target, 0.0)
+    losses = weighted(losses.scatter(-1, target, 0.0), targets, class_weights)
     return losses.sum(dim=-1).mean() if mode == "paper" else losses.mean()
 
 
@@ -87,9 +94,12 @@ class SpreadLoss(ClassificationLoss):
         margin_end: margin of the last step in the linear schedule, at least ``margin_start``.
         steps: steps until ``margin_end`` in the linear schedule; null for the whole run. A run without an end
             (``max_epochs: -1`` or ``max_time`` alone) keeps ``margin_start`` unless this is given.
+        class_weights: a number above 0 for each class, ``balanced``, or null; see `ClassificationLoss.balance` and
+            `weighted`.
 
     Raises:
-        InputError: ``mode`` or ``schedule`` is unknown, the margins are out of order, or ``steps`` is below 1.
+        InputError: ``mode`` or ``schedule`` is unknown, the margins are out of order, ``steps`` is below 1, or
+            weights are not above 0.
     """
 
     margin: Tensor
@@ -102,6 +112,7 @@ class SpreadLoss(ClassificationLoss):
         margin_start: float = 0.2,
         margin_end: float = 0.9,
         steps: int | None = None,
+        class_weights: list[float] | Literal["balanced"] | None = None,
     ) -> None:
         super().__init__()
         require_variant(mode, "SpreadLoss")
@@ -118,6 +129,7 @@ class SpreadLoss(ClassificationLoss):
         self.margin_start, self.margin_end, self.steps = margin_start, margin_end, steps
         self.register_buffer("margin", torch.zeros(()))
         self.at(0, 1)
+        self.weigh(class_weights)
 
     @override
     def at(self, step: int, total_steps: float) -> None:
@@ -132,4 +144,4 @@ class SpreadLoss(ClassificationLoss):
     @override
     def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
         """Return the mean over the batch; targets are class indices."""
-        return spread_loss(capsules.activations, targets, self.margin, self.mode)
+        return spread_loss(capsules.activations, targets, self.margin, self.mode, self.class_weights)

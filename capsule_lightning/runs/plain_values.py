@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from functools import partial, reduce
@@ -71,6 +72,29 @@ def names_classes(value: Any) -> bool:
     if isinstance(value, Mapping):
         return "class_path" in value or any(map(names_classes, value.values()))
     return isinstance(value, list) and any(map(names_classes, value))
+
+
+def without_sources(value: Any) -> Any:
+    """Return plain values in which no class says where its initial weights are from: they are stored beside these.
+
+    Args:
+        value: plain values; of each slot in them, the arguments that its class lists in ``starts_from`` become null.
+
+    Example:
+        >>> without_sources({"class_path": "collections.Counter", "init_args": {"a": 1}})
+        {'class_path': 'collections.Counter', 'init_args': {'a': 1}}
+    """
+    if isinstance(value, list):
+        return [without_sources(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    found = {key: without_sources(each) for key, each in value.items()}
+    module, _, name = str(found.get("class_path", "")).rpartition(".")
+    sources = getattr(getattr(sys.modules.get(module), name, None), "starts_from", ())
+    given = found.get("init_args")
+    if isinstance(given, dict):
+        found["init_args"] = {key: None if key in sources else each for key, each in given.items()}
+    return found
 
 
 def path_of(made: type | FunctionType) -> str:

@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.checkpoint_files import require_weights
-from capsule_lightning.runs.plain_values import names_classes, path_of, stated
+from capsule_lightning.runs.plain_values import names_classes, path_of, stated, without_sources
 from capsule_lightning.schedules import ExponentialDecay, Schedule, make_schedule
 from capsule_lightning.tasks.nonfinite import NonFiniteGuard, nan_gradients_unless_finite
 
@@ -206,8 +206,11 @@ class Task(L.LightningModule, ABC):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer, and its schedule, which advances at every step; one of torch's once an epoch."""
-        optimizer = self.make_optimizer(self.parameters())
+        """Return the optimizer of what is not frozen, and its schedule.
+
+        The schedule advances at every step; one of torch's once an epoch.
+        """
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
         schedule = make_schedule(self.make_lr_scheduler, optimizer, self.total_steps())
@@ -281,13 +284,13 @@ class Task(L.LightningModule, ABC):
 def recipe(arguments: Mapping[str, Any], made: type) -> dict[str, Any]:
     """Return the arguments of a task or a data module as plain values, from which Lightning can make it again.
 
-    Arguments that plain values cannot state are left out.
+    Arguments that plain values cannot state are left out, and those that name the source of initial weights are null.
 
     Args:
         arguments: of its constructor, as Lightning's ``hparams`` has them.
         made: its class.
     """
-    found = stated(arguments)
+    found: dict[str, Any] = without_sources(stated(arguments))
     if names_classes(found):
         found.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
         with suppress(TypeError):  # a class that was made within a function

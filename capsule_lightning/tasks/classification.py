@@ -5,7 +5,8 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -16,6 +17,8 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.data.base import ImageBatch
+from capsule_lightning.data.module import DataModule
+from capsule_lightning.errors import InputError
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.margin import MarginLoss
 from capsule_lightning.metrics.accuracy import Accuracy
@@ -42,7 +45,7 @@ class ClassificationTask(ImageClassificationTask):
         metrics: of validation and test images, called with ``num_classes``.
 
     Raises:
-        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``.
+        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``; weights of other classes than these.
     """
 
     def __init__(
@@ -63,6 +66,46 @@ class ClassificationTask(ImageClassificationTask):
         self.save_hyperparameters(logger=False)
         self.measured = metrics(num_classes)
         self.confusion = MulticlassConfusionMatrix(num_classes)
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Weigh classes by how many training examples they have, if the loss asks for it.
+
+        Raises:
+            InputError: the data do not say, or a class has none; what `ImageClassificationTask.setup` refuses.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.loss.balanced:
+            data = getattr(self.trainer, "datamodule", None)
+            if not isinstance(data, DataModule):
+                raise InputError(
+                    "class_weights=balanced: these data do not say how many examples a class has; give a weight for "
+                    "each class, or a DataModule"
+                )
+            self.loss.balance(data.class_counts())
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """State the weights that balance the classes as numbers, so that whoever loads the network has the same."""
+        super().on_save_checkpoint(checkpoint)
+        stated, weights = loss_arguments(checkpoint), self.loss.class_weights
+        if self.loss.balanced and weights is not None:
+            stated["class_weights"] = weights.tolist()
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the weights of classes that a run began with, whatever the data now are.
+
+        Raises:
+            InputError: they are not weights of these classes, or what `ImageClassificationTask.on_load_checkpoint`
+                refuses.
+        """
+        super().on_load_checkpoint(checkpoint)
+        weights = loss_arguments(checkpoint).get("class_weights")
+        if self.loss.balanced and isinstance(weights, list):
+            self.loss.weigh(weights)
+            self.loss.require_classes(self.num_classes)
+            self.loss.balanced = True
 
     @override
     def classify(self, capsules: Capsules, labels: Tensor) -> Tensor:
@@ -111,3 +154,10 @@ class ClassificationTask(ImageClassificationTask):
             for name, value in zip(names, values.float().to(self.device), strict=True):
                 if not value.isnan():
                     self.log(f"test/{measure}/{name}", value, sync_dist=True)
+
+
+def loss_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the loss that a checkpoint states; an empty mapping if it states none."""
+    slot = checkpoint.get("hyper_parameters", {}).get("loss")
+    given = slot.get("init_args") if isinstance(slot, dict) else None
+    return given if isinstance(given, dict) else {}

@@ -78,7 +78,7 @@ class ImageClassificationTask(ImageTask):
         num_labels: labels of an image, L.
 
     Raises:
-        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``.
+        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``; weights of other classes than these.
     """
 
     num_labels: int = 1
@@ -101,6 +101,7 @@ class ImageClassificationTask(ImageTask):
         self.in_shape, self.num_classes = tuple(in_shape), num_classes
         self.net = net(self.in_shape, num_classes)
         self.loss = loss()
+        self.loss.require_classes(num_classes)
         self.reconstruction_weight = reconstruction_weight
         if self.net.decoder is not None:
             self.loss_names = ("loss", "class_loss", "reconstruction_loss")

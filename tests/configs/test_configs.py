@@ -23,10 +23,10 @@ OVERLAYS = [name for name in config_names() if name not in RECIPES and not name.
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
 WHOLE = ("image_folder.yaml", "mnist_efficient.yaml")
 WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")
-#: Networks of millions of weights, which take seconds and memory to make.
+#: Networks of millions of weights, or of a large library, which take seconds and memory to make.
 LARGE = (
     *("affnist.yaml", "cifar10.yaml", "cifar100.yaml", "cifar10_deepcaps.yaml", "cifar100_inverted_attention.yaml"),
-    *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
+    *("multimnist.yaml", "model/backbone.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
 )
 FEW_STEPS = (
     "--trainer.max_epochs=1",

@@ -61,6 +61,37 @@ def each_data_module(request, tmp_path, write_tree):
     return request.param(batch_size=50, fake=True)
 
 
+@pytest.mark.parametrize("make", [c for c in data_modules() if c.num_labels == 1], ids=lambda make: make.name)
+@pytest.mark.parametrize("balanced", [False, True])
+def test_balanced_training_draws_with_replacement(make, balanced, tmp_path, write_tree):
+    if make is ImageFolderDataModule:
+        write_tree(tmp_path, ["a", "b"], count=20)
+        data = ready(make, "fit", root=str(tmp_path), batch_size=8, balanced=balanced)
+    else:
+        data = ready(make, "fit", fake=True, batch_size=8, balanced=balanced)
+    trained, validated = (
+        [index for batch in loader for index in batch.indices.tolist()]
+        for loader in (data.train_dataloader(), data.val_dataloader())
+    )
+    assert (len(set(trained)) < len(trained)) == balanced
+    assert len(set(validated)) == len(validated)
+
+
+def test_rare_classes_are_trained_on_as_often_and_counted_as_they_are(write_tree, tmp_path):
+    write_tree(tmp_path, ["a"], count=40)
+    write_tree(tmp_path, ["b"], count=10)
+    data = ready(ImageFolderDataModule, "fit", root=str(tmp_path), batch_size=4, val_size=0.1, balanced=True)
+    assert data.class_counts().tolist() == data.store("train").labels[data._train].bincount().tolist()
+    few = data.class_counts()[1] / data.class_counts().sum()
+    assert few < 0.25
+    loader, labels = data.train_dataloader(), []
+    for epoch in range(40):
+        loader.set_epoch(epoch)
+        labels += [label for batch in loader for label in batch.labels.tolist()]
+    rare = sum(labels)
+    assert abs(rare - len(labels) / 2) < 5 * (len(labels) / 4) ** 0.5  # five standard deviations
+
+
 def test_every_data_module_states_the_shapes_of_its_batches(each_data_module):
     data = each_data_module
     data.prepare_data()

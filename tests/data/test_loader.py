@@ -188,6 +188,87 @@ def test_the_next_epoch_begins_at_its_start():
     assert order(loader) == order(next_epoch)
 
 
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_the_usual_order_is_one_permutation_of_seed_and_epoch(epoch):
+    loader, random = make(seed=5), torch.Generator().manual_seed(5 * 1_000_003 + epoch)
+    loader.set_epoch(epoch)
+    order, draws = torch.randperm(103, generator=random), torch.rand(103, 2, generator=random)
+    for number, batch in enumerate(loader):
+        assert torch.equal(batch.indices, order[12 * number : 12 * number + 12])
+        assert torch.equal(batch.draws, draws[12 * number : 12 * number + 12])
+
+
+RARE = torch.where(torch.arange(103) % 20 == 0, 4, torch.where(torch.arange(103) % 3 == 0, 1, 7))
+"""Classes of 103 examples: 6 of class 4, 32 of class 1, the others of class 7; none of 0, 2, 3, 5, 6."""
+
+
+def make_balanced(training=True, subset=103, **options):
+    store = MemoryStore(IMAGES, RARE)
+    options = {"training": training, "num_draws": 2, "balanced": True, **options}
+    return ExactLoader(store, torch.arange(subset) if isinstance(subset, int) else subset, 12, **options)
+
+
+def test_balanced_epochs_draw_each_class_and_within_it_each_example_as_often():
+    loader, seen = make_balanced(), []
+    for epoch in range(300):
+        loader.set_epoch(epoch)
+        seen += [index for batch in order(loader) for index in batch]
+    assert len(seen) == 300 * 96 == 300 * len(loader) * 12
+    counts = torch.tensor(seen).bincount(minlength=103)
+    for label in (1, 4, 7):
+        here = counts[label == RARE]
+        total, each = len(seen) / 3, len(seen) / 3 / len(here)
+        assert abs(here.sum() - total) < 5 * (total * 2 / 3) ** 0.5  # five standard deviations
+        assert ((here - each).abs() < 5 * each**0.5).all()
+
+
+def test_balanced_epochs_take_the_subset_alone_and_follow_seed_and_epoch():
+    subset = torch.arange(10, 60)
+
+    def epoch(seed, number):
+        loader = make_balanced(subset=subset, seed=seed)
+        loader.set_epoch(number)
+        return order(loader), torch.cat([batch.draws for batch in loader]).tolist()
+
+    keys = [(0, 0), (0, 1), (1, 0)]
+    first, second = ([epoch(*key) for key in keys] for _ in range(2))
+    assert first == second
+    assert first[0] != first[1] != first[2] != first[0]
+    seen = {index for batches, _ in first for batch in batches for index in batch}
+    assert seen <= set(range(10, 60))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_balanced_batches_of_one_process(world_size):
+    shares = [make_balanced(rank=rank, world_size=world_size) for rank in range(world_size)]
+    for whole, *parts in zip(make_balanced(), *shares, strict=True):
+        merged = torch.stack([part.indices for part in parts], dim=1).flatten()  # each takes every world_size-th
+        draws = torch.stack([part.draws for part in parts], dim=1).flatten(0, 1)
+        assert torch.equal(merged, whole.indices)
+        assert torch.equal(draws, whole.draws)
+        assert torch.equal(whole.labels, RARE[whole.indices])
+
+
+@pytest.mark.parametrize("done", [0, 1, 5, 8])
+def test_a_balanced_epoch_continues_with_the_remaining_batches(done):
+    interrupted, whole = make_balanced(), make_balanced()
+    for loader in (interrupted, whole):
+        loader.set_epoch(3)
+    batches = iter(interrupted)
+    for _ in range(done):
+        next(batches)
+    resumed = make_balanced()
+    resumed.load_state_dict(interrupted.state_dict())
+    resumed.set_epoch(3)
+    for expected, batch in zip(list(whole)[done % len(whole) :], resumed, strict=True):
+        assert torch.equal(batch.indices, expected.indices)
+        assert torch.equal(batch.draws, expected.draws)
+
+
+def test_evaluation_is_never_balanced():
+    assert [index for batch in order(make_balanced(training=False)) for index in batch] == list(range(103))
+
+
 class Recorder(L.LightningModule):
     """Notes which images it is given."""
 
@@ -208,20 +289,20 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(folder, checkpoint=None, **options):
+def fit(folder, checkpoint=None, balanced=False, **options):
     module = Recorder()
     callbacks = [L.pytorch.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)]
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = L.Trainer(callbacks=callbacks, **quiet, **options)
-    data = DigitsDataModule(batch_size=64, val_size=200, fake=True)
+    data = DigitsDataModule(batch_size=64, val_size=200, fake=True, balanced=balanced)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
     return module
 
 
 @pytest.mark.filterwarnings("ignore")  # of the trainer: few workers, checkpoint folder not empty
-@pytest.mark.parametrize("limit", [1.0, 2])
-def test_trainer_resumed_anywhere_goes_on_as_if_uninterrupted(tmp_path, limit):
-    options = {"max_epochs": 3, "limit_train_batches": limit}
+@pytest.mark.parametrize(("limit", "balanced"), [(1.0, False), (2, False), (1.0, True)])
+def test_trainer_resumed_anywhere_goes_on_as_if_uninterrupted(tmp_path, limit, balanced):
+    options = {"max_epochs": 3, "limit_train_batches": limit, "balanced": balanced}
     whole = fit(tmp_path / "whole", **options)
     steps = 3 * (2 if limit == 2 else 3)
     assert len(whole.trained) == steps
