@@ -21,6 +21,7 @@ from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_arrays import ImageArrayDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
+from capsule_lightning.data.image_table import ImageTableDataModule
 from capsule_lightning.data.loader import MemoryStore, StoredBatch, fits
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.prepared import Images
@@ -48,27 +49,31 @@ def ready(make, stage, **options):
     return data
 
 
+def source_of(make, folder, write_tree):
+    """Options with which a data set has 40 images of its own, or noise."""
+    if make is ImageArrayDataModule:
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+        np.savez(folder / "a.npz", images=pixels, labels=np.arange(40) % 2)
+        return {"path": str(folder / "a.npz"), "batch_size": 8}
+    if make not in (ImageFolderDataModule, ImageTableDataModule):
+        return {"fake": True, "batch_size": 50}
+    write_tree(folder, ["a", "b"], count=20)
+    rows = [f"{label}/{number}.png,{label}" for label in "ab" for number in range(20)]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    where = {"root": str(folder)} if make is ImageFolderDataModule else {"table": str(folder / "labels.csv")}
+    return {**where, "batch_size": 8}
+
+
 @pytest.fixture(params=data_modules(), ids=lambda make: make.name)
 def each_data_module(request, tmp_path, write_tree):
     """Every data set, of noise or of image files."""
-    if request.param is ImageFolderDataModule:
-        write_tree(tmp_path, ["a", "b"], count=20)
-        return ImageFolderDataModule(str(tmp_path), batch_size=8)
-    if request.param is ImageArrayDataModule:
-        pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-        np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(40) % 2)
-        return ImageArrayDataModule(str(tmp_path / "a.npz"), batch_size=8)
-    return request.param(batch_size=50, fake=True)
+    return request.param(**source_of(request.param, tmp_path, write_tree))
 
 
 @pytest.mark.parametrize("make", [c for c in data_modules() if c.num_labels == 1], ids=lambda make: make.name)
 @pytest.mark.parametrize("balanced", [False, True])
 def test_balanced_training_draws_with_replacement(make, balanced, tmp_path, write_tree):
-    if make is ImageFolderDataModule:
-        write_tree(tmp_path, ["a", "b"], count=20)
-        data = ready(make, "fit", root=str(tmp_path), batch_size=8, balanced=balanced)
-    else:
-        data = ready(make, "fit", fake=True, batch_size=8, balanced=balanced)
+    data = ready(make, "fit", **source_of(make, tmp_path, write_tree) | {"batch_size": 8, "balanced": balanced})
     trained, validated = (
         [index for batch in loader for index in batch.indices.tolist()]
         for loader in (data.train_dataloader(), data.val_dataloader())

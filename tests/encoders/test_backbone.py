@@ -71,7 +71,7 @@ def train(encoder, steps=2):
         ("test_vit", (3, 64, 48), {}, (4, 3)),
         ("test_vit", (1, 28, 28), {"size": (32, 48)}, (2, 3)),
         ("test_vit3", (1, 32, 32), {}, (2, 2)),
-        ("test_maxvit", (3, 64, 64), {}, (2, 2)),
+        ("test_convnext", (3, 64, 64), {}, (2, 2)),
     ],
 )
 def test_every_kind_of_network_gives_the_capsules_that_were_promised(name, in_shape, options, size):
@@ -139,7 +139,7 @@ def test_images_are_scaled_bilinearly():
     assert_close(encoder(images).poses, plain(scaled).poses)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_maxvit"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
 def test_what_is_frozen_stays_to_the_last_bit_while_the_head_learns(name):
     encoder = make((3, 64, 64), name, frozen=True)
     before = state(encoder)
