@@ -64,10 +64,13 @@ def open_whole(
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        descriptor, is_nameless = _open_beside(partial)
+        with open(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if is_nameless:
+                _name(file.fileno(), partial)
         _move(partial, path, overwrite, remedy)
     except (InputError, StoppedError):
         raise
@@ -80,6 +83,34 @@ def open_whole(
     finally:
         with suppress(OSError, ValueError):
             partial.unlink()
+
+
+def _open_beside(partial: Path) -> tuple[int, bool]:
+    """Open a new file in a folder for writing; without a name where that can be, so that a kill leaves nothing behind.
+
+    Returns:
+        Its descriptor, and whether it is without a name.
+    """
+    with suppress(OSError, AttributeError):  # neither every system nor every file system has them
+        descriptor = os.open(partial.parent, os.O_WRONLY | os.O_TMPFILE, 0o666)
+        if os.path.exists(f"/proc/self/fd/{descriptor}"):  # by which it gets its name
+            return descriptor, True
+        os.close(descriptor)
+    return os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), False
+
+
+def _name(descriptor: int, path: Path) -> None:
+    """Give a name to an open file that has none; on a file system without links, to a copy of it."""
+    nameless, folder = f"/proc/self/fd/{descriptor}", os.open(path.parent, os.O_RDONLY)
+    try:  # given a folder, Python makes the link to the file, and not to what stands for it in /proc
+        os.link(nameless, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        with open(nameless, "rb") as source, open(path, "xb") as copy:
+            shutil.copyfileobj(source, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+    finally:
+        os.close(folder)
 
 
 def _move(partial: Path, path: Path, overwrite: bool, remedy: str) -> None:

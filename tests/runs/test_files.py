@@ -157,7 +157,7 @@ def test_the_folder_is_made_where_that_is_asked_for(place: Path) -> None:
 
 @pytest.mark.parametrize("links", [True, False])
 def test_a_file_that_came_meanwhile_stays(place: Path, links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError("no hard links here")
 
     if not links:
@@ -168,6 +168,19 @@ def test_a_file_that_came_meanwhile_stays(place: Path, links: bool, monkeypatch:
     write_whole(place.with_name("new"), "x", overwrite=False)
     assert place.with_name("new").read_text() == "x"
     assert not left_over(place.parent)
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are Linux's")
+def test_a_kill_while_a_file_is_written_leaves_nothing(place: Path) -> None:
+    child = os.fork()
+    if not child:
+        with open_whole(place) as file:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert place.read_text() == "before"
 
 
 def test_a_folder_is_filled_whole_or_not_at_all(tmp_path: Path) -> None:
