@@ -72,11 +72,12 @@ def nearest(word: str, words: Sequence[str], least: float = 0.5) -> str:
         least: how similar a word must be to be named, in [0, 1].
 
     Example:
-        >>> nearest("routng", ["routing", "decoder"])
-        "; did you mean 'routing'?"
+        >>> nearest("routng", ["routing", "decoder"]), nearest("mnist", ["SVHNDataModule", "MNISTDataModule"])
+        ("; did you mean 'routing'?", "; did you mean 'MNISTDataModule'?")
     """
-    found = difflib.get_close_matches(word, words, n=1, cutoff=least)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    known = {each.lower(): each for each in reversed(words)}
+    found = difflib.get_close_matches(word.lower(), known, n=1, cutoff=least)
+    return f"; did you mean {known[found[0]]!r}?" if found else ""
 
 
 def some_of(names: Sequence[str], most: int = 10, room: int = 500) -> str:

@@ -12,7 +12,7 @@ from capsule_lightning.shipped import PACKAGE, PROGRAM
 
 # What a config fills with a class: the folder of the classes, and what they derive from.
 SLOTS = {
-    "--data": ("data", "ImageDataModule", "NamedDataModule"),
+    "--data": ("data", "ImageDataModule", "NamedDataModule", "ListedImagesDataModule"),
     "--data.augmentation": ("augmentations", "Augmentation"),
     "--model.net": ("models", "CapsuleNet"),
     "--model.net.encoder": ("encoders", "Encoder", "MapEncoder"),
@@ -36,6 +36,8 @@ FOLDERS = (
     "tasks",
 )
 """The folders whose modules define a class that a config may name."""
+ABSTRACT = ("base", "named", "listed_images")
+"""Modules of classes that others derive from."""
 OLD_NAMES = {"normalisation": "normalization"}
 """Names of arguments and of metadata in files that were written before the names changed."""
 
@@ -48,7 +50,7 @@ def class_names(slot: str) -> list[str]:
     """
     folder, *bases = SLOTS[slot]
     pattern = re.compile(rf"^class (\w+)\((?:{'|'.join(bases)})\):", re.M)
-    modules = (path for path in sorted((PACKAGE / folder).glob("*.py")) if path.stem not in ("base", "named"))
+    modules = (path for path in sorted((PACKAGE / folder).glob("*.py")) if path.stem not in ABSTRACT)
     return [name for module in modules for name in pattern.findall(module.read_text())]
 
 
