@@ -99,7 +99,7 @@ def measuring_help(command: str) -> str:
 
 
 MEASURES = "  --data.root FOLDER      folder of the data, if it has moved since training"
-PREDICTS = """  --data.images PATH ...  image files, folders of them, or a pattern such as 'photos/*.png'
+PREDICTS = """  --data.images PATH ...  images, folders of them, a table of paths, or a pattern such as 'a/*.png'
                           (default: the test images)
   --output FILE.csv       the table of predictions   (default: in the run's folder)
   --poses FILE.npz        also names, classes, lengths and poses as arrays

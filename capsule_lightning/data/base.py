@@ -19,6 +19,7 @@ from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
 from capsule_lightning.data.facts import Facts, Part, describe_facts, describe_oddities, size_in_words
 from capsule_lightning.data.image_files import read_files, unreadable
 from capsule_lightning.data.image_trees import find_images
+from capsule_lightning.data.label_tables import TABLES, files_in, read_table
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
 from capsule_lightning.data.pictures import MOST_PIXELS, Reading
@@ -67,8 +68,8 @@ class ImageDataModule(DataModule):
             statistics of the training images, null for the data set's usual one. The reconstruction target is never
             normalized.
         download: fetch the data set if no other source is found.
-        images: a folder of image files, or one file, for ``predict``, in place of the test images; or images without
-            labels in an ``.npy`` or ``.npz`` file.
+        images: a folder of image files, one file, or a table that lists them in a column ``path``, for ``predict``, in
+            place of the test images; or images without labels in an ``.npy`` or ``.npz`` file.
         fake: random images of the right shape, for trying a configuration without any data.
         background: color that transparent image files are laid on: a name such as white, or ``#rrggbb``.
         invert: exchange dark and light of image files, as for ink on paper if the network knows light digits on black.
@@ -291,12 +292,13 @@ class ImageDataModule(DataModule):
         else:
             missing = "no such file or folder" if kind.startswith("no such") else f"is not an image file ({kind})"
             require(kind == "file", f"{path}: {missing}; --data.images takes an image file or a folder of them")
-            files = [path]
+            files = files_in(read_table(path)) if path.suffix.lower() in TABLES else [path]
         if odd and not (files and self.reading.skip_damaged):
             raise unreadable(odd)
         read = read_files(files, self.stored_shape, resize=True, reading=self.reading)
         self.predict_files = [files[number] for number in read.kept]
-        self.met["predict"] = read.facts.below(path, {each.path: each.reason for each in odd}, ())
+        top = path.parent if path.suffix.lower() in TABLES else path
+        self.met["predict"] = read.facts.below(top, {each.path: each.reason for each in odd}, ())
         for line in describe_facts({"predict": self.met["predict"]}, self.reading.background):
             rank_zero_info(line)
         return unlabeled(read.images)

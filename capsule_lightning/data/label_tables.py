@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from capsule_lightning.data.regular_files import open_regular
+from capsule_lightning.data.regular_files import kind_of, open_regular
 from capsule_lightning.errors import InputError, first_line, nearest, require, some_of
 
 MOST_BYTES = 2**30
 """Largest file that is read: a table of ten million images."""
 DELIMITERS = ",;\t"
+TABLES = (".csv", ".tsv", ".parquet")
+"""How the names of tables end."""
 
 
 class Table(NamedTuple):
@@ -44,7 +46,7 @@ class Table(NamedTuple):
         if name not in self.columns:
             raise InputError(
                 f"{self.path}: no column {name!r}; it has {some_of(list(self.columns))}"
-                f"{nearest(name, self.columns)}; name the column with --data.{option}"
+                f"{nearest(name, self.columns)}; call it so, or name the column with --data.{option}"
             )
         place = self.columns.index(name)
         return [row[place].strip() for row in self.rows]
@@ -120,3 +122,21 @@ def _parquet(path: Path, content: bytes) -> Table:
     cells = [["" if cell is None else str(cell) for cell in column] for column in found.values()]
     rows = list(zip(*cells, strict=True))
     return Table(path, columns, rows, range(1, len(rows) + 1))
+
+
+def files_in(table: Table) -> list[Path]:
+    """Return the files of column ``path`` of a table, relative to its folder.
+
+    Raises:
+        InputError: there is no such column, or files are not there.
+    """
+    names = table.column("path", "path_column")
+    paths = [table.path.parent / name for name in names]
+    missing = [number for number, path in enumerate(paths) if kind_of(path) != "file"]
+    if missing:
+        first = missing[0]
+        raise InputError(
+            f"{table.path}: {len(missing):,} of {len(paths):,} images are not there, the first {names[first]!r} in "
+            f"line {table.lines[first]}; mend the paths, which are relative to the table's folder"
+        )
+    return paths

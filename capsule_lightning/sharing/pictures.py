@@ -17,6 +17,7 @@ from capsule_lightning.data.base import ImageDataModule, Normalization, unlabele
 from capsule_lightning.data.facts import describe_facts
 from capsule_lightning.data.image_files import read_files, unreadable
 from capsule_lightning.data.image_trees import class_folders, find_images
+from capsule_lightning.data.label_tables import TABLES, files_in, read_table
 from capsule_lightning.data.loader import MemoryStore, Store
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
@@ -42,9 +43,9 @@ class PicturesDataModule(ImageDataModule):
     """Image files for ``predict``; shapes, classes and normalization are those of the network, which states them.
 
     Args:
-        images: image files, folders of them, or patterns such as ``photos/*.png``; or one ``.npy`` or ``.npz`` file of
-            images. The labels of a folder of class folders, each with the name of a class, are those of the folders;
-            others are not known.
+        images: image files, folders of them, or patterns such as ``photos/*.png``; a CSV or Parquet table with a column
+            ``path`` and, if they are known, ``label``; or one ``.npy`` or ``.npz`` file of images. The labels of a
+            folder of class folders, each with the name of a class, are those of the folders; others are not known.
         class_names: names of the network's classes.
         shape: ``(C, H, W)`` to which every image is scaled.
         batch_size: images at a time.
@@ -157,6 +158,11 @@ def find_pictures(given: Sequence[str], class_names: Sequence[str]) -> Pictures:
 
 def pictures_in(place: Path, class_names: Sequence[str]) -> tuple[list[tuple[Path, int]], list[UnreadableImageError]]:
     """Return the image files at a place, each with its label, -1 if it is not known; and what only looks like one."""
+    if place.suffix.lower() in TABLES and not place.is_dir():
+        table = read_table(place)
+        names = table.column("label", "label_column") if "label" in table.columns else [""] * len(table.rows)
+        known = {name: number for number, name in enumerate(class_names)}
+        return [(path, known.get(name, -1)) for path, name in zip(files_in(table), names, strict=True)], []
     if not place.is_dir():
         return [(place, -1)], []
     paths, _, odd = find_images(place)

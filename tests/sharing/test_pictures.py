@@ -54,6 +54,22 @@ def test_what_leads_to_no_image_is_named(given: str, here: Path) -> None:
     assert given.rstrip("/") in str(refused.value)
 
 
+def test_a_table_lists_pictures_and_what_is_known_of_them(here: Path) -> None:
+    rows = "path,label,size\npets/cat/1.png,cat,6\nzoo/lion/4.png,lion,5\nphotos/b.png,,\n"
+    (here / "pets" / "list.CSV").write_text(
+        rows.replace("\npets/", "\n").replace("\nzoo", "\n../zoo").replace("\nph", "\n../ph")
+    )
+    found = find_pictures(["pets/list.CSV"], NAMES)
+    assert [path.resolve() for path in found.paths] == [here / row.split(",")[0] for row in rows.splitlines()[1:]]
+    assert found.labels == [0, -1, -1]
+    (here / "list.tsv").write_text("path\tnote\na.png\tfirst\nnone.png\t\n")
+    with pytest.raises(InputError, match=r"list.tsv: 1 of 2 images are not there, the first 'none.png' in line 3"):
+        find_pictures(["list.tsv"], NAMES)
+    (here / "bare.csv").write_text("file\na.png\n")
+    with pytest.raises(InputError, match="no column 'path'; it has file"):
+        find_pictures(["bare.csv"], NAMES)
+
+
 def test_pictures_are_scaled_and_normalized_as_the_network_was_trained(here: Path) -> None:
     data = PicturesDataModule(
         NAMES, (3, 4, 4), ["a.png", "pets"], normalization="channel", mean=[0.5] * 3, deviation=[0.25] * 3
