@@ -106,7 +106,7 @@ def table(comparison: Comparison) -> Table:
         cost = costs(group, comparison.validation)
         made.add_row(
             *group.values,
-            str(len(group.runs)) if group.folds is None else f"{len(group.runs)} of {group.folds} folds",
+            str(len(group.runs)) if group.folds is None else f"{len(group.runs)} ({group.folds} folds)",
             format_metric(comparison.metric, group.mean, group.deviation),
             format_metric(comparison.validation, cost.validation),
             MISSING if cost.parameters is None else f"{cost.parameters:,.0f}",
