@@ -1,14 +1,18 @@
 """Cross-validated runs are compared on the folds that they share."""
 
+import io
 import math
 import random
 import statistics
 
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from capsule_lightning.comparison import Run, compare, verdict
 from capsule_lightning.comparison.significance import paired_difference
+from capsule_lightning.comparison.study import read_study
+from capsule_lightning.comparison.tables import table
 
 SCORES = {  # by seed, of four folds
     "A": {0: [0.81, 0.92, 0.73, 0.95], 1: [0.80, 0.93, 0.75, 0.94]},
@@ -78,3 +82,21 @@ def test_the_corrected_interval_covers_what_the_usual_one_misses():
 @pytest.mark.parametrize("gaps", [[0.1], [0.1, 0.1], []])
 def test_no_spread_is_no_evidence(gaps):
     assert paired_difference(gaps, 5) is None
+
+
+def test_a_study_trains_each_fold_and_tells_its_groups_apart_by_the_rest(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "{experiment: folds, fit: --config digits.yaml, seeds: [0, 1], "
+        "each: {model.net.routing: [DynamicRouting, UniformRouting], data.fold: [0, 1, 2]}}"
+    )
+    study = read_study(path)
+    assert study.keys == ["model.net.routing"]
+    assert len(study.trials()) == 12
+    assert sum("--data.fold" in " ".join(trial.words) for trial in study.trials()) == 12
+
+
+def test_the_table_counts_runs_and_folds():
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(table(compare(runs())))
+    assert "8 (4 folds)" in shown.getvalue()
