@@ -63,6 +63,7 @@ from capsule_lightning.runs.folders import (
     require_writable,
     unlock_run,
 )
+from capsule_lightning.runs.plain_values import without_sources
 from capsule_lightning.runs.plain_yaml import dump_yaml
 from capsule_lightning.runs.signals import SIGNALS, Interrupted, rank
 from capsule_lightning.sharing.network_file import evaluation_config, is_shared, require_source
@@ -235,8 +236,13 @@ def perform(start: Start) -> None:
     if rank() == 0:
         require_writable(folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
+    untrained = command == "fit" and checkpoint is None and (choice.begins or not any(folder.rglob("*.ckpt")))
     cli = CapsuleCLI(
-        parts_of(config), command=command, work_folder=folder, record=record_of(config), left_out=config["without"]
+        parts_of(config, untrained),
+        command=command,
+        work_folder=folder,
+        record=record_of(config),
+        left_out=config["without"],
     )
     place_loggers(cli.trainer, Placement(folder, choice.folder, command, dict(flat(config))))
     held: list[Path] = []
@@ -245,7 +251,7 @@ def perform(start: Start) -> None:
             take_network(path, checkpoint, cli.model, cli.datamodule)
         elif checkpoint is not None:
             require_weights(path, checkpoint, cli.model)
-        elif config["init_from"] is not None and (choice.begins or not any(folder.rglob("*.ckpt"))):
+        elif config["init_from"] is not None and untrained:
             take_weights(config["init_from"], cli.model, config["runs"])
         if command == "fit":
             fit(cli, choice, config, folder, held)
@@ -270,9 +276,15 @@ def remove_made(folder: Path, made: Sequence[Path]) -> None:
             parent.rmdir()
 
 
-def parts_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What Lightning makes objects of."""
-    return {key: config[key] for key in ("seed_everything", "trainer", "model", "data")}
+def parts_of(config: Mapping[str, Any], untrained: bool) -> dict[str, Any]:
+    """Return what Lightning makes objects of.
+
+    Args:
+        config: of the run.
+        untrained: whether the network begins with its initial weights; those of a checkpoint need no source.
+    """
+    parts = {key: config[key] for key in ("seed_everything", "trainer", "model", "data")}
+    return parts if untrained else {**parts, "model": without_sources(parts["model"])}
 
 
 def record_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
+from trained import LEAN
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders import backbone
@@ -293,6 +294,24 @@ def test_a_trained_network_is_loaded_without_the_file_that_its_weights_began_wit
     path.unlink()
     loaded = load_network(tmp_path / "net.ckpt")
     assert changed(state(task.net), loaded) == set()
+
+
+@pytest.mark.long(10)
+def test_a_run_goes_on_and_predicts_without_the_file_that_its_weights_began_with(timm, tmp_path, run_main):
+    _, path = saved(timm, tmp_path, ".safetensors")
+    net = ("--model.net.encoder=BackboneEncoder", "--model.net.encoder.name=test_resnet", "--model.net.decoder=null")
+    start = (*net, f"--model.net.encoder.weights={path}", "--model.net.encoder.size=[32,32]")
+    few = ("--trainer.limit_train_batches=2", "--test_after_fit=false", LEAN)
+    cwd = run_main("fit", *start, *few, "--trainer.max_epochs=1", "--run_id=one")
+    path.unlink()
+    run = cwd / "runs" / "digits" / "one"
+    run_main("fit", "--resume", str(run), "--trainer.max_epochs=2")
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert str(path) in (run / "config.yaml").read_text()  # which says what the run began with
+    run_main("predict", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    assert (run / "predict" / "predictions.csv").is_file()
+    with pytest.raises(SystemExit):
+        run_main("fit", "--config", str(run / "config.yaml"), *few, "--run_id=two")  # another run begins with them
 
 
 class Harm:
