@@ -74,7 +74,7 @@ class Calibration(L.Callback):
         )
         self.coverage = coverage
         self.found: Calibrated | None = None
-        self._seen: list[tuple[int, list[float], int]] = []  # number, scores and label of each image
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # places, scores and labels of each batch
 
     @override
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -90,8 +90,10 @@ class Calibration(L.Callback):
     @override
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Learn from the images of all processes, before the checkpoint of this validation is saved."""
+        if self.coverage is None:
+            return
         scores, labels = self._all(trainer)
-        if self.coverage is not None and len(labels):
+        if len(labels):
             found = temperature(scores, labels)
             threshold = conformal_threshold(at_temperature(scores, found), labels, self.coverage)
             self.found = Calibrated(found, threshold, self.coverage)
@@ -110,8 +112,10 @@ class Calibration(L.Callback):
     @override
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what the sets are worth on all test images, the same on every process."""
+        if self.found is None:
+            return
         scores, labels = self._all(trainer)
-        if self.found is None or not len(labels):
+        if not len(labels):
             return
         sets, error = self.found.sets(scores), CalibrationError()
         error.update(self.found.probabilities(scores), labels)
@@ -131,15 +135,17 @@ class Calibration(L.Callback):
         if not (offers(outputs, "activations") and offers(batch, "labels", "indices")):
             return
         if isinstance(task, ClassificationTask) and batch.labels.ndim == 1:
-            scores = task.loss.probabilities(outputs.activations).cpu().double().tolist()
-            self._seen += zip(batch.indices.tolist(), scores, batch.labels.tolist(), strict=True)
+            scores = task.loss.probabilities(outputs.activations).cpu().double()
+            self._seen.append((batch.indices.cpu(), scores, batch.labels.cpu()))
 
     def _all(self, trainer: L.Trainer) -> tuple[Tensor, Tensor]:
         """Return scores ``(N, J)`` float64 and labels ``(N)`` of all processes, in the order of the images."""
         seen, self._seen = of_all_processes(trainer, self._seen), []
-        seen.sort()
-        scores = torch.tensor([scores for _, scores, _ in seen], dtype=torch.float64)
-        return scores, torch.tensor([label for _, _, label in seen], dtype=torch.int64)
+        if not seen:
+            return torch.empty(0, 0), torch.empty(0)
+        places, scores, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        order = places.argsort()
+        return scores[order], labels[order]
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from typing_extensions import override
 
@@ -77,14 +78,14 @@ class ImageFolderDataModule(ListedImagesDataModule):
             kind_of(self.root) == "folder", f"{self.root}: no such folder; set --data.root to a folder of class folders"
         )
         self.folders, self._nested = find_splits(self.root, split_folders), split_folders is False
-        parts = {"val": self.folders.val, "test": self.folders.test}
+        parts: dict[Part, Path | None] = {"val": self.folders.val, "test": self.folders.test}
         self.own_parts = {part: folder.name for part, folder in parts.items() if folder is not None}
         self.take_stock()
 
     @override
     def listed(self, part: Part, walked: Walked) -> ClassTree:
         folder = getattr(self.folders, part)
-        names = None if part == "train" and not hasattr(self, "class_names") else self.class_names
+        names = getattr(self, "class_names", None)  # not known before the images to train on have been listed
         return class_tree(
             folder,
             names,

@@ -37,7 +37,7 @@ class Listing(NamedTuple):
     parts: Sequence[Part]
     groups: Sequence[str]
     note: str
-    own_parts: Mapping[str, str]
+    own_parts: Mapping[Part, str]
 
 
 class ImageTableDataModule(ListedImagesDataModule):
@@ -192,7 +192,7 @@ def read_listing(
         _require_cells(table, groups, group_column)
         _require_whole_groups(table, groups, parts, group_column)
         note += f", {len(set(groups)):,} groups of {group_column}, each in one split"
-    own: dict[str, str] = {
+    own: dict[Part, str] = {
         part: f"{split_column} {word}" for part, word in zip(parts, words, strict=True) if part != "train"
     }
     require("train" in parts, f"{table.path}: no row of column {split_column} says train; expected images to train on")

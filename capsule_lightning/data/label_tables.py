@@ -66,7 +66,7 @@ def read_table(path: Path) -> Table:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         reason = error.strerror or first_line(error)
-        raise InputError(f"{path}: cannot be read ({reason.lower()}); set --data.table to a CSV file") from error
+        raise InputError(f"{path}: cannot be read ({reason.lower()}); expected a CSV, TSV or Parquet file") from error
     require(len(content) <= MOST_BYTES, f"{path}: more than {MOST_BYTES / 2**30:.0f} GiB; split the table")
     table = _parquet(path, content) if path.suffix.lower() == ".parquet" else _text(path, content)
     require(table.rows, f"{path}: the table has no rows below its first line, which names the columns")

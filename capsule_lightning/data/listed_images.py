@@ -63,7 +63,7 @@ class ListedImagesDataModule(ImageDataModule):
     usual_augmentation = PaddedCrop
     usual_normalization = "channel"
 
-    own_parts: Mapping[str, str]
+    own_parts: Mapping[Part, str]
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class ListedImagesDataModule(ImageDataModule):
             raise InputError(f"{self.title}: only the class {tree.class_names[0]}; expected two classes or more")
         self._require_enough(tree)
         for part in self.own_parts:
-            self.listed("val" if part == "val" else "test", {})
+            self.listed(part, {})
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
 
     def prepare_data(self) -> None:
@@ -178,8 +178,10 @@ class ListedImagesDataModule(ImageDataModule):
 
     @override
     def origin_of(self, part: str) -> str:
-        if part in self.own_parts:
-            return f" ({self.own_parts[part]})" if part == "val" else ""
+        if part == "val" and "val" in self.own_parts:
+            return f" ({self.own_parts['val']})"
+        if part == "test" and "test" in self.own_parts:
+            return ""
         if part == "test" and self.folds is not None:
             return f" (--data.fold {self.fold} of --data.folds {self.folds})"
         return f" (--data.test_size {self.test_size})" if part == "test" else super().origin_of(part)
