@@ -101,8 +101,8 @@ def measuring_help(command: str) -> str:
 MEASURES = "  --data.root FOLDER      folder of the data, if it has moved since training"
 PREDICTS = """  --data.images PATH ...  images, folders of them, a table of paths, or a pattern such as 'a/*.png'
                           (default: the test images)
-  --output FILE.csv       the table of predictions   (default: in the run's folder)
-  --poses FILE.npz        also names, classes, lengths and poses as arrays
+  --output FILE           the table of predictions, .csv or .parquet   (default: in the run's folder)
+  --embeddings FILE.npz   also names, classes, lengths and poses of the class capsules as arrays
   --overwrite             replace these files if they are there"""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.callbacks.prediction_files import PARQUET, parquet_library
 from capsule_lightning.cli.words import Words
 from capsule_lightning.components.foreign import require_harmless
 from capsule_lightning.components.names import modernized
@@ -38,7 +39,7 @@ from capsule_lightning.sharing.reader import READ_AS
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.images import ImageTask
 
-RESULTS = {"output": ".csv", "poses": ".npz"}
+RESULTS = {"output": (".csv", ".parquet"), "embeddings": (".npz",)}
 """Options of ``predict`` that name files, and how their names end."""
 TABLE = "capsule_lightning.callbacks.predictions.PredictionTable"
 
@@ -145,7 +146,7 @@ def for_predict(config: dict[str, Any], given: Words) -> dict[str, Any]:
     if given.option("trainer.logger") is None:
         trainer["logger"] = False
     listed = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else []
-    table = {"class_path": TABLE, "init_args": {key: config[key] for key in ("output", "poses", "overwrite")}}
+    table = {"class_path": TABLE, "init_args": {key: config[key] for key in ("output", "embeddings", "overwrite")}}
     trainer["callbacks"] = [*(each for each in listed if each["class_path"] != TABLE), table]
     left_out = [name for name in config["without"] if not TABLE.endswith(f".{name}")]  # a run may do without its table
     return {**config, "trainer": trainer, "without": left_out}
@@ -157,10 +158,12 @@ def require_results(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: a name that ends otherwise, a folder that does not exist, a file that is there.
     """
-    for option, suffix in RESULTS.items():
+    for option, suffixes in RESULTS.items():
         if config[option] is not None:
             path = expanded(config[option], f"--{option}")
-            require(path.suffix == suffix, f"{option}={path}: expected a name that ends in {suffix}")
+            require(path.suffix in suffixes, f"{option}={path}: expected a name that ends in {' or '.join(suffixes)}")
+            if path.suffix == PARQUET:
+                parquet_library()
             require_not_of_a_run(path, f"--{option}")
             require_place(path, config["overwrite"], f"--{option}")
 

@@ -207,17 +207,31 @@ def pictures_of(parts: Sequence[tuple[StoredArray, Tensor]], layout: Layout, cod
     return out
 
 
-def read_array_pictures(path: Path, shape: tuple[int, int, int], invert: bool) -> Tensor:
-    """Read images for ``predict`` from a file of arrays.
+class ArrayPictures(NamedTuple):
+    """Images in a file of arrays, none of which have been read.
+
+    Attributes:
+        array: ``(N, ...)``.
+        layout, coding: how it becomes pictures.
+    """
+
+    array: StoredArray
+    layout: Layout
+    coding: Coding
+
+    def read(self, invert: bool) -> Tensor:
+        """Return all pictures ``(N, C, H, W)`` uint8, dark and light exchanged if ``invert``."""
+        every = torch.arange(self.array.shape[0])
+        return pictures_of([(self.array, every)], self.layout, self.coding, invert)
+
+
+def find_array_pictures(path: Path, shape: tuple[int, int, int]) -> ArrayPictures:
+    """Find the images for ``predict`` in a file of arrays.
 
     Args:
         path: an ``.npy`` file, or an ``.npz`` file with one array or with images under one of the usual names, of which
             those to test on are taken.
         shape: ``(C, H, W)`` of each, with the channels first or last, or without them if there is one.
-        invert: exchange dark and light.
-
-    Returns:
-        ``(N, C, H, W)`` uint8.
 
     Raises:
         InputError: there are no such images.
@@ -237,5 +251,4 @@ def read_array_pictures(path: Path, shape: tuple[int, int, int], invert: bool) -
             f"{images.title}: has images {images.shape[1:]}; expected {(rows, columns, channels)} (rows, columns, "
             "channels), as the network was trained on; scale them"
         )
-    every = torch.arange(images.shape[0])
-    return pictures_of([(images, every)], Layout(shape, found), coding_of([images]), invert)
+    return ArrayPictures(images, Layout(shape, found), coding_of([images]))

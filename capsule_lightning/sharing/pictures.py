@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
-from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
-from capsule_lightning.data.base import ImageDataModule, Normalization, unlabeled
-from capsule_lightning.data.facts import describe_facts
-from capsule_lightning.data.image_files import read_files, unreadable
+from capsule_lightning.data.array_pictures import ARRAYS
+from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.image_files import unreadable
 from capsule_lightning.data.image_trees import class_folders, find_images
 from capsule_lightning.data.label_tables import TABLES, files_in, read_table
-from capsule_lightning.data.loader import MemoryStore, Store
+from capsule_lightning.data.loader import Store
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
 from capsule_lightning.errors import InputError, require
@@ -103,19 +101,12 @@ class PicturesDataModule(ImageDataModule):
         require(stage == "predict" and self.paths, f"{self.name}: are for predict --data.images, and nothing else")
         if len(self.paths) == 1 and Path(self.paths[0]).suffix in ARRAYS:
             path = expanded(self.paths[0], "--data.images")
-            self.stores["predict"] = unlabeled(read_array_pictures(path, self.stored_shape, self.reading.invert))
+            self.stores["predict"] = self.store_of_array(path)
             return
         found = find_pictures(self.paths, self.class_names)
         if found.odd and not (found.paths and self.reading.skip_damaged):
             raise unreadable(found.odd)
-        read = read_files(found.paths, self.stored_shape, resize=True, reading=self.reading)
-        self.predict_files = [found.paths[number] for number in read.kept]
-        odd = {str(each.path): each.reason for each in found.odd}
-        facts = read.facts._replace(damaged={**read.facts.damaged, **odd})
-        for line in describe_facts({"predict": facts}, self.reading.background):
-            rank_zero_info(line)
-        labels = torch.tensor([found.labels[number] for number in read.kept])
-        self.stores["predict"] = MemoryStore(read.images, labels)
+        self.stores["predict"] = self.store_of_files(found.paths, torch.tensor(found.labels), found.odd, Path())
 
     @override
     def open(self, split: Split) -> Store:

@@ -84,12 +84,13 @@ def test_pictures_for_a_network_of_several_objects_are_refused(known: bool, tmp_
     assert "\n" not in str(refused.value)
 
 
-def test_predict_has_its_table_and_no_logger_unless_asked() -> None:
-    given = read_words(["predict", "--output", "t.csv", "--poses", "p.npz"])
+@pytest.mark.parametrize("word", ["--embeddings", "--poses"])  # the second as it was called before
+def test_predict_has_its_table_and_no_logger_unless_asked(word: str) -> None:
+    given = read_words(["predict", "--output", "t.csv", word, "p.npz"])
     config = for_predict(resolve(given), given)
     assert config["trainer"]["logger"] is False
     (table,) = [each for each in config["trainer"]["callbacks"] if each["class_path"] == TABLE]
-    assert table["init_args"] == {"output": "t.csv", "poses": "p.npz", "overwrite": False}
+    assert table["init_args"] == {"output": "t.csv", "embeddings": "p.npz", "overwrite": False}
     given = read_words(["predict", "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "x"])
     assert for_predict(resolve(given), given)["trainer"]["logger"]
 

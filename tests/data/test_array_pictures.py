@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from capsule_lightning.data.array_pictures import read_array_pictures
+from capsule_lightning.data import named_arrays
+from capsule_lightning.data.array_pictures import find_array_pictures
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_files import read_files
+from capsule_lightning.data.streamed_pictures import StreamedArray
 from capsule_lightning.errors import InputError
 
 COLOR = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
@@ -25,8 +27,8 @@ COLOR = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
 def test_images_are_found_by_their_names(tmp_path, arrays):
     np.savez(tmp_path / "a.npz", **arrays)
     expected = torch.from_numpy(COLOR).movedim(-1, 1)
-    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), invert=False), expected)
-    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), invert=True), 255 - expected)
+    assert torch.equal(find_array_pictures(tmp_path / "a.npz", (3, 8, 6)).read(invert=False), expected)
+    assert torch.equal(find_array_pictures(tmp_path / "a.npz", (3, 8, 6)).read(invert=True), 255 - expected)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,37 @@ def test_images_are_found_by_their_names(tmp_path, arrays):
 def test_other_images_are_refused(tmp_path, arrays, named):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=named):
-        read_array_pictures(tmp_path / "a.npz", (3, 8, 6), invert=False)
+        find_array_pictures(tmp_path / "a.npz", (3, 8, 6)).read(invert=False)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        COLOR,
+        COLOR / 255,
+        COLOR.astype(np.uint16) * 257,
+        COLOR.transpose(0, 3, 1, 2),
+        np.asfortranarray(COLOR),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_an_array_that_is_streamed_gives_what_is_read_at_once(tmp_path, monkeypatch, images, name):
+    np.save(tmp_path / name, images) if name == "a.npy" else np.savez_compressed(tmp_path / name, x=images)
+    found = find_array_pictures(tmp_path / name, (3, 8, 6))
+    monkeypatch.setattr(named_arrays, "_SLICE", 2 * images[0].nbytes)  # two images a slice
+    for invert in (False, True):
+        expected, store = found.read(invert), StreamedArray(*found, invert)
+        assert len(store) == len(expected) == len(store.labels)
+        for places in ([0, 1, 2], [3, 4], [1, 3], [4]):  # in order, back again, and a share of a batch
+            assert torch.equal(store.take(torch.tensor(places)), expected[places])
+
+
+def test_an_array_that_shrinks_while_it_is_streamed_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", x=COLOR / 255)
+    store = StreamedArray(*find_array_pictures(tmp_path / "a.npz", (3, 8, 6)), False)
+    np.savez_compressed(tmp_path / "a.npz", x=COLOR[:2] / 255)
+    with pytest.raises(InputError, match=r"a\.npz.*begin again"):
+        store.take(torch.tensor([4]))
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 8), (5, 1, 8, 8), (5, 8, 8, 1)])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from capsule_lightning.data import streamed_pictures
 from capsule_lightning.errors import InputError
 from capsule_lightning.sharing.pictures import PicturesDataModule, find_pictures
 
@@ -81,6 +82,45 @@ def test_pictures_are_scaled_and_normalized_as_the_network_was_trained(here: Pat
     assert batch.labels.tolist() == [-1, 0, 1]
     assert [data.name_of(n) for n in range(3)] == ["a.png", "pets/cat/1.png", "pets/dog/2.png"]
     torch.testing.assert_close(batch.images[0, :, 0, 0], torch.tensor([2.0, -2.0, -2.0]))
+
+
+def test_pictures_that_are_streamed_are_those_that_are_read_at_once(here: Path, monkeypatch) -> None:
+    made = [PicturesDataModule(NAMES, (3, 4, 4), ["pets", "photos"], batch_size=3) for _ in range(2)]
+    made[0].setup("predict")
+    monkeypatch.setattr(streamed_pictures, "MOST_HELD", 0)
+    made[1].setup("predict")
+    assert isinstance(made[1].stores["predict"], streamed_pictures.StreamedFiles)
+    at_once, streamed = ([*data.predict_dataloader()] for data in made)
+    assert len(streamed) == 2
+    for one, other in zip(at_once, streamed, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
+    assert [made[1].name_of(n) for n in range(4)] == [made[0].name_of(n) for n in range(4)]
+
+
+@pytest.mark.parametrize("fault", ["no image", "cut short"])
+def test_a_file_that_cannot_be_read_is_left_out_of_a_stream_if_it_may_be(here: Path, monkeypatch, fault: str) -> None:
+    monkeypatch.setattr(streamed_pictures, "MOST_HELD", 0)
+    noise = Image.effect_noise((64, 64), 90)
+    noise.save(here / "photos" / "b.png")
+    whole = (here / "photos" / "b.png").read_bytes()
+    (here / "photos" / "b.png").write_bytes(b"<html>" if fault == "no image" else whole[: len(whole) // 2])
+    data = PicturesDataModule(NAMES, (3, 4, 4), ["photos", "a.png"])
+
+    def read() -> None:
+        data.setup("predict")
+        next(iter(data.predict_dataloader()))
+
+    with pytest.raises(InputError, match=r"b\.png: cannot be read.*skip_damaged true"):
+        read()
+    data = PicturesDataModule(NAMES, (3, 4, 4), ["photos", "a.png"], skip_damaged=True)
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert [*data.damaged] == [0]
+    assert batch.inputs.amax(dim=(1, 2, 3)).tolist() == [0, 255, 255]
+    for path in ("photos/b.png", "photos/c.png", "a.png"):
+        (here / path).write_text("none")
+    with pytest.raises(InputError, match="3 image files cannot be read"):
+        PicturesDataModule(NAMES, (3, 4, 4), ["photos", "a.png"], skip_damaged=True).setup("predict")
 
 
 @pytest.mark.parametrize("stage", ["fit", "test", "validate", None])
