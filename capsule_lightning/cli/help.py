@@ -57,6 +57,7 @@ def fit_help() -> str:
   --trust_run             resume a run of somebody else although its configuration could run code, see SECURITY.md
   --runs FOLDER           folder of the runs: FOLDER/<experiment>/<run id>   (default: runs)
   --experiment NAME       runs that belong together
+  --folds N [--fold K]    cross-validation: a run for each of N parts of your own data, or for part K alone
   --run_id NAME           name of this run   (default: drawn, from the time)
   --seed_everything N     (default: 0)
   --test_after_fit BOOL   end with a test of the result   (default: true)

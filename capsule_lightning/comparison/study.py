@@ -54,6 +54,7 @@ class Study(NamedTuple):
         seeds: seeds that every choice is trained with.
         jobs: number of runs at the same time.
         devices: values of ``CUDA_VISIBLE_DEVICES``, given to the jobs in turn; empty to leave the variable alone.
+        again: the command line that goes on with it; empty for that of ``compare``.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Study(NamedTuple):
     seeds: list[int]
     jobs: int
     devices: list[str]
+    again: str = ""
 
     @property
     def keys(self) -> list[str]:

@@ -24,7 +24,7 @@ from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
 from capsule_lightning.data.statistics import channel_statistics, digests
-from capsule_lightning.data.stratified import fold_off, require_folds, split_off
+from capsule_lightning.data.stratified import fold_off, require_enough_for_folds, require_folds, split_off
 from capsule_lightning.errors import InputError, require, some_of
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -140,6 +140,8 @@ class ListedImagesDataModule(ImageDataModule):
         if len(tree.class_names) < 2:
             raise InputError(f"{self.title}: only the class {tree.class_names[0]}; expected two classes or more")
         self._require_enough(tree)
+        if self.folds is not None:
+            require_enough_for_folds(torch.tensor(tree.labels), self.folds, self.class_names, tree.groups or None)
         for part in self.own_parts:
             self.listed(part, {})
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))

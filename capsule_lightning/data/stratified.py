@@ -90,6 +90,20 @@ def fold_off(
         >>> sorted(torch.cat(parts).tolist()), labels[parts[0]].tolist()
         ([0, 1, 2, 3, 4, 5], [0, 1])
     """
+    require_enough_for_folds(labels, folds, class_names, groups)
+    split = _parts(labels, folds, 0, groups)[fold]
+    _require_all_classes(labels, split, f"fold={fold} of {folds}", class_names)
+    return split
+
+
+def require_enough_for_folds(
+    labels: Tensor, folds: int, class_names: Sequence[str] = (), groups: Sequence[str] | None = None
+) -> None:
+    """Refuse more parts than a class has examples or, if they are grouped, groups; see `fold_off`.
+
+    Raises:
+        InputError: names the class and how many parts there can be.
+    """
     for label in sorted(set(labels.tolist())):
         members = (labels == label).nonzero()[:, 0].tolist()
         count, what = len(members), "examples"
@@ -100,9 +114,6 @@ def fold_off(
             f"folds={folds}: the class {class_names[label] if class_names else label} has only {count} {what}; set "
             f"--data.folds to at most {count}, or add examples",
         )
-    split = _parts(labels, folds, 0, groups)[fold]
-    _require_all_classes(labels, split, f"fold={fold} of {folds}", class_names)
-    return split
 
 
 def require_folds(folds: int | None, fold: int) -> None:
