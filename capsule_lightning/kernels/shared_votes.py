@@ -52,7 +52,7 @@ def shared_dynamic_routing(
     """
     count, num_out = weight.shape[0], weight.shape[1]
     size = block or max(1, MOST_COUPLINGS // (poses.shape[1] * num_out))
-    children = poses.unflatten(1, (-1, count)).transpose(1, 2)  # (B, K, P, D)
+    children = poses.reshape(len(poses), poses.shape[1] // count, count, poses.shape[2]).transpose(1, 2)  # (B, K, P, D)
     settings = weight, iterations, bias, leaky, detach
     if len(children) == 0:
         return _parents(children, *settings)
@@ -62,7 +62,7 @@ def shared_dynamic_routing(
         checkpoint(_parents, part, *settings, use_reentrant=False, preserve_rng_state=False)
         for part in children.split(size)
     ]
-    return torch.cat(parts)  # type: ignore[arg-type]
+    return torch.cat(parts)
 
 
 def _parents(

@@ -62,9 +62,9 @@ class HiddenRouting(Routing):
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         for argument, size in {"hidden": hidden, "hidden_dim": hidden_dim}.items():
             require(size >= 1, f"HiddenRouting: {argument}={size}: expected at least 1")
-        shared = {} if vote_weights is None else {"vote_weights": vote_weights}
-        first = partial(InvertedDotProductRouting, readout=False) if first is None else first
-        self.first = first(num_in, dim_in, hidden, hidden_dim, **shared)
+        shared: dict[str, int] = {} if vote_weights is None else {"vote_weights": vote_weights}
+        step: Callable[..., Routing] = partial(InvertedDotProductRouting, readout=False) if first is None else first
+        self.first = step(num_in, dim_in, hidden, hidden_dim, **shared)
         self.second = second(hidden, hidden_dim, num_out, dim_out)
         self.vote_weights = self.first.vote_weights
 
