@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from capsule_lightning.data.loader import Store
-from capsule_lightning.data.statistics import digests, single_colored
+from capsule_lightning.data.pictures import Seen
+from capsule_lightning.data.statistics import MeasuredStore, digests, single_colored
 from capsule_lightning.errors import printable, some_of
 
 MOST_BYTES = 2**29
@@ -40,6 +42,13 @@ class Facts(NamedTuple):
         damaged = {**self.damaged, **{str(path): reason for path, reason in odd.items()}}
         named = {_relative(name, folder): reason for name, reason in damaged.items()}
         return self._replace(damaged=named, others=[_relative(path, folder) for path in others])
+
+
+def facts_of(seen: Sequence[Seen]) -> Facts:
+    """Return what was met in N files, at least one."""
+    sizes = [each.size for each in seen]
+    transparent, animated = sum(each.transparent for each in seen), sum(each.animated for each in seen)
+    return Facts(min(sizes, key=area), max(sizes, key=area), transparent, animated, {})
 
 
 def read_facts(value: Any) -> Facts | None:
@@ -118,15 +127,16 @@ def describe_oddities(parts: Mapping[str, Part]) -> list[str]:
         hits = torch.isin(part.places.cpu(), pixels[id(part.store)][1]).nonzero()[:, 0]
         plain += [part.name(split, number) for number in hits.tolist()]
     lines = [f"{len(plain):,} of a single color: {some_of(plain)}"] if plain else []
-    seen: dict[int, str] = {}
     twice: list[str] = []
+    earlier, starts = torch.empty(0, dtype=torch.int64), {}
     for split, numbers in found.items():
-        mine: dict[int, str] = {}
-        for number, digest in enumerate(numbers.tolist()):
-            if digest in seen:
-                twice.append(f"{parts[split].name(split, number)} = {seen[digest]}")
-            mine.setdefault(digest, parts[split].name(split, number))
-        seen = {**mine, **seen}
+        first, places = np.unique(earlier.numpy(), return_index=True)
+        for number in torch.isin(numbers, earlier).nonzero()[:, 0].tolist():
+            place = int(places[np.searchsorted(first, int(numbers[number]))])
+            other = [each for each, start in starts.items() if start <= place][-1]
+            twice.append(f"{parts[split].name(split, number)} = {parts[other].name(other, place - starts[other])}")
+        starts[split] = len(earlier)
+        earlier = torch.cat([earlier, numbers])
     if twice:
         lines.append(
             f"{len(twice):,} to measure with that are also in another split, pixel for pixel: {some_of(twice, 3)}"
@@ -135,7 +145,7 @@ def describe_oddities(parts: Mapping[str, Part]) -> list[str]:
 
 
 def _is_small(store: Store) -> bool:
-    return (
+    return isinstance(store, MeasuredStore) or (
         len(store) > 0
         and len(store) * store.take(torch.zeros(1, dtype=torch.int64, device=store.labels.device)).nbytes <= MOST_BYTES
     )
