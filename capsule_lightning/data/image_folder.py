@@ -14,6 +14,7 @@ from capsule_lightning.data.listed_images import ListedImagesDataModule
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.split_folders import Part, find_splits
+from capsule_lightning.data.storage import Storage
 from capsule_lightning.errors import require
 
 
@@ -54,6 +55,7 @@ class ImageFolderDataModule(ListedImagesDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        storage: Storage | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -73,6 +75,7 @@ class ImageFolderDataModule(ListedImagesDataModule):
             max_pixels,
             skip_damaged,
             balanced,
+            storage,
         )
         require(
             kind_of(self.root) == "folder", f"{self.root}: no such folder; set --data.root to a folder of class folders"

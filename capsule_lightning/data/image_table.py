@@ -17,6 +17,7 @@ from capsule_lightning.data.listed_images import ListedImagesDataModule
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.split_folders import USUAL, Part
+from capsule_lightning.data.storage import Storage
 from capsule_lightning.errors import InputError, require, some_of
 
 
@@ -88,6 +89,7 @@ class ImageTableDataModule(ListedImagesDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        storage: Storage | None = None,
     ) -> None:
         self.table = Path(os.path.expanduser(table))
         super().__init__(
@@ -108,6 +110,7 @@ class ImageTableDataModule(ListedImagesDataModule):
             max_pixels,
             skip_damaged,
             balanced,
+            storage,
         )
         columns = (path_column, label_column, split_column, group_column)
         self.listing = read_listing(read_table(self.table), self.root, *columns)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from typing import get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,13 +20,17 @@ from capsule_lightning.data.decoded_trees import DecodedTree, decode_tree
 from capsule_lightning.data.image_files import size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
 from capsule_lightning.data.module import Split
+from capsule_lightning.data.loader import Store
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.sharded_trees import ShardedTree, shard_tree, stream
+from capsule_lightning.data.shards import How
 from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
 from capsule_lightning.data.statistics import channel_statistics, digests
+from capsule_lightning.data.storage import Storage, choose, folders_for
 from capsule_lightning.data.stratified import fold_off, require_folds, split_off
-from capsule_lightning.errors import InputError, require, some_of
+from capsule_lightning.errors import InputError, require, require_one_of, some_of
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -37,8 +42,9 @@ class ListedImagesDataModule(ImageDataModule):
     them ``val_size`` images are held out of the training set. Images of one group, such as those of one patient, are
     all in the same split.
 
-    Files are decoded once; the result is kept in ``<root>/.prepared`` if that can be written. `ImageDataModule`
-    describes the arguments that are not listed.
+    Files are decoded once; the result is kept in ``<root>/.prepared`` if that can be written. More images than memory
+    holds are read while training goes on (``storage``), in the same order, with the same augmentation and to the same
+    bits. `ImageDataModule` describes the arguments that are not listed.
 
     A subclass implements `listed`, and calls `take_stock` at the end of its constructor.
 
@@ -50,6 +56,10 @@ class ListedImagesDataModule(ImageDataModule):
         folds: number of parts, stratified and the same for every seed, one of which is the test set in place of
             ``test_size`` images; null for none.
         fold: which of the ``folds`` parts to test on, from 0.
+        storage: where the pictures are while a network is trained: ``memory``; ``shards``, files of decoded pictures that
+            are made once; ``originals``, decoded each time from their files; null for memory if they take at most a
+            quarter of what is free, otherwise shards if these take no more disk than the files and a quarter of what is
+            free, otherwise originals.
 
     Attributes:
         own_parts: what the data call the validation and the test images that they list, by ``val`` and ``test``; parts
@@ -84,6 +94,7 @@ class ListedImagesDataModule(ImageDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        storage: Storage | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -106,10 +117,13 @@ class ListedImagesDataModule(ImageDataModule):
             "(--data.max_pixels)",
         )
         require_folds(folds, fold)
+        if storage is not None:
+            require_one_of("storage", storage, get_args(Storage))
         self.channels, self.image_size = channels, image_size
-        self.test_size, self.folds, self.fold = test_size, folds, fold
+        self.test_size, self.folds, self.fold, self.asked_storage = test_size, folds, fold, storage
         self._files: dict[str, list[PurePath]] = {}  # of each split that has been read, in the order of its images
         self._groups: dict[PurePath, str] = {}  # of the files that have one
+        self._sharded: dict[Part, ShardedTree] = {}  # the parts that have been looked at
         self._recorded: dict[Split, list[int]] = {}  # keys of the files of each split, if they are those of a run
 
     @abstractmethod
@@ -140,12 +154,17 @@ class ListedImagesDataModule(ImageDataModule):
         if len(tree.class_names) < 2:
             raise InputError(f"{self.title}: only the class {tree.class_names[0]}; expected two classes or more")
         self._require_enough(tree)
-        for part in self.own_parts:
-            self.listed(part, {})
+        others = [self.listed(part, {}) for part in self.own_parts]
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
+        paths = [path for each in (tree, *others) for path in each.paths]
+        self.storage_plan = choose(self.asked_storage, paths, self.stored_shape, self._folders())
 
     def prepare_data(self) -> None:
         """Decode the files once, all of them before any are kept; called by one process of each machine."""
+        if self.storage_plan.storage != "memory":
+            for part in self._parts_of("train") + self._parts_of("test"):
+                self._shard(part)
+            return
         for found in [self._read(split) for split in ("train", "test")]:
             found.keep()
 
@@ -155,6 +174,15 @@ class ListedImagesDataModule(ImageDataModule):
         found.keep()
         self._files[split], self.met[split] = found.files, found.facts
         return found.images
+
+    @override
+    def open(self, split: Split) -> Store:
+        if self.storage_plan.storage == "memory":
+            return super().open(split)
+        parts = [self._shard(part) for part in self._parts_of(split)]
+        streamed = stream(self._listed(split), parts, self._how)
+        self._files[split], self.met[split] = streamed.files, streamed.facts
+        return streamed.store
 
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +218,9 @@ class ListedImagesDataModule(ImageDataModule):
     def describe(self) -> str:
         if len(self._train):
             self.store("test")
-        return super().describe()
+        storage, reason = self.storage_plan
+        where = {"memory": "in memory", "shards": "read from shards", "originals": "read from their files"}[storage]
+        return f"{super().describe()}\n  {where}: {reason}"
 
     # The split belongs to the run, see `DataModule`.
 
@@ -299,6 +329,28 @@ class ListedImagesDataModule(ImageDataModule):
     def kept_below(self) -> str:
         """Name of the folder of ``<root>/.prepared`` in which decoded images are kept."""
         return "x".join(map(str, self.stored_shape))
+
+    def _folders(self) -> list[Path]:
+        """Return where shards may be, of this way of reading alone: two runs that read otherwise take none away."""
+        return folders_for(self.root, self.kept_below, f"{self.reading.mark} {self.image_size is None}")
+
+    @property
+    def _how(self) -> How:
+        shape, resize = self.stored_shape, self.image_size is not None
+        return How(shape, resize, self.reading, self.root, with_pixels=self.storage_plan.storage == "shards")
+
+    def _parts_of(self, split: Split) -> list[Part]:
+        """Return the parts whose files a split is of."""
+        if split == "test":
+            return ["test" if "test" in self.own_parts else "train"]
+        return ["train", "val"] if "val" in self.own_parts and self.val_size != 0 else ["train"]
+
+    def _shard(self, part: Part) -> ShardedTree:
+        """Return a part, all of whose files have been looked at."""
+        if part not in self._sharded:
+            tree = self.listed(part, {})
+            self._sharded[part] = shard_tree(tree.paths, [folder / part for folder in self._folders()], self._how)
+        return self._sharded[part]
 
     def _read(self, split: Split) -> DecodedTree:
         folder = self.root / ".prepared" / self.kept_below / split
