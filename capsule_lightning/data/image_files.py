@@ -174,6 +174,7 @@ def unreadable(errors: Sequence[UnreadableImageError]) -> InputError:
 
 
 def misfit(paths: Sequence[Path], misfits: dict[int, tuple[int, int]], expected: tuple[int, int]) -> InputError:
+    """Return an error for files of another size than expected, by their numbers; it names ten of them."""
     first, *others = sorted(misfits)
     also = f" (so are {some_of([paths[n].name for n in others])})" if others else ""
     rows, columns = misfits[first]

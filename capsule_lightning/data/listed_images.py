@@ -19,8 +19,8 @@ from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.decoded_trees import DecodedTree, decode_tree
 from capsule_lightning.data.image_files import size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
-from capsule_lightning.data.module import Split
 from capsule_lightning.data.loader import Store
+from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.sharded_trees import ShardedTree, shard_tree, stream
@@ -56,10 +56,10 @@ class ListedImagesDataModule(ImageDataModule):
         folds: number of parts, stratified and the same for every seed, one of which is the test set in place of
             ``test_size`` images; null for none.
         fold: which of the ``folds`` parts to test on, from 0.
-        storage: where the pictures are while a network is trained: ``memory``; ``shards``, files of decoded pictures that
-            are made once; ``originals``, decoded each time from their files; null for memory if they take at most a
-            quarter of what is free, otherwise shards if these take no more disk than the files and a quarter of what is
-            free, otherwise originals.
+        storage: where the pictures are while a network is trained: ``memory``; ``shards``, files of decoded pictures
+            that are made once; ``originals``, decoded each time from their files; null for memory if they take at most
+            a quarter of what is free, otherwise shards if these take no more disk than the files and a quarter of what
+            is free, otherwise originals.
 
     Attributes:
         own_parts: what the data call the validation and the test images that they list, by ``val`` and ``test``; parts

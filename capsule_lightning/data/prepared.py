@@ -124,6 +124,7 @@ def _require_set(images: Header, labels: Header, columns: int | None) -> None:
 
 
 def damaged(folder: Path, reason: str) -> InputError:
+    """Return an error for a set in a folder that is not as it was written."""
     return InputError(
         f"{folder}: the prepared set is damaged ({reason}); remove this folder, it is made again from its source"
     )

@@ -199,9 +199,8 @@ def stream(tree: ClassTree, parts: Sequence[ShardedTree], how: How) -> Streamed:
     numbers = _find(file_keys(files), torch.cat([part.keys for part in parts]))
     records = np.concatenate([part.records for part in parts])[numbers.numpy()]
     kept = torch.from_numpy(records["good"]).nonzero()[:, 0]
-    every = torch.tensor(tree.labels)
-    labels = every[kept]
-    for label in sorted(set(every.unique().tolist()) - set(labels.unique().tolist())):
+    labels = torch.tensor(tree.labels)[kept]
+    for label in sorted(set(tree.labels) - set(labels.tolist())):
         name = tree.class_names[label]
         raise InputError(f"{how.top}: no image of the class {name} can be read; replace or remove it")
     records = records[kept.numpy()]
@@ -230,7 +229,7 @@ def _find(wanted: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 def _facts(records: np.ndarray) -> Facts:
     """Return what was met in files."""
-    sizes, counts = np.unique(records["size"], axis=0, return_counts=True)
+    sizes = np.unique(records["size"], axis=0)
     seen = [Seen((int(rows), int(columns)), False, False) for rows, columns in sizes]
     transparent, animated = (int(records[name].sum()) for name in ("transparent", "animated"))
     return facts_of(seen)._replace(transparent=transparent, animated=animated)

@@ -1,9 +1,10 @@
 """Shards: some thousand pictures of image files in one file, with what was met in them and measured on them.
 
 A shard is a folder with ``images.npy``, ``records.npy`` and ``source.json``, which takes its place when it is whole: an
-interruption costs the shard that was being made. It belongs to the names, sizes and times of its files, so that a file
-that has changed costs the shards from it on. Pictures are read, not memory-mapped: a mapped file that is cut short kills
-the process, and mapped pages count as its memory. Each picture has a checksum, which every reading compares.
+interruption costs the shard that was being made. It belongs to the names, sizes and times of its files: one that has
+changed costs its shard, and one that has come or gone those from there on. Pictures are read, not memory-mapped: a mapped
+file that is cut short kills the process, and mapped pages count as its memory. Each picture has a checksum, which every
+reading compares.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ from capsule_lightning.runs.files import make_whole, open_whole
 
 MOST_BYTES, MOST_IMAGES = 2**26, 4096
 """Pixels and pictures of a shard, at most."""
-IMAGES, RECORDS, DAMAGED, WITH_PIXELS = "images.npy", "records.npy", "damaged", "with_pixels"
+IMAGES, RECORDS = "images.npy", "records.npy"
+DAMAGED, WITH_PIXELS, CHECKSUM = "damaged", "with_pixels", "checksum"
+"""Under which `source.json` has which files were left out, whether pixels are there, and what the records add up to."""
+MEASURED = ("digest", "sums", "squares", "single")
+"""Fields of a record that are `Measures`."""
 
 
 class How(NamedTuple):
@@ -103,11 +108,11 @@ def make_shard(folder: Path, paths: Sequence[Path], how: How) -> None:
     for name in ("size", "transparent", "animated"):
         records[name][good] = [getattr(seen, name) for seen in decoded.seen if seen is not None]
     measures = measure(torch.from_numpy(pictures))
-    for name, values in zip(("digest", "sums", "squares", "single"), measures, strict=True):
-        records[name] = values.numpy()
-    records["checksum"] = [zlib.crc32(picture) for picture in pictures]
+    for name, measured in zip(MEASURED, measures, strict=True):
+        records[name] = measured.numpy()
+    records["checksum"] = [zlib.crc32(picture.data) for picture in pictures]
     damaged = {os.fspath(paths[n].relative_to(how.top)): error.reason for n, error in decoded.damaged.items()}
-    source = {"fingerprint": mark, DAMAGED: damaged, WITH_PIXELS: how.with_pixels}
+    source = {"fingerprint": mark, DAMAGED: damaged, WITH_PIXELS: how.with_pixels, CHECKSUM: zlib.crc32(records.data)}
     with make_whole(folder) as staging:
         for name, values in ((IMAGES, pictures), (RECORDS, records)):
             if name == RECORDS or how.with_pixels:
@@ -133,9 +138,11 @@ def open_shard(folder: Path, paths: Sequence[Path], how: How) -> Shard | None:
             raise ValueError(f"{RECORDS} does not hold {len(paths)} records")
         if how.with_pixels:
             images = read_header(folder / IMAGES)
-            if (images.dtype, images.shape) != (np.uint8, (len(paths), *how.shape)):
+            if images.dtype != np.uint8 or images.shape != (len(paths), *how.shape):
                 raise ValueError(f"{IMAGES} holds {images.shape} {images.dtype}, expected {(len(paths), *how.shape)}")
         records = np.array(map_array(folder / RECORDS, header))
+        if zlib.crc32(records.data) != found.get(CHECKSUM):
+            raise ValueError(f"{RECORDS} are not those that were written")
     except (OSError, EOFError, ValueError, TypeError) as error:
         raise prepared.damaged(folder, first_line(error)) from error
     return Shard(records, _reasons(found.get(DAMAGED), folder))
@@ -150,7 +157,7 @@ def _reasons(found: Any, folder: Path) -> dict[str, str]:
 
 def measures_of(records: np.ndarray) -> Measures:
     """Return the measures of records."""
-    return Measures(*(torch.from_numpy(records[name].copy()) for name in ("digest", "sums", "squares", "single")))
+    return Measures(*(torch.from_numpy(records[name].copy()) for name in MEASURED))
 
 
 def require_readable(damaged: dict[str, str], how: How) -> None:
@@ -186,13 +193,12 @@ class ShardedPictures:
         folder = shard_folder(self.folder, shard)
         try:
             with open_regular(f"{folder}/{IMAGES}") as file:
-                # the pixels are what ends the file: a header is as long as NumPy made it
                 held = min(self.how.per_shard, len(self.checksums) - shard * self.how.per_shard)
-                file.seek((place - held) * self.bytes, os.SEEK_END)
-                count = file.readinto(memoryview(out).cast("B"))
+                start = os.fstat(file.fileno()).st_size - held * self.bytes  # of the pixels, which end the file
+                count = os.preadv(file.fileno(), [out.data], start + place * self.bytes)
         except (OSError, ValueError) as error:
             raise prepared.damaged(folder, first_line(error)) from error
-        if count != self.bytes or zlib.crc32(out) != self.checksums[number]:
+        if count != self.bytes or zlib.crc32(out.data) != self.checksums[number]:
             raise prepared.damaged(folder, f"picture {place} of {IMAGES} is not the one that was written")
 
 

@@ -34,8 +34,8 @@ class Plan(NamedTuple):
 def choose(asked: Storage | None, paths: Sequence[Path], shape: tuple[int, int, int], folders: Sequence[Path]) -> Plan:
     """Choose where pictures are, as the user asks or else by their size.
 
-    Memory if they take at most a quarter of what is free, because they are there twice while they are decoded; otherwise
-    shards if these take no more than the files themselves and a quarter of the free disk; otherwise the files.
+    Memory if they take at most a quarter of what is free, because they are there twice while they are decoded;
+    otherwise shards if these take no more than the files themselves and a quarter of the free disk; otherwise the files.
 
     Args:
         asked: what the user asks for; None to choose.
@@ -83,7 +83,7 @@ def place(folders: Sequence[Path]) -> Path:
         if here.is_dir() and os.access(here, os.W_OK | os.X_OK):
             return folder
     raise InputError(
-        f"{' and '.join(str(_nearest(folder)) for folder in folders)} cannot be written, and nothing can be kept there; "
+        f"{' and '.join(str(_nearest(folder)) for folder in folders)} cannot be written, so nothing can be kept there; "
         f"set {CACHE_VARIABLE} to a folder that can, or keep all images in memory with --data.storage memory"
     )
 

@@ -130,7 +130,9 @@ class StreamedStore:
             except UnreadableImageError as error:
                 if not self.skip_damaged:
                     raise
-                _LOG.warning("%s", printable(f"{error.path} {error.reason}: left out of its batch (--data.skip_damaged)"))
+                _LOG.warning(
+                    "%s", printable(f"{error.path} {error.reason}: left out of its batch (--data.skip_damaged)")
+                )
                 missing.append(place)
         return missing
 
@@ -139,7 +141,9 @@ class StreamedStore:
         if not missing:
             return batch.inputs, None
         kept = torch.tensor(sorted(set(range(len(batch.inputs))) - set(missing)), dtype=torch.int64)
-        require(len(kept), f"none of the {len(missing)} images of a batch can be read any more; see that they are there")
+        require(
+            len(kept), f"none of the {len(missing)} images of a batch can be read any more; see that they are there"
+        )
         return batch.inputs[kept], kept
 
 
