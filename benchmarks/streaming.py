@@ -1,9 +1,9 @@
-"""Measure reading more images than memory holds, beside torchvision's ``ImageFolder`` and ``DataLoader`` in the same run.
+"""Measure reading more images than memory holds, beside torchvision's ``ImageFolder`` and ``DataLoader`` in one run.
 
 The files are generated JPEGs of ImageNet's usual size, 500x375 pixels and about 110 KB, and are in the system's cache.
-Both sides give batches of the same pixels, uint8 at the stated size, in a shuffled order: the package from the originals
-and from prepared shards, with threads; torchvision with worker processes. ``--memory`` measures how much memory sets of
-several sizes take, and the profile says where the time of one image goes, and what other decoders would take.
+All give shuffled batches of the same pixels, uint8 at the stated size: the package from the originals and from prepared
+shards, with threads; torchvision with 2 worker processes. The profile says where the time of one image goes, and what
+other decoders would take. ``--memory`` measures the memory of sets of several sizes, preparation included.
 """
 
 from __future__ import annotations
@@ -70,11 +70,9 @@ def generate(root: Path, count: int, size: tuple[int, int], seed: int, different
         pixels = np.zeros((rows, columns, 3), dtype=np.float32)
         for scale in (2, 4, 8, 16, 32, 64, 128):
             coarse = random.normal(size=(rows // scale + 2, columns // scale + 2, 3)).astype(np.float32)
-            planes = [
-                Image.fromarray(plane).resize((columns, rows), Image.Resampling.BICUBIC)
-                for plane in coarse.transpose(2, 0, 1)
-            ]
-            pixels += 5.5 * scale**0.4 * np.stack([np.asarray(plane) for plane in planes], axis=2)
+            planes = [Image.fromarray(plane) for plane in coarse.transpose(2, 0, 1)]
+            smooth = [np.asarray(plane.resize((columns, rows), Image.Resampling.BICUBIC)) for plane in planes]
+            pixels += 5.5 * scale**0.4 * np.stack(smooth, axis=2)
         picture = Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8))
         picture.save(path, quality=90)
         made.append(path)
@@ -133,12 +131,21 @@ class PackagePath(Workload):
         return {"images": self.images, "seconds_before": self.seconds}
 
 
+class Classes(ImageFolder):
+    """`ImageFolder` without hidden folders, such as the one in which the package keeps shards."""
+
+    @override
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        names = sorted(path.name for path in Path(directory).glob("class*"))
+        return names, {name: number for number, name in enumerate(names)}
+
+
 class ImageFolderPath(PackagePath):
     """One epoch of `ImageFolder` and a `DataLoader` whose 2 worker processes persist between epochs."""
 
     @override
     def build(self, device: torch.device) -> Step:
-        data = ImageFolder(str(self.root), Compose([Resize((self.side, self.side)), PILToTensor()]))
+        data = Classes(str(self.root), Compose([Resize((self.side, self.side)), PILToTensor()]))
         loader = DataLoader(data, self.batch_size, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True)
         self.images, self.seconds = len(loader) * self.batch_size, 0.0
 
@@ -173,7 +180,7 @@ def throughput(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def require_equal_pixels(root: Path, side: int, batch_size: int) -> None:
     """Stop unless all arms give the same pixels for the same files."""
-    theirs = ImageFolder(str(root), Compose([Resize((side, side)), PILToTensor()]))
+    theirs = Classes(str(root), Compose([Resize((side, side)), PILToTensor()]))
     place = {Path(path).relative_to(root): number for number, (path, _) in enumerate(theirs.samples)}
     for storage in ("originals", "shards"):
         data = module(root, side, batch_size, storage)
@@ -225,10 +232,8 @@ def profile(root: Path, side: int, count: int = 100) -> dict[str, Any]:
             found[name].append(1000 * (time.perf_counter() - begun) / len(inputs))
     whole = [np.asarray(resized(image)).astype(int) for image in decoded]
     drafts = [np.asarray(resized(draft(path))).astype(int) for path in paths]
-    others = [
-        np.asarray(image).astype(int) - torchvision(t).movedim(0, -1).numpy()
-        for image, t in zip(decoded, tensors, strict=True)
-    ]
+    theirs = [torchvision(tensor).movedim(0, -1).numpy().astype(int) for tensor in tensors]
+    others = [np.asarray(image) - other for image, other in zip(decoded, theirs, strict=True)]
     return {
         "ms_per_image": {name: spread(values) for name, values in found.items()},
         "bytes_per_file": sum(map(len, contents)) / len(contents),
@@ -265,9 +270,7 @@ def options() -> argparse.ArgumentParser:
     parsed.add_argument("--side", type=positive, default=224, help="rows and columns read (default: %(default)s)")
     parsed.add_argument("--batch_size", type=positive, default=64, help="images a batch (default: %(default)s)")
     parsed.add_argument("--memory", type=positive, nargs="*", default=[10_000, 100_000], help="sizes of sets to weigh")
-    parsed.add_argument(
-        "--memory_side", type=positive, default=96, help="rows and columns of these (default: %(default)s)"
-    )
+    parsed.add_argument("--memory_side", type=positive, default=96, help="their sides (default: %(default)s)")
     parsed.add_argument("--storages", nargs="+", default=["originals", "shards"], help="where their pictures are")
     return parsed
 

@@ -128,7 +128,7 @@ def describe_oddities(parts: Mapping[str, Part]) -> list[str]:
         plain += [part.name(split, number) for number in hits.tolist()]
     lines = [f"{len(plain):,} of a single color: {some_of(plain)}"] if plain else []
     twice: list[str] = []
-    earlier, starts = torch.empty(0, dtype=torch.int64), {}
+    earlier, starts = torch.empty(0, dtype=torch.int64), dict[str, int]()
     for split, numbers in found.items():
         first, places = np.unique(earlier.numpy(), return_index=True)
         for number in torch.isin(numbers, earlier).nonzero()[:, 0].tolist():

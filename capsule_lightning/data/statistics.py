@@ -99,7 +99,7 @@ def brightness(store: Store) -> Brightness:
         sums = store.measures.sums[some].sum(dim=1).double()
         found = sums / (store.measures.sums.shape[1] * store.pixels) / 255
     else:
-        found = torch.cat([brightness_of(store.take(part)) for part in some.split(_at_once(store))]).cpu() / 255
+        found = torch.cat([brightness_of(store.take(part)) for part in torch.split(some, _at_once(store))]).cpu() / 255
     return Brightness(float(found.mean()), float(found.std(correction=0)))
 
 
@@ -161,5 +161,5 @@ def _at_once(store: Store) -> int:
 
 
 def _parts(store: Store) -> Iterator[Tensor]:
-    for part in torch.arange(len(store), device=store.labels.device).split(_at_once(store)):
+    for part in torch.split(torch.arange(len(store), device=store.labels.device), _at_once(store)):
         yield store.take(part)

@@ -35,7 +35,8 @@ def choose(asked: Storage | None, paths: Sequence[Path], shape: tuple[int, int, 
     """Choose where pictures are, as the user asks or else by their size.
 
     Memory if they take at most a quarter of what is free, because they are there twice while they are decoded;
-    otherwise shards if these take no more than the files themselves and a quarter of the free disk; otherwise the files.
+    otherwise shards if these take no more than the files themselves and a quarter of the free disk; otherwise the
+    files.
 
     Args:
         asked: what the user asks for; None to choose.

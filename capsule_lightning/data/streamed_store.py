@@ -1,10 +1,9 @@
 """A store whose pictures stay on disk: threads read the next batches while one is trained on.
 
 Order, resume and random numbers stay those of `ExactLoader`, which asks for pictures by their numbers. Libraries that
-stream (webdataset, litdata, mosaicml-streaming) bring an order of their own, which depends on the number of processes or
-workers or comes from a buffer, and would need all that is here besides: this is less code than their adapters. Threads do
-as well as processes, because Pillow, the file system and the checksum work without Python's global lock, and they copy
-no picture from process to process.
+stream (webdataset, litdata, mosaicml-streaming) bring an order of their own, from a buffer or by process and worker, and
+copies of the data in a form of their own: files that are read by number are simpler. Threads do as well as processes,
+because Pillow, the file system and the checksum work without Python's lock, and no picture is copied between processes.
 """
 
 from __future__ import annotations
@@ -130,9 +129,7 @@ class StreamedStore:
             except UnreadableImageError as error:
                 if not self.skip_damaged:
                     raise
-                _LOG.warning(
-                    "%s", printable(f"{error.path} {error.reason}: left out of its batch (--data.skip_damaged)")
-                )
+                _LOG.warning("%s", printable(f"{error.path} {error.reason}: left out (--data.skip_damaged)"))
                 missing.append(place)
         return missing
 
@@ -141,9 +138,7 @@ class StreamedStore:
         if not missing:
             return batch.inputs, None
         kept = torch.tensor(sorted(set(range(len(batch.inputs))) - set(missing)), dtype=torch.int64)
-        require(
-            len(kept), f"none of the {len(missing)} images of a batch can be read any more; see that they are there"
-        )
+        require(len(kept), f"none of the {len(missing)} images of a batch can be read; see that they are there")
         return batch.inputs[kept], kept
 
 

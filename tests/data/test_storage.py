@@ -95,7 +95,7 @@ def test_split_folders_and_damaged_files_are_the_same_everywhere(tmp_path, write
         assert_same(every_batch(data), expected)
         assert data.met == memory.met
         assert "1 damaged and left out: train/a/0.png" in str(data)
-    with pytest.raises(InputError, match="a/0.png: cannot be read as an image"):
+    with pytest.raises(InputError, match=r"a/0\.png: cannot be read as an image"):
         make(tmp_path, "shards")
 
 
