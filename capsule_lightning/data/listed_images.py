@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import get_args
 
@@ -21,6 +22,7 @@ from capsule_lightning.data.image_files import size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
 from capsule_lightning.data.loader import Store
 from capsule_lightning.data.module import Split
+from capsule_lightning.data.path_lists import PathList
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.sharded_trees import ShardedTree, shard_tree, stream
@@ -121,7 +123,7 @@ class ListedImagesDataModule(ImageDataModule):
             require_one_of("storage", storage, get_args(Storage))
         self.channels, self.image_size = channels, image_size
         self.test_size, self.folds, self.fold, self.asked_storage = test_size, folds, fold, storage
-        self._files: dict[str, list[PurePath]] = {}  # of each split that has been read, in the order of its images
+        self._files: dict[str, Sequence[PurePath]] = {}  # of each split that has been read, in the order of its images
         self._groups: dict[PurePath, str] = {}  # of the files that have one
         self._sharded: dict[Part, ShardedTree] = {}  # the parts that have been looked at
         self._recorded: dict[Split, list[int]] = {}  # keys of the files of each split, if they are those of a run
@@ -156,8 +158,9 @@ class ListedImagesDataModule(ImageDataModule):
         self._require_enough(tree)
         others = [self.listed(part, {}) for part in self.own_parts]
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
-        paths = [path for each in (tree, *others) for path in each.paths]
-        self.storage_plan = choose(self.asked_storage, paths, self.stored_shape, self._folders())
+        paths = chain.from_iterable(each.paths for each in (tree, *others))
+        count = sum(len(each.paths) for each in (tree, *others))
+        self.storage_plan = choose(self.asked_storage, count, paths, self.stored_shape, self._folders())
 
     def prepare_data(self) -> None:
         """Decode the files once, all of them before any are kept; called by one process of each machine."""
@@ -201,7 +204,7 @@ class ListedImagesDataModule(ImageDataModule):
         return str(self.root)
 
     @override
-    def files_of(self, split: str) -> list[PurePath] | None:
+    def files_of(self, split: str) -> Sequence[PurePath] | None:
         return self._files.get(split)
 
     @override
@@ -348,8 +351,8 @@ class ListedImagesDataModule(ImageDataModule):
     def _shard(self, part: Part) -> ShardedTree:
         """Return a part, all of whose files have been looked at."""
         if part not in self._sharded:
-            tree = self.listed(part, {})
-            self._sharded[part] = shard_tree(tree.paths, [folder / part for folder in self._folders()], self._how)
+            paths = PathList(self.listed(part, {}).paths)
+            self._sharded[part] = shard_tree(paths, [folder / part for folder in self._folders()], self._how)
         return self._sharded[part]
 
     def _read(self, split: Split) -> DecodedTree:

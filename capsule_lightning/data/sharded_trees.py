@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from math import prod
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from capsule_lightning.data.facts import Facts, facts_of
 from capsule_lightning.data.image_files import misfit
 from capsule_lightning.data.image_trees import ClassTree
+from capsule_lightning.data.path_lists import PathList
 from capsule_lightning.data.pictures import Seen, read_picture
 from capsule_lightning.data.shards import (
     How,
@@ -65,7 +66,7 @@ class Streamed(NamedTuple):
     """
 
     store: StreamedStore
-    files: list[PurePath]
+    files: PathList
     facts: Facts
 
 
@@ -195,7 +196,7 @@ def stream(tree: ClassTree, parts: Sequence[ShardedTree], how: How) -> Streamed:
     Raises:
         InputError: no file of a class can be read.
     """
-    files = [path.relative_to(how.top) for path in tree.paths]
+    files = PathList(path.relative_to(how.top) for path in tree.paths)
     numbers = _find(file_keys(files), torch.cat([part.keys for part in parts]))
     records = np.concatenate([part.records for part in parts])[numbers.numpy()]
     kept = torch.from_numpy(records["good"]).nonzero()[:, 0]
@@ -211,7 +212,9 @@ def stream(tree: ClassTree, parts: Sequence[ShardedTree], how: How) -> Streamed:
     left_out = [str(files[number]) for number in np.flatnonzero(~np.isin(np.arange(len(files)), kept)).tolist()]
     facts = _facts(records)._replace(damaged={name: reasons[name] for name in left_out})
     odd = {each.path: each.reason for each in tree.odd}
-    return Streamed(store, [files[number] for number in kept.tolist()], facts.below(how.top, odd, tree.others))
+    if len(kept) < len(files):
+        files = PathList(files[number] for number in kept.tolist())
+    return Streamed(store, files, facts.below(how.top, odd, tree.others))
 
 
 def _find(wanted: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

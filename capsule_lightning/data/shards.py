@@ -3,8 +3,8 @@
 A shard is a folder with ``images.npy``, ``records.npy`` and ``source.json``, which takes its place when it is whole: an
 interruption costs the shard that was being made. It belongs to the names, sizes and times of its files: one that has
 changed costs its shard, and one that has come or gone those from there on. Pictures are read, not memory-mapped: a
-mapped file that is cut short kills the process, and mapped pages count as its memory. Each picture has a checksum, which
-every reading compares.
+mapped file that is cut short kills the process, and mapped pages count as its memory. Each picture has a checksum,
+which every reading compares.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -31,7 +31,9 @@ class Plan(NamedTuple):
     reason: str
 
 
-def choose(asked: Storage | None, paths: Sequence[Path], shape: tuple[int, int, int], folders: Sequence[Path]) -> Plan:
+def choose(
+    asked: Storage | None, count: int, paths: Iterable[Path], shape: tuple[int, int, int], folders: Sequence[Path]
+) -> Plan:
     """Choose where pictures are, as the user asks or else by their size.
 
     Memory if they take at most a quarter of what is free, because they are there twice while they are decoded;
@@ -40,12 +42,13 @@ def choose(asked: Storage | None, paths: Sequence[Path], shape: tuple[int, int, 
 
     Args:
         asked: what the user asks for; None to choose.
-        paths: the files.
+        count: number of the files.
+        paths: the files; they are only looked at if memory is too small.
         shape: ``(C, H, W)`` of a picture.
         folders: where shards may be kept, see `place`.
     """
-    size, free = len(paths) * prod(shape), free_memory()
-    takes = f"{len(paths):,} images take {in_words(size)}"
+    size, free = count * prod(shape), free_memory()
+    takes = f"{count:,} images take {in_words(size)}"
     if asked is not None:
         return Plan(asked, f"{takes}; as --data.storage says")
     if free is None or _SHARE * size <= free:

@@ -1,9 +1,10 @@
 """A store whose pictures stay on disk: threads read the next batches while one is trained on.
 
 Order, resume and random numbers stay those of `ExactLoader`, which asks for pictures by their numbers. Libraries that
-stream (webdataset, litdata, mosaicml-streaming) bring an order of their own, from a buffer or by process and worker, and
-copies of the data in a form of their own: files that are read by number are simpler. Threads do as well as processes,
-because Pillow, the file system and the checksum work without Python's lock, and no picture is copied between processes.
+stream (webdataset, litdata, mosaicml-streaming) bring an order of their own, from a buffer or by process and worker,
+and copies of the data in a form of their own: files that are read by number are simpler. Threads do as well as
+processes: Pillow, the file system and the checksum work without Python's lock, and no picture is copied to another
+process.
 """
 
 from __future__ import annotations

@@ -37,13 +37,14 @@ def test_random_images_are_said_to_be_random():
 def test_sizes_and_splits_of_a_folder_are_told(tmp_path, write_tree, write_image):
     write_tree(tmp_path, ["cat", "dog"], count=20, shape=(12, 10, 3))
     write_image(tmp_path / "dog/large.png", (40, 50, 3))
-    first, splits, *others = told(folder(tmp_path, image_size=(8, 8))).splitlines()
+    first, splits, where, *others = told(folder(tmp_path, image_size=(8, 8))).splitlines()
     assert (
         first == f"{tmp_path}: 41 images of 2 classes, 12x10 to 40x50 pixels, read (--data.image_size) as 8x8 in color"
     )
     assert (
         splits.strip() == "30 to train on, 3 to validate on (--data.val_size 0.1), 8 to test on (--data.test_size 0.2)"
     )
+    assert where.startswith("  in memory: 41 images take 8 KiB of ")  # of free memory, as much as there is
     assert others == []
 
 

@@ -78,7 +78,7 @@ def test_memory_shards_and_originals_give_the_same_to_the_bit(tree, options):
     for data in others:
         assert_same(every_batch(data), expected)
         assert data.statistics == memory.statistics
-        assert data.files_of("train") == memory.files_of("train")
+        assert list(data.files_of("train")) == memory.files_of("train")
         assert repr(data.state_dict()) == repr(memory.state_dict())
         mine, theirs = (str(each).splitlines() for each in (data, memory))
         assert mine[:-1] == theirs[:-1]  # sizes, what is transparent, which are there twice
@@ -108,7 +108,7 @@ def test_groups_of_a_table_stay_together_in_shards(tree):
         data = ImageTableDataModule(str(tree / "labels.csv"), image_size=(8, 8), batch_size=4, storage=stored, folds=3)
         data.setup("fit")
         data.setup("test")
-        return [data.files_of("train"), data.files_of("test"), data._val.tolist()]
+        return [*data.files_of("train"), *data.files_of("test"), data._val.tolist()]
 
     assert files("shards") == files("memory")
 
@@ -345,7 +345,7 @@ def test_the_choice_follows_memory_disk_and_files_and_is_told(tree, monkeypatch,
     monkeypatch.setattr(storage, "free_memory", lambda: memory)
     monkeypatch.setattr(storage, "free_disk", lambda folder: disk)
     paths = sorted(tree.rglob("*.*"))
-    plan = choose(None, paths, (3, side, side), folders_for(tree, "x", ""))
+    plan = choose(None, len(paths), paths, (3, side, side), folders_for(tree, "x", ""))
     assert plan.storage == expected
     assert f"{len(paths)} images take" in plan.reason
 
