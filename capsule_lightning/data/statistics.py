@@ -59,8 +59,9 @@ class MeasuredStore(Protocol):
 def measure(images: Tensor) -> Measures:
     """Measure images ``(N, C, H, W)`` uint8."""
     pixels = images.flatten(2)
-    sums = pixels.sum(dim=2, dtype=torch.int64)
-    squares = torch.stack([image.int().square().sum(dim=1, dtype=torch.int64) for image in pixels])  # one at a time
+    wide = (image.int() for image in pixels)  # one at a time: all of them would take four times the memory
+    both = [torch.stack([image.sum(dim=1), image.square().sum(dim=1)]) for image in wide]
+    sums, squares = torch.stack(both, dim=1)
     single = (pixels.amax(dim=2) == pixels.amin(dim=2)).all(dim=1)
     return Measures(_digests(images), sums.cpu(), squares.cpu(), single.cpu())
 
