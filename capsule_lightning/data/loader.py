@@ -191,7 +191,7 @@ class ExactLoader:
             return
         ahead, here = tee(wanted)
         read = self.store.in_turn(indices for indices, _ in ahead)
-        for (inputs, kept), (indices, draws) in zip(read, here, strict=False):  # strict would look beyond the last
+        for (inputs, kept), (indices, draws) in zip(read, here, strict=True):
             if kept is not None:
                 indices, draws = indices[kept], None if draws is None else draws[kept]
             yield StoredBatch(inputs, self.store.labels[indices], indices, draws)
