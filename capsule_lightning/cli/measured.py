@@ -132,6 +132,7 @@ def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
         "normalization": about.normalization,
         "mean": mean,
         "deviation": deviation,
+        "value_range": about.value_range,
         "augmentation": augmentation,
         "batch_size": trained.get("batch_size", 128),
         **{name: trained[name] for name in READ_AS if name in trained},

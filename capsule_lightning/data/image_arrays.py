@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -16,6 +16,8 @@ from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data.array_labels import Classes, Labels, classes_of, read_labels
 from capsule_lightning.data.array_pictures import Coding, coding_of, layout_of, pictures_of, require_layout
 from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.deep_pictures import require_range
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named_arrays import ANY, PAIRS, NamedArrays, StoredArray
 from capsule_lightning.data.pictures import MOST_PIXELS
@@ -47,7 +49,7 @@ class ArrayPart(NamedTuple):
 
 
 class ImageArrayDataModule(ImageDataModule):
-    """Images in arrays of NumPy: in one ``.npz`` file, or in the ``.npy`` files of a folder.
+    """Images in arrays: in one ``.npz``, MATLAB or HDF5 file, or in the ``.npy`` files of a folder.
 
     The arrays are called ``train_images``, ``train_labels``, ``val_images``, ..., ``test_labels``, as in MedMNIST (Yang
     et al., MedMNIST v2, Scientific Data 2023); ``x_train``, ``y_train``, ``x_test``, ``y_test``, as in Keras; or
@@ -55,22 +57,25 @@ class ImageArrayDataModule(ImageDataModule):
     train, val or test. If there are images to validate on, they are, whatever number ``val_size`` is above 0; if there
     are none to test on, ``test_size`` of those to train on are split off.
 
-    Images are ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``. They are kept as bytes: uint8 as it is; bool as 0
-    and 255; floats from 0 to 1 times 255, rounded; other numbers from 0 to 255 rounded; of uint16 beyond 255 the upper
-    8 bits, v / 257 rounded. What was done is told before training, and any other range is refused. Labels are whole
-    numbers or words, ``(N)`` or ``(N, 1)``, or one of J columns, ``(N, J)``.
+    Images are ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``, of any number of channels. Nothing of them is cut
+    off: they are kept as bytes if they are uint8 or bool, whole numbers from 0 to 255, or 255ths from 0 to 1, and else
+    as floats on a scale from 0 to 1, see ``value_range``. What was done is told before training. Labels are whole
+    numbers or words, ``(N)`` or ``(N, 1)``, or one of J columns, ``(N, J)``. MATLAB's arrays may have the images along
+    their last dimension, and labels ``(1, N)``.
 
     Bytes in ``.npy`` files, channels first or none, are memory-mapped where no test set is split off, so that processes
     share them. Everything else is read into the memory of each process. `ImageDataModule` describes the arguments that
     are not listed.
 
     Args:
-        path: an ``.npz`` file, or a folder of ``.npy`` files.
+        path: an ``.npz``, ``.mat`` or HDF5 file, or a folder of ``.npy`` files.
         images_name, labels_name: names of the arrays if they have others than those above, with ``{}`` in place of
             train, val and test if each split has its own; both or neither.
         channels_last: whether images of three dimensions have their channels last; null to judge by the shape.
         class_names: names of the classes, in the order of their labels; null for the labels themselves, in ascending
             order.
+        value_range: the values that become 0 and 1; null for 0 and 1 if those to train on are floats from 0 to 1, for 0
+            and 255 if they are from 0 to 255, and else for the smallest and the largest of them.
         test_size: number or fraction of the images that form the test set if there is none; the choice is stratified
             and the same for every seed.
 
@@ -82,6 +87,7 @@ class ImageArrayDataModule(ImageDataModule):
     name = "image_arrays"
     usual_augmentation: ClassVar[Callable[[], Augmentation]] = PaddedCrop
     usual_normalization: ClassVar[Normalization] = "channel"
+    _coding: Coding | None = None
 
     def __init__(
         self,
@@ -102,6 +108,8 @@ class ImageArrayDataModule(ImageDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(
             None,
@@ -116,8 +124,15 @@ class ImageArrayDataModule(ImageDataModule):
             max_pixels=max_pixels,
             skip_damaged=skip_damaged,
             balanced=balanced,
+            fit=fit,
         )
-        require(path, "no file of arrays is given: set --data.path to an .npz file or to a folder of .npy files")
+        if value_range is not None:
+            require_range(value_range)
+            self.keep_values(value_range)
+        require(
+            path,
+            "no file of arrays is given: set --data.path to an .npz, .mat or HDF5 file, or to a folder of .npy files",
+        )
         require(
             test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer()),
             f"test_size={test_size}: expected a fraction below 1 or a number of images",
@@ -139,7 +154,6 @@ class ImageArrayDataModule(ImageDataModule):
         self.class_names = list(self._classes.names)
         for part in self._parts_of.values():
             self._classes.numbered(part.labels)
-        self._coding: Coding | None = None
 
     @override
     def load(self, split: Split) -> Images:
@@ -180,11 +194,20 @@ class ImageArrayDataModule(ImageDataModule):
         notes += [f"labels are the columns, of {columns}, that have a 1"] if columns is not None else []
         return super().describe() + "".join(f"\n  {printable(note)}" for note in notes)
 
+    @override
+    def keep_values(self, values: Sequence[float] | None) -> None:
+        super().keep_values(values)
+        if self._coding is not None and self._coding.between != self.reading.values:
+            self._coding = None
+            self.reopen()
+
     def _code(self) -> Coding:
         """Return how values become bytes, found out once for all images of the file."""
         if self._coding is None:
             arrays = {part.images.title: part.images for part in self._parts_of.values()}
-            self._coding = coding_of([*arrays.values()])
+            self._coding = coding_of([*arrays.values()], self.reading.values)
+            if self._coding.between is not None:
+                self.keep_values(self._coding.between)
         return self._coding
 
     def _parts_to(self, split: Split) -> list[ArrayPart]:
@@ -239,12 +262,33 @@ def pair_of(arrays: NamedArrays, images_name: str, labels_name: str) -> ArrayPar
         InputError: one of them is missing, or there are more of one than of the other.
     """
     images, labels = arrays[images_name], arrays[labels_name]
+    if labels.is_matlab:
+        images, labels = _examples_first(images, labels)
     require(
         images.shape[0] == labels.shape[0],
         f"{arrays.path}: {images_name} has {images.shape[0]:,} images and {labels_name} {labels.shape[0]:,} labels; "
         "expected as many",
     )
     return ArrayPart(images, torch.arange(images.shape[0]), read_labels(labels))
+
+
+def _examples_first(images: StoredArray, labels: StoredArray) -> tuple[StoredArray, StoredArray]:
+    """Return images and labels of MATLAB, where the last dimension may number them, with the first doing so.
+
+    Raises:
+        InputError: it may be the first or the last.
+    """
+    if labels.shape[0] == 1:
+        labels = labels.last_first()
+    count = labels.shape[0]
+    if images.shape[-1] != count:
+        return images, labels
+    require(
+        images.shape[0] != count,
+        f"{images.title}: cannot tell whether the first or the last dimension of {images.shape} numbers the images; "
+        "take one image more or fewer",
+    )
+    return images.last_first(), labels
 
 
 def parted(whole: ArrayPart, words: StoredArray) -> dict[str, ArrayPart]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
@@ -30,7 +31,7 @@ class FilesRead(NamedTuple):
     """Pictures of image files.
 
     Attributes:
-        images: ``(M, C, H, W)`` uint8.
+        images: ``(M, C, H, W)`` of the type of the reading.
         kept: which of the N files they are of, ascending; all of them unless damaged ones are left out.
         facts: what was met in them.
     """
@@ -55,7 +56,7 @@ def size_of(path: Path, reading: Reading | None = None) -> tuple[int, int]:
 def read_images(
     paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
 ) -> Tensor:
-    """Return the pictures ``(N, C, H, W)`` uint8 of image files, see `read_files`."""
+    """Return the pictures ``(N, C, H, W)`` of image files, see `read_files`."""
     return read_files(paths, shape, resize, reading).images
 
 
@@ -65,12 +66,13 @@ def read_files(
     """Decode image files into what a person sees.
 
     A picture is turned upright as its EXIF data say. Transparency is laid on the background. Of 16 bits the upper 8 are
-    taken, palettes and CMYK become colors, and of several frames or pages the first is read.
+    taken, unless the reading states which values become 0 and 1; palettes and CMYK become colors, gray becomes color or
+    color gray, and of several frames or pages the first is read.
 
     Args:
         paths: N files with 8 or 16 bits for each channel.
         shape: ``(C, H, W)`` of the result; one channel for gray, three for color.
-        resize: scale images of another size (bilinear, antialiased) instead of refusing them.
+        resize: bring images of another size to this one (bilinear, antialiased) instead of refusing them.
         reading: how files become pictures; None for the defaults.
 
     Raises:
@@ -83,7 +85,7 @@ def read_files(
         f"{paths[0] if paths else 'no files'}: the network takes images of {channels} channels, and image files are "
         "gray or color; give arrays, --data.images FILE.npz",
     )
-    out = _room_for(len(paths), shape)
+    out = _room_for(len(paths), shape, reading.dtype)
     damaged: dict[int, UnreadableImageError] = {}
     misfits: dict[int, tuple[int, int]] = {}
     most = MOST_DAMAGED if reading.skip_damaged else NAMED
@@ -120,23 +122,30 @@ def read_files(
         sum(each.transparent for each in seen),
         sum(each.animated for each in seen),
         {str(paths[number]): damaged[number].reason for number in sorted(damaged)},
+        reshaped=sum(each.size[0] * columns != each.size[1] * rows for each in seen),
+        cut=sum(each.cut for each in seen),
+        modes=dict(Counter(each.mode for each in seen).most_common()),
     )
-    pictures = torch.from_numpy(out if len(kept) == len(paths) else out[kept])
+    out = out if len(kept) == len(paths) else out[kept]
+    if reading.raw:
+        facts = facts._replace(span=(float(out.min()), float(out.max())))
+    pictures = torch.from_numpy(out)
     return FilesRead(pictures.permute(0, 3, 1, 2).contiguous(), kept, facts)
 
 
-def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return an array ``(N, H, W, C)`` uint8 for pictures.
+def _room_for(count: int, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
+    """Return an array ``(N, H, W, C)`` for pictures.
 
     Raises:
         InputError: the machine has no memory for them.
     """
     channels, rows, columns = shape
+    size = count * prod(shape) * dtype.itemsize / 2**30
     try:
-        return np.empty((count, rows, columns, channels), dtype=np.uint8)
+        return np.empty((count, rows, columns, channels), dtype)
     except (MemoryError, ValueError) as error:
         raise InputError(
-            f"{count:,} images of {rows}x{columns} pixels take {count * prod(shape) / 2**30:,.0f} GiB, more than there "
+            f"{count:,} images of {rows}x{columns} pixels take {size:,.0f} GiB, more than there "
             "is; scale them, all images of an image folder with --data.image_size"
         ) from error
 

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.base import Normalization
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.image_trees import ClassTree, Walked
 from capsule_lightning.data.label_tables import Table, read_table
 from capsule_lightning.data.listed_images import ListedImagesDataModule
@@ -88,6 +89,8 @@ class ImageTableDataModule(ListedImagesDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self.table = Path(os.path.expanduser(table))
         super().__init__(
@@ -108,6 +111,8 @@ class ImageTableDataModule(ListedImagesDataModule):
             max_pixels,
             skip_damaged,
             balanced,
+            fit,
+            value_range,
         )
         columns = (path_column, label_column, split_column, group_column)
         self.listing = read_listing(read_table(self.table), self.root, *columns)

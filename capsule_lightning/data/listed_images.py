@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
 import torch
@@ -16,10 +17,12 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.decoded_trees import DecodedTree, decode_tree
+from capsule_lightning.data.deep_pictures import require_range, scaled_images
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.image_files import size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
 from capsule_lightning.data.module import Split
-from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
+from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError, is_deep
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
@@ -50,6 +53,9 @@ class ListedImagesDataModule(ImageDataModule):
         folds: number of parts, stratified and the same for every seed, one of which is the test set in place of
             ``test_size`` images; null for none.
         fold: which of the ``folds`` parts to test on, from 0.
+        value_range: the values of files of 16 or 32 bits that become 0 and 1; null for the smallest and the largest of
+            the training set, if its first image is of that kind. Nothing is cut off: other values are below 0 or
+            above 1. Without it, and with a first image of 8 bits, all are read as bytes.
 
     Attributes:
         own_parts: what the data call the validation and the test images that they list, by ``val`` and ``test``; parts
@@ -84,6 +90,8 @@ class ListedImagesDataModule(ImageDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -98,6 +106,7 @@ class ListedImagesDataModule(ImageDataModule):
             max_pixels=max_pixels,
             skip_damaged=skip_damaged,
             balanced=balanced,
+            fit=fit,
         )
         require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
         require(
@@ -108,6 +117,10 @@ class ListedImagesDataModule(ImageDataModule):
         require_folds(folds, fold)
         self.channels, self.image_size = channels, image_size
         self.test_size, self.folds, self.fold = test_size, folds, fold
+        if value_range is not None:
+            require_range(value_range)
+        self.value_range = value_range
+        self.is_deep = value_range is not None
         self._files: dict[str, list[PurePath]] = {}  # of each split that has been read, in the order of its images
         self._groups: dict[PurePath, str] = {}  # of the files that have one
         self._recorded: dict[Split, list[int]] = {}  # keys of the files of each split, if they are those of a run
@@ -143,6 +156,7 @@ class ListedImagesDataModule(ImageDataModule):
         for part in self.own_parts:
             self.listed(part, {})
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
+        self.is_deep = self.is_deep or is_deep(tree.paths[0], self.reading)
 
     def prepare_data(self) -> None:
         """Decode the files once, all of them before any are kept; called by one process of each machine."""
@@ -154,7 +168,23 @@ class ListedImagesDataModule(ImageDataModule):
         found = self._read(split)
         found.keep()
         self._files[split], self.met[split] = found.files, found.facts
-        return found.images
+        if not self.is_deep:
+            return found.images
+        values = self.reading.values
+        if values is None:
+            low, high = self.value_range or (found if split == "train" else self._read("train")).facts.span or (0, 1)
+            values = low, high if high > low else low + 1
+            self.reading = replace(self.reading, values=values)
+        return found.images._replace(images=scaled_images(found.images.images, values, self.reading.invert))
+
+    @override
+    def keep_values(self, values: Sequence[float] | None) -> None:
+        before = self.is_deep, self.reading.values
+        self.is_deep = values is not None
+        self.reading = replace(self.reading, values=None)
+        super().keep_values(values)
+        if self.stores and before != (self.is_deep, self.reading.values):
+            self.reopen()
 
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,7 +333,9 @@ class ListedImagesDataModule(ImageDataModule):
     def _read(self, split: Split) -> DecodedTree:
         folder = self.root / ".prepared" / self.kept_below / split
         resize = self.image_size is not None
-        return decode_tree(self._listed(split), self.root, folder, self.stored_shape, resize, self.reading)
+        # values as they are in the files, from which it follows what becomes 0 and 1
+        reading = replace(self.reading, raw=True) if self.is_deep else self.reading
+        return decode_tree(self._listed(split), self.root, folder, self.stored_shape, resize, reading)
 
     def _listed(self, split: Split) -> ClassTree:
         """Return the files of a split: those of the run that goes on, or else those that are listed for it."""

@@ -44,7 +44,10 @@ def test_sizes_and_splits_of_a_folder_are_told(tmp_path, write_tree, write_image
     assert (
         splits.strip() == "30 to train on, 3 to validate on (--data.val_size 0.1), 8 to test on (--data.test_size 0.2)"
     )
-    assert others == []
+    assert [line.strip() for line in others] == [
+        "41 of another ratio of rows to columns, squeezed to it (--data.fit squeeze)",
+        "train/validation/test: cat 15/1/4, dog 15/2/4",
+    ]
 
 
 def test_what_is_odd_is_told_once_more_when_the_pictures_are_kept(tmp_path, write_tree):
