@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,42 +13,22 @@ from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
-from capsule_lightning.data.array_labels import Classes, Labels, classes_of, read_labels
+from capsule_lightning.data.array_labels import read_labels
 from capsule_lightning.data.array_pictures import Coding, coding_of, layout_of, pictures_of, require_layout
-from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.base import Normalization
 from capsule_lightning.data.deep_pictures import require_range
 from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named_arrays import ANY, PAIRS, NamedArrays, StoredArray
+from capsule_lightning.data.parted_images import SPLITS, PartedImagesDataModule, SplitPart
 from capsule_lightning.data.pictures import MOST_PIXELS
-from capsule_lightning.data.prepared import Images
-from capsule_lightning.data.stratified import split_off
 from capsule_lightning.errors import InputError, printable, require, some_of
 
-SPLITS = ("train", "val", "test")
 SPLIT_ARRAY = "split"
 """Name of the array that has the split of each image, where one array has the images of all."""
 
 
-class ArrayPart(NamedTuple):
-    """Images of a split.
-
-    Attributes:
-        images: the array that they are in.
-        places: ``(M)`` int64, ascending: their rows.
-        labels: ``(M)``, those of the rows.
-    """
-
-    images: StoredArray
-    places: Tensor
-    labels: Labels
-
-    def some(self, chosen: Tensor) -> ArrayPart:
-        """Return the images at positions ``(K)`` int64, ascending, of this part."""
-        return ArrayPart(self.images, self.places[chosen], self.labels.some(chosen))
-
-
-class ImageArrayDataModule(ImageDataModule):
+class ImageArrayDataModule(PartedImagesDataModule):
     """Images in arrays: in one ``.npz``, MATLAB or HDF5 file, or in the ``.npy`` files of a folder.
 
     The arrays are called ``train_images``, ``train_labels``, ``val_images``, ..., ``test_labels``, as in MedMNIST (Yang
@@ -112,7 +92,7 @@ class ImageArrayDataModule(ImageDataModule):
         value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(
-            None,
+            test_size,
             batch_size,
             val_size,
             seed,
@@ -134,42 +114,23 @@ class ImageArrayDataModule(ImageDataModule):
             "no file of arrays is given: set --data.path to an .npz, .mat or HDF5 file, or to a folder of .npy files",
         )
         require(
-            test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer()),
-            f"test_size={test_size}: expected a fraction below 1 or a number of images",
-        )
-        require(
             (images_name is None) == (labels_name is None),
             f"images_name={images_name}, labels_name={labels_name}: expected both names, or neither",
         )
         self.path = Path(os.path.expanduser(str(path)))
-        self.test_size = test_size
         arrays = NamedArrays(self.path)
-        self._parts_of = find_parts(arrays, None if images_name is None else (images_name, str(labels_name)))
-        self.layout = layout_of(self._parts_of["train"].images, channels_last)
-        for part in self._parts_of.values():
+        parts_of = find_parts(arrays, None if images_name is None else (images_name, str(labels_name)))
+        self.layout = layout_of(parts_of["train"].images, channels_last)
+        for part in parts_of.values():
             require_layout(part.images, self.layout)
         self.stored_shape = self.layout.shape
-        self.is_split_off = "test" not in self._parts_of
-        self._classes: Classes = classes_of(self._parts_of["train"].labels, class_names)
-        self.class_names = list(self._classes.names)
-        for part in self._parts_of.values():
-            self._classes.numbered(part.labels)
+        self.take_parts(parts_of, class_names)
 
     @override
-    def load(self, split: Split) -> Images:
-        parts = self._parts_to(split)
-        labels = torch.cat([self._classes.numbered(part.labels) for part in parts])
+    def pictures(self, split: Split, parts: Sequence[SplitPart]) -> tuple[Tensor, list[int]]:
         places = [(part.images, part.places) for part in parts]
-        return Images(pictures_of(places, self.layout, self._code(), self.reading.invert), labels)
-
-    @override
-    def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Hold out the images to validate on, which come last, or else ``val_size`` images."""
-        if "val" not in self._parts_of or self.val_size == 0:
-            return super().hold_out(labels)
-        indices = torch.arange(len(labels))
-        kept = len(labels) - len(self._parts_of["val"].places)
-        return indices[:kept], indices[kept:]
+        found = pictures_of(places, self.layout, self._code(), self.reading.invert)
+        return found, [*range(len(found))]
 
     @property
     @override
@@ -177,16 +138,7 @@ class ImageArrayDataModule(ImageDataModule):
         return str(self.path)
 
     @override
-    def origin_of(self, part: str) -> str:
-        if part == "val" and "val" in self._parts_of:
-            return f" ({self._parts_of['val'].images.member or self._parts_of['val'].images.path.name})"
-        split_off = part == "test" and self.is_split_off
-        return f" (--data.test_size {self.test_size})" if split_off else super().origin_of(part)
-
-    @override
     def describe(self) -> str:
-        if len(self._train):
-            self.store("test")
         dims = f"images {self._parts_of['train'].images.shape} are taken as {self.layout.in_words()}"
         columns = self._parts_of["train"].labels.num_columns
         notes = [f"{dims} (--data.channels_last)" if self.layout.channels != "none" else dims]
@@ -210,26 +162,8 @@ class ImageArrayDataModule(ImageDataModule):
                 self.keep_values(self._coding.between)
         return self._coding
 
-    def _parts_to(self, split: Split) -> list[ArrayPart]:
-        """Return the images of a split; those to validate on are the last of the training set."""
-        train, val = self._parts_of["train"], self._parts_of.get("val")
-        if self.is_split_off:
-            labels = self._classes.numbered(train.labels)
-            kept, taken = split_off(labels, self.test_size, 0, option="test_size", class_names=self.class_names)
-            if not len(taken):
-                raise InputError(
-                    f"test_size={self.test_size}: leaves no image to test on of the {len(labels)} in {self.path}; set "
-                    f"--data.test_size to at least {len(self.class_names)}, or add images"
-                )
-            train, test = train.some(kept), train.some(taken)
-        else:
-            test = self._parts_of["test"]
-        if split == "test":
-            return [test]
-        return [train] if val is None or self.val_size == 0 else [train, val]
 
-
-def find_parts(arrays: NamedArrays, names: tuple[str, str] | None) -> dict[str, ArrayPart]:
+def find_parts(arrays: NamedArrays, names: tuple[str, str] | None) -> dict[str, SplitPart]:
     """Return the images and labels of each split that there is, by ``train``, ``val`` and ``test``.
 
     Args:
@@ -255,7 +189,7 @@ def find_parts(arrays: NamedArrays, names: tuple[str, str] | None) -> dict[str, 
     return parted(whole, arrays[SPLIT_ARRAY]) if SPLIT_ARRAY in arrays else {"train": whole}
 
 
-def pair_of(arrays: NamedArrays, images_name: str, labels_name: str) -> ArrayPart:
+def pair_of(arrays: NamedArrays, images_name: str, labels_name: str) -> SplitPart:
     """Return images and their labels.
 
     Raises:
@@ -269,7 +203,7 @@ def pair_of(arrays: NamedArrays, images_name: str, labels_name: str) -> ArrayPar
         f"{arrays.path}: {images_name} has {images.shape[0]:,} images and {labels_name} {labels.shape[0]:,} labels; "
         "expected as many",
     )
-    return ArrayPart(images, torch.arange(images.shape[0]), read_labels(labels))
+    return SplitPart(images, torch.arange(images.shape[0]), read_labels(labels), images.member or images.path.name)
 
 
 def _examples_first(images: StoredArray, labels: StoredArray) -> tuple[StoredArray, StoredArray]:
@@ -291,7 +225,7 @@ def _examples_first(images: StoredArray, labels: StoredArray) -> tuple[StoredArr
     return images.last_first(), labels
 
 
-def parted(whole: ArrayPart, words: StoredArray) -> dict[str, ArrayPart]:
+def parted(whole: SplitPart, words: StoredArray) -> dict[str, SplitPart]:
     """Part images by the word that each has.
 
     Args:

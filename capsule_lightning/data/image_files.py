@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
@@ -41,13 +41,27 @@ class FilesRead(NamedTuple):
     facts: Facts
 
 
-def size_of(path: Path, reading: Reading | None = None) -> tuple[int, int]:
-    """Return the numbers of rows and columns of an image file as a person sees it, upright.
+def require_size(channels: int, image_size: tuple[int, int] | None, max_pixels: int) -> None:
+    """Refuse what image files cannot be brought to.
+
+    Raises:
+        InputError: neither gray nor color; no pixels, or more than a file may have.
+    """
+    require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
+    require(
+        image_size is None or (min(image_size) >= 1 and image_size[0] * image_size[1] <= max_pixels),
+        f"image_size={image_size}: expected at least 1 row and 1 column, and at most {max_pixels:,} pixels "
+        "(--data.max_pixels)",
+    )
+
+
+def size_of(path: Path, reading: Reading | None = None, content: bytes | None = None) -> tuple[int, int]:
+    """Return the numbers of rows and columns of an image file as a person sees it, upright; see `open_image`.
 
     Raises:
         InputError: the file is not an image.
     """
-    with warnings.catch_warnings(action="ignore"), open_image(path, reading or Reading()) as image:
+    with warnings.catch_warnings(action="ignore"), open_image(path, reading or Reading(), content) as image:
         if image.format == "TIFF":
             image.load()  # which turns it
         return (image.width, image.height) if orientation(image) >= 5 else (image.height, image.width)
@@ -61,7 +75,11 @@ def read_images(
 
 
 def read_files(
-    paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    resize: bool = False,
+    reading: Reading | None = None,
+    content_of: Callable[[int], bytes | None] | None = None,
 ) -> FilesRead:
     """Decode image files into what a person sees.
 
@@ -74,6 +92,7 @@ def read_files(
         shape: ``(C, H, W)`` of the result; one channel for gray, three for color.
         resize: bring images of another size to this one (bilinear, antialiased) instead of refusing them.
         reading: how files become pictures; None for the defaults.
+        content_of: returns what a file holds, by its number, if it is not to be opened.
 
     Raises:
         InputError: files cannot be read or have another size; the message names ten of them.
@@ -94,7 +113,8 @@ def read_files(
         if len(damaged) > most or len(misfits) > NAMED:
             return None  # there are more than a message needs
         try:
-            picture, seen = read_picture(paths[number], channels, (rows, columns), resize, reading)
+            content = None if content_of is None else content_of(number)
+            picture, seen = read_picture(paths[number], channels, (rows, columns), resize, reading, content)
         except UnreadableImageError as error:
             damaged[number] = error
             return None

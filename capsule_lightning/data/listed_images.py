@@ -19,7 +19,7 @@ from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.decoded_trees import DecodedTree, decode_tree
 from capsule_lightning.data.deep_pictures import require_range, scaled_images
 from capsule_lightning.data.fitting import Fit
-from capsule_lightning.data.image_files import size_of, unreadable
+from capsule_lightning.data.image_files import require_size, size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError, is_deep
@@ -108,12 +108,7 @@ class ListedImagesDataModule(ImageDataModule):
             balanced=balanced,
             fit=fit,
         )
-        require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
-        require(
-            image_size is None or (min(image_size) >= 1 and image_size[0] * image_size[1] <= max_pixels),
-            f"image_size={image_size}: expected at least 1 row and 1 column, and at most {max_pixels:,} pixels "
-            "(--data.max_pixels)",
-        )
+        require_size(channels, image_size, max_pixels)
         require_folds(folds, fold)
         self.channels, self.image_size = channels, image_size
         self.test_size, self.folds, self.fold = test_size, folds, fold

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
@@ -126,8 +127,13 @@ class Seen(NamedTuple):
 
 
 @contextmanager
-def open_image(path: Path, reading: Reading) -> Iterator[Image.Image]:
+def open_image(path: Path, reading: Reading, content: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image file, its pixels not decoded yet.
+
+    Args:
+        path: the file, or what its content is called.
+        reading: how it becomes a picture.
+        content: what the file holds; None to open it.
 
     Raises:
         UnreadableImageError: it is not a file, not an image of a known format, or has too many pixels.
@@ -137,8 +143,8 @@ def open_image(path: Path, reading: Reading) -> Iterator[Image.Image]:
     limit = f"more than {reading.max_pixels:,} pixels"
     remedy = "scale it down, remove it, or raise --data.max_pixels"
     try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > _BYTES * reading.max_pixels:
+        with open_regular(path) if content is None else BytesIO(content) as file:
+            if (os.fstat(file.fileno()).st_size if content is None else len(content)) > _BYTES * reading.max_pixels:
                 raise UnreadableImageError(path, f"has more bytes than {limit[5:]} take", remedy)
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > reading.max_pixels:
@@ -158,7 +164,12 @@ def open_image(path: Path, reading: Reading) -> Iterator[Image.Image]:
 
 
 def read_picture(
-    path: Path, channels: int, size: tuple[int, int], resize: bool, reading: Reading
+    path: Path,
+    channels: int,
+    size: tuple[int, int],
+    resize: bool,
+    reading: Reading,
+    content: bytes | None = None,
 ) -> tuple[np.ndarray | None, Seen]:
     """Return the picture of a file, and what was met in it.
 
@@ -168,6 +179,7 @@ def read_picture(
         size: rows and columns, H and W.
         resize: bring a picture of another size to this one, as ``reading`` says.
         reading: how the file becomes a picture.
+        content: what the file holds; None to open it.
 
     Returns:
         ``(H, W)`` or ``(H, W, 3)`` of the type of ``reading``; None in place of it if it has another size and may not
@@ -178,7 +190,7 @@ def read_picture(
     """
     from PIL import Image
 
-    with open_image(path, reading) as image:
+    with open_image(path, reading, content) as image:
         animated, wide = _is_animated(image), is_wide(image)
         image.load()
         turn, mode = orientation(image), _in_words(image)
