@@ -20,7 +20,7 @@ from capsule_lightning.data.module import Split
 from capsule_lightning.data.parted_images import PartedImagesDataModule, SplitPart
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
 from capsule_lightning.data.regular_files import kind_of, open_regular
-from capsule_lightning.errors import require
+from capsule_lightning.errors import printable, require
 
 
 class HuggingFaceDataModule(PartedImagesDataModule):
@@ -112,12 +112,8 @@ class HuggingFaceDataModule(PartedImagesDataModule):
 
     @override
     def describe(self) -> str:
-        note = (
-            f"\n  left out: {', '.join(self._others)}, which have no usual names of splits, or no labels"
-            if self._others
-            else ""
-        )
-        return super().describe() + note
+        left = f"left out: {', '.join(self._others)}, which have no usual names of splits, or no labels"
+        return super().describe() + (f"\n  {printable(left)}" if self._others else "")
 
     @override
     def pictures(self, split: Split, parts: Sequence[SplitPart]) -> tuple[Tensor, list[int]]:

@@ -47,7 +47,8 @@ class ImageTableDataModule(ListedImagesDataModule):
     Columns ``split`` and ``group`` are heeded if they are there. Splits are called by any of their usual names, such as
     ``train``, ``valid`` and ``test``; what no row is listed for is taken from the images to train on. Images of one
     group, such as those of one patient, are all in one split. Classes are in alphabetical order, or in that of their
-    numbers if all are whole numbers. `ListedImagesDataModule` describes the arguments that are not listed, and
+    numbers if all are whole numbers; images are in the order of their classes and paths, as those of class folders are,
+    whatever the order of the rows. `ListedImagesDataModule` describes the arguments that are not listed, and
     `ImageDataModule` those that it does not list.
 
     Args:
@@ -132,6 +133,8 @@ class ImageTableDataModule(ListedImagesDataModule):
             f"{some_of(unknown)}; add images of them to train on, or remove those rows",
         )
         number_of = {name: number for number, name in enumerate(names)}
+        chosen.sort(key=lambda number: (number_of[listing.labels[number]], listing.paths[number]))
+        labels = [listing.labels[number] for number in chosen]
         return ClassTree(
             [listing.paths[number] for number in chosen],
             [number_of[label] for label in labels],
