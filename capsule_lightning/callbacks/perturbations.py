@@ -44,7 +44,7 @@ class PerturbationFigures(SparseFigures):
             and batch.labels.ndim == 1
             and bool((batch.labels >= 0).all())
         ):
-            self._first = ImageBatch(*(part[: self.count] for part in batch))
+            self._first = ImageBatch(*(part[: self.count] for part in batch[:4]))
 
     @override
     def draw_kept(self, trainer: L.Trainer, task: L.LightningModule, stage: str, when: str) -> None:
