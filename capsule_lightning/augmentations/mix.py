@@ -15,43 +15,13 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.errors import require
 
 
-class _Mix(Augmentation):
-    """What the ways to mix two images share: how often they do, and the distribution of the shares.
-
-    Args:
-        alpha: the share of a picture is drawn from Beta(alpha, alpha), see `symmetric_beta`.
-        probability: share of the images that are mixed at all.
-
-    Raises:
-        InputError: ``alpha`` is not above 0, or ``probability`` is not in [0, 1].
-    """
-
-    mixes = True
-
-    def __init__(self, alpha: float, probability: float) -> None:
-        name = type(self).__name__
-        require(isfinite(alpha) and alpha > 0, f"{name}: alpha={alpha}: expected a finite number above 0")
-        require(0 <= probability <= 1, f"{name}: probability={probability}: expected 0 to 1")
-        self.alpha, self.probability = alpha, probability
-
-    @override
-    def train(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Leave images as they are: `mix` has them as pairs."""
-        return images
-
-    def shares(self, draws: Tensor) -> Tensor:
-        """Return the share ``(B)`` of the first picture that the first three of the draws ``(B, K)`` decide."""
-        own = symmetric_beta(draws[:, 0], draws[:, 1], self.alpha)
-        return torch.where(draws[:, 2] < self.probability, own, 1)
-
-
-class MixUp(_Mix):
+class MixUp(Augmentation):
     """Weighted means of two images, ``x = s x_1 + (1 - s) x_2``, which count as both of their classes.
 
-    The loss is ``s l(y_1) + (1 - s) l(y_2)``. For a loss that is linear in the targets, as the margin loss and all kinds
-    of cross-entropy are, it is the loss of the targets ``s y_1 + (1 - s) y_2``; for the spread loss it is its
-    expectation. The decoder sees the capsule of the class with the greater share, and should reconstruct the mixed
-    picture; the training accuracy is that of the greater share.
+    The loss is ``s l(y_1) + (1 - s) l(y_2)``. For a loss that is linear in the targets, as the margin loss and all
+    kinds of cross-entropy are, it is the loss of the targets ``s y_1 + (1 - s) y_2``; for the spread loss it is the
+    mean of the loss over labels that are drawn by their shares. The decoder sees the capsule of the class with the
+    greater share, and should reconstruct the mixed picture; the training accuracy is that of the greater share.
 
     Args:
         alpha: the share s is drawn from Beta(alpha, alpha): near 0 or 1 for a small alpha, uniformly for 1.
@@ -65,17 +35,23 @@ class MixUp(_Mix):
     """
 
     num_draws = 3
+    mixes = True
 
     def __init__(self, alpha: float = 1.0, probability: float = 1.0) -> None:
-        super().__init__(alpha, probability)
+        _require_mix("MixUp", alpha, probability)
+        self.alpha, self.probability = alpha, probability
+
+    @override
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        return images  # `mix` has them as pairs
 
     @override
     def mix(self, first: Tensor, second: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        shares = self.shares(draws)
+        shares = first_shares(draws, self.alpha, self.probability)
         return torch.lerp(second, first, shares.to(first)[:, None, None, None]), shares
 
 
-class CutMix(_Mix):
+class CutMix(Augmentation):
     """Images with a window of another one, which count as both of their classes, each by its area.
 
     The window's center is drawn uniformly, and the window ends at the edge of the image; its sides are those of the
@@ -93,17 +69,37 @@ class CutMix(_Mix):
     """
 
     num_draws = 5
+    mixes = True
 
     def __init__(self, alpha: float = 1.0, probability: float = 1.0) -> None:
-        super().__init__(alpha, probability)
+        _require_mix("CutMix", alpha, probability)
+        self.alpha, self.probability = alpha, probability
+
+    @override
+    def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        return images  # `mix` has them as pairs
 
     @override
     def mix(self, first: Tensor, second: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        side = (1 - self.shares(draws)).sqrt()
+        side = (1 - first_shares(draws, self.alpha, self.probability)).sqrt()
         rows = _within(first.shape[-2], side, draws[:, 3])
         columns = _within(first.shape[-1], side, draws[:, 4])
         window = rows.unsqueeze(2) & columns.unsqueeze(1)  # (B, H, W)
         return torch.where(window.unsqueeze(1), second, first), 1 - window.double().mean(dim=(1, 2)).to(side.dtype)
+
+
+def first_shares(draws: Tensor, alpha: float, probability: float) -> Tensor:
+    """Return how much of each mixed picture is its first one.
+
+    Args:
+        draws: ``(B, K)`` in [0, 1), of which the first three are used.
+        alpha: the share is drawn from Beta(alpha, alpha).
+        probability: share of the pictures that are mixed at all.
+
+    Returns:
+        ``(B)`` in [0, 1]; 1 for those that are not mixed.
+    """
+    return torch.where(draws[:, 2] < probability, symmetric_beta(draws[:, 0], draws[:, 1], alpha), 1)
 
 
 def symmetric_beta(first: Tensor, second: Tensor, alpha: float) -> Tensor:
@@ -140,3 +136,8 @@ def _within(size: int, side: Tensor, center: Tensor) -> Tensor:
     end = (middle + length - length // 2).clamp(0, size)
     places = torch.arange(size, device=side.device)
     return (places >= start.unsqueeze(1)) & (places < end.unsqueeze(1))
+
+
+def _require_mix(name: str, alpha: float, probability: float) -> None:
+    require(isfinite(alpha) and alpha > 0, f"{name}: alpha={alpha}: expected a finite number above 0")
+    require(0 <= probability <= 1, f"{name}: probability={probability}: expected 0 to 1")

@@ -193,7 +193,7 @@ class ImageDataModule(DataModule):
         return ImageBatch(images, pictures.clamp(0, 1), labels, indices, shares)
 
     def _mixed(self, pictures: Tensor, batch: StoredBatch) -> tuple[Tensor, Tensor, tuple[Share, ...]]:
-        """Return mixed pictures ``(B, C, H, W)`` of pairs ``(B, 2, C, H, W)``, labels of the greater share, and both."""
+        """Return pictures ``(B, C, H, W)`` of pairs ``(B, 2, C, H, W)``, labels of the greater share, and both."""
         assert batch.draws is not None
         changed = self.augmentation.train(pictures.flatten(0, 1), batch.draws.flatten(0, 1))
         first, second = changed.view(-1, 2, *changed.shape[1:]).unbind(dim=1)

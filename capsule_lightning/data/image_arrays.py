@@ -7,25 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
-from capsule_lightning.data.array_labels import Classes, Labels, classes_of, read_labels
+from capsule_lightning.data.array_labels import Classes, Labels, classes_of, classes_of_columns, read_labels
 from capsule_lightning.data.array_pictures import Coding, coding_of, layout_of, pictures_of, require_layout
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named_arrays import ANY, PAIRS, NamedArrays, StoredArray
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.shares import require_weights
 from capsule_lightning.data.stratified import split_off
 from capsule_lightning.errors import InputError, printable, require, some_of
 
 SPLITS = ("train", "val", "test")
 SPLIT_ARRAY = "split"
 """Name of the array that has the split of each image, where one array has the images of all."""
+WEIGHTS = "weights"
+"""Name of the array that has the weight of each image, after that of a split if each has arrays of its own."""
 
 
 class ArrayPart(NamedTuple):
@@ -35,15 +39,18 @@ class ArrayPart(NamedTuple):
         images: the array that they are in.
         places: ``(M)`` int64, ascending: their rows.
         labels: ``(M)``, those of the rows.
+        weights: ``(M)`` float64, how much each counts in the loss; None if all count the same.
     """
 
     images: StoredArray
     places: Tensor
     labels: Labels
+    weights: Tensor | None = None
 
     def some(self, chosen: Tensor) -> ArrayPart:
         """Return the images at positions ``(K)`` int64, ascending, of this part."""
-        return ArrayPart(self.images, self.places[chosen], self.labels.some(chosen))
+        weights = None if self.weights is None else self.weights[chosen]
+        return ArrayPart(self.images, self.places[chosen], self.labels.some(chosen), weights)
 
 
 class ImageArrayDataModule(ImageDataModule):
@@ -58,7 +65,10 @@ class ImageArrayDataModule(ImageDataModule):
     Images are ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``. They are kept as bytes: uint8 as it is; bool as 0
     and 255; floats from 0 to 1 times 255, rounded; other numbers from 0 to 255 rounded; of uint16 beyond 255 the upper
     8 bits, v / 257 rounded. What was done is told before training, and any other range is refused. Labels are whole
-    numbers or words, ``(N)`` or ``(N, 1)``, or one of J columns, ``(N, J)``.
+    numbers or words, ``(N)`` or ``(N, 1)``, or columns of 0 and 1, ``(N, J)``: images then have the class of the column
+    with the 1, or any number of classes, none included, as `LabelSetTask` takes them. ``weights``, or
+    ``train_weights`` where each split has arrays of its own, are numbers of 0 or more, ``(N)``: the loss of each image
+    to train on is multiplied by its weight, whose mean over them counts as 1.
 
     Bytes in ``.npy`` files, channels first or none, are memory-mapped where no test set is split off, so that processes
     share them. Everything else is read into the memory of each process. `ImageDataModule` describes the arguments that
@@ -73,6 +83,7 @@ class ImageArrayDataModule(ImageDataModule):
             order.
         test_size: number or fraction of the images that form the test set if there is none; the choice is stratified
             and the same for every seed.
+        several_labels: whether images may have any number of classes; null for yes if some image has several, or none.
 
     Raises:
         InputError: there are no such arrays, they do not fit each other, they hold something else, or a value is out of
@@ -91,6 +102,7 @@ class ImageArrayDataModule(ImageDataModule):
         channels_last: bool | None = None,
         class_names: list[str] | None = None,
         test_size: float | int = 0.2,
+        several_labels: bool | None = None,
         batch_size: int = 128,
         val_size: float | int = 0.1,
         seed: int | None = None,
@@ -135,18 +147,48 @@ class ImageArrayDataModule(ImageDataModule):
             require_layout(part.images, self.layout)
         self.stored_shape = self.layout.shape
         self.is_split_off = "test" not in self._parts_of
-        self._classes: Classes = classes_of(self._parts_of["train"].labels, class_names)
+        single = all(part.labels.is_single for part in self._parts_of.values())
+        require(
+            single or several_labels is not False,
+            f"several_labels=false: {self.path} gives some images several classes, or none; leave it out to train on "
+            "any number of them",
+        )
+        several = not single if several_labels is None else several_labels
+        require(
+            not (several and balanced),
+            "balanced=true: images of any number of classes are not drawn by class; set it to false",
+        )
+        self.num_labels = 0 if several else 1
+        find = classes_of_columns if several else classes_of
+        self._classes: Classes = find(self._parts_of["train"].labels, class_names)
         self.class_names = list(self._classes.names)
         for part in self._parts_of.values():
-            self._classes.numbered(part.labels)
+            self._numbered(part.labels)
         self._coding: Coding | None = None
 
     @override
     def load(self, split: Split) -> Images:
         parts = self._parts_to(split)
-        labels = torch.cat([self._classes.numbered(part.labels) for part in parts])
+        labels = torch.cat([self._numbered(part.labels) for part in parts])
         places = [(part.images, part.places) for part in parts]
         return Images(pictures_of(places, self.layout, self._code(), self.reading.invert), labels)
+
+    @override
+    def example_weights(self) -> Tensor | None:
+        if self._parts_of["train"].weights is None:
+            return None
+        given = [(part.weights, len(part.places)) for part in self._parts_to("train")]
+        return torch.cat([torch.ones(count) if weights is None else weights for weights, count in given])
+
+    def _numbered(self, labels: Labels) -> Tensor:
+        """Return the classes of images, ``(N)`` int64, or ``(N, L)`` if they may have any number."""
+        if self.num_labels == 1:
+            return self._classes.numbered(labels)
+        require(
+            labels.num_columns == len(self.class_names),
+            f"{labels.title}: has {labels.num_columns or 1} columns; expected {len(self.class_names)}, as to train on",
+        )
+        return labels.padded(max(part.labels.most for part in self._parts_of.values()))
 
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,6 +220,8 @@ class ImageArrayDataModule(ImageDataModule):
         notes = [f"{dims} (--data.channels_last)" if self.layout.channels != "none" else dims]
         notes += [self._coding.note] if self._coding is not None and self._coding.note else []
         notes += [f"labels are the columns, of {columns}, that have a 1"] if columns is not None else []
+        given = self._parts_of["train"].weights
+        notes += [] if given is None else [f"weights of images to train on from {given.min():g} to {given.max():g}"]
         return super().describe() + "".join(f"\n  {printable(note)}" for note in notes)
 
     def _code(self) -> Coding:
@@ -191,7 +235,7 @@ class ImageArrayDataModule(ImageDataModule):
         """Return the images of a split; those to validate on are the last of the training set."""
         train, val = self._parts_of["train"], self._parts_of.get("val")
         if self.is_split_off:
-            labels = self._classes.numbered(train.labels)
+            labels = self._numbered(train.labels)
             kept, taken = split_off(labels, self.test_size, 0, option="test_size", class_names=self.class_names)
             if not len(taken):
                 raise InputError(
@@ -244,7 +288,24 @@ def pair_of(arrays: NamedArrays, images_name: str, labels_name: str) -> ArrayPar
         f"{arrays.path}: {images_name} has {images.shape[0]:,} images and {labels_name} {labels.shape[0]:,} labels; "
         "expected as many",
     )
-    return ArrayPart(images, torch.arange(images.shape[0]), read_labels(labels))
+    return ArrayPart(images, torch.arange(images.shape[0]), read_labels(labels), read_weights(arrays, images_name))
+
+
+def read_weights(arrays: NamedArrays, images_name: str) -> Tensor | None:
+    """Return the weights of images ``(N)`` float64; None if there are none.
+
+    Raises:
+        InputError: there are more or fewer than images, or they are no weights.
+    """
+    name = next((f"{split}_{WEIGHTS}" for split in SPLITS if split in images_name.split("_")), WEIGHTS)
+    if name not in arrays:
+        return None
+    found, count = arrays[name], arrays[images_name].shape[0]
+    require(
+        found.shape in ((count,), (count, 1)) and found.dtype.kind in "biuf",
+        f"{found.title}: holds {found.shape} {found.dtype}; expected a number for each of {count:,} images",
+    )
+    return require_weights(torch.from_numpy(found.read().astype(np.float64).reshape(count)), found.title)
 
 
 def parted(whole: ArrayPart, words: StoredArray) -> dict[str, ArrayPart]:

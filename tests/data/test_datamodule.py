@@ -325,7 +325,7 @@ def test_batches_of_images_on_a_gpu_are_made_there(each_data_module):
                     setattr(loader, name, getattr(loader, name).to("cuda"))
             batch = next(iter(loader))
             seen = data.on_after_batch_transfer(batch, 0)
-        for tensor in (*batch, *seen):
+        for tensor in (*batch, *seen[:4]):
             assert tensor is None or tensor.device.type == "cuda"
 
 
