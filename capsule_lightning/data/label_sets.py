@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,32 +114,30 @@ def stratified_parts(
     names = list(dict.fromkeys(groups)) if groups is not None else []
     number = {name: place for place, name in enumerate(names)}
     unit_of = torch.arange(len(classes)) if groups is None else torch.tensor([number[name] for name in groups])
-    units = int(unit_of.max()) + 1
-    counts = torch.zeros(units, classes.shape[1], dtype=torch.float64).index_add(0, unit_of, classes.double())
-    sizes = unit_of.bincount(minlength=units).double()
-    order = torch.randperm(units, generator=random)
-    wanted = torch.tensor(shares, dtype=torch.float64)
-    lacking = wanted.unsqueeze(1) * counts.sum(dim=0)  # (parts, J)
-    room = wanted * sizes.sum()
-    part = torch.full((units,), -1)
+    sizes = unit_of.bincount().double().numpy()
+    units = len(sizes)
+    counts = torch.zeros(units, classes.shape[1]).double().index_add(0, unit_of, classes.double()).numpy()
+    order, lots = torch.randperm(units, generator=random).numpy(), torch.rand(units, generator=random).tolist()
+    wanted = np.array(shares)
+    lacking, room = np.outer(wanted, counts.sum(axis=0)), wanted * sizes.sum()  # (parts, J), (parts)
+    part = np.full(units, -1)
 
-    def deal(unit: int, lacks: Tensor) -> None:
-        best = (lacks > lacks.max() - 1e-9).nonzero()[:, 0]
+    def deal(unit: int, lacks: np.ndarray) -> None:
+        best = (lacks > lacks.max() - 1e-9).nonzero()[0]
         best = best[room[best] > room[best].max() - 1e-9]
-        chosen = int(best[torch.randint(len(best), (1,), generator=random)]) if len(best) > 1 else int(best[0])
-        part[unit], lacking[chosen] = chosen, lacking[chosen] - counts[unit]
+        part[unit] = chosen = best[int(lots[unit] * len(best))]
+        lacking[chosen] -= counts[unit]
         room[chosen] -= sizes[unit]
 
-    left = counts.sum(dim=0)
-    while bool((left > 0).any()):
-        rarest = int(torch.where(left > 0, left, torch.inf).argmin())
-        waiting = order[(part[order] < 0) & (counts[order, rarest] > 0)]
-        for unit in waiting.tolist():
+    left = counts.sum(axis=0)
+    while (left > 0).any():
+        rarest = np.where(left > 0, left, np.inf).argmin()
+        for unit in order[(part[order] < 0) & (counts[order, rarest] > 0)].tolist():
             deal(unit, lacking[:, rarest])
-        left = counts[part < 0].sum(dim=0)
+        left = counts[part < 0].sum(axis=0)
     for unit in order[part[order] < 0].tolist():
         deal(unit, room)
-    return part[unit_of]
+    return torch.from_numpy(part)[unit_of]
 
 
 def _require_all(labels: Tensor, split: tuple[Tensor, Tensor], option: str, class_names: Sequence[str]) -> None:
