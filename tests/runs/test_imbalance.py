@@ -94,7 +94,7 @@ def test_two_processes_train_as_one_does(way: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_run_that_stops_in_mid_epoch_goes_on_as_if_it_had_not(way: str, folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_in_mid_epoch_goes_on_as_if_it_had_not(way: str, folder: Path, tmp_path: Path) -> None:
     every = ("--trainer.callbacks+=RunCheckpoint", "--trainer.callbacks.every_n_steps=5", "--test_after_fit=false")
     for place in ("whole", "stopped"):
         (tmp_path / place).mkdir()
@@ -103,9 +103,12 @@ def test_a_run_that_stops_in_mid_epoch_goes_on_as_if_it_had_not(way: str, folder
     rooted = (*every, f"--data.root={folder}")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(whole, *words(way, "one"), *rooted) == 0, (whole / "output.txt").read_text()[-3000:]
-    assert run(stopped, *words(way, "one"), *rooted, "--trainer.max_steps=13") == 0
-    again = ("fit", f"--resume=runs/{way}/one", "--trainer.max_steps=-1")
-    assert run(stopped, *again) == 0, (stopped / "output.txt").read_text()[-3000:]
+    harm = ("--trainer.callbacks+=harmful.KillRank", "--trainer.callbacks.steps=[13]", "--trainer.callbacks.rank=0")
+    assert run(stopped, *words(way, "one"), *rooted, *harm) != 0
+    assert (stopped / "killed-13").exists()  # in the second epoch, three steps after the last checkpoint
+    assert run(stopped, "fit", f"--resume=runs/{way}/one", "--trust_run") == 0, (stopped / "output.txt").read_text()[
+        -3000:
+    ]
     ends = [
         torch.load(place / "runs" / way / "one" / "checkpoints" / "last.ckpt", weights_only=True)
         for place in (whole, stopped)
