@@ -28,6 +28,7 @@ from capsule_lightning.data.module import DataModule, Split
 from capsule_lightning.data.pictures import MOST_PIXELS, Reading
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.regular_files import kind_of
+from capsule_lightning.data.shares import Share, shares_of_pairs
 from capsule_lightning.data.statistics import Brightness, brightness, channel_statistics, unit
 from capsule_lightning.errors import InputError, printable, require
 
@@ -47,14 +48,18 @@ class ImageBatch(NamedTuple):
         images: ``(B, C, H, W)`` float32, augmented and normalized: the input of the network.
         pictures: ``(B, C, H, W)`` float32 in [0, 1], augmented and not normalized: what a decoder should reconstruct.
             ``(B, L, C, H, W)`` if an image has L labels: a picture of each object alone.
-        labels: ``(B)`` int64 in [0, num_classes); -1 if unknown. ``(B, L)`` if an image has L labels.
+        labels: ``(B)`` int64 in [0, num_classes); -1 if unknown. ``(B, L)`` if an image has L labels; if it may have
+            any number, they are in ascending order, and -1 fills the places that are left.
         indices: ``(B)`` int64, positions in the stored set.
+        shares: what the images count as in the loss; empty if each counts once, by its labels. Images that are mixed of
+            two have two shares, and the greater one gives ``labels``.
     """
 
     images: Tensor
     pictures: Tensor
     labels: Tensor
     indices: Tensor
+    shares: tuple[Share, ...] = ()
 
 
 class ImageDataModule(DataModule):
@@ -105,8 +110,8 @@ class ImageDataModule(DataModule):
     """Mean and standard deviation of each channel of the training images in [0, 1]; None to measure them."""
     usual_augmentation: ClassVar[Callable[[], Augmentation]] = NoAugmentation
     usual_normalization: ClassVar[Normalization] = "none"
-    num_labels: ClassVar[int] = 1
-    """Labels of an image."""
+    num_labels: int = 1
+    """Labels of an image; 0 if it may have any number, none included."""
 
     def __init__(
         self,
@@ -154,6 +159,11 @@ class ImageDataModule(DataModule):
     def num_draws(self) -> int:
         return self.augmentation.num_draws
 
+    @property
+    @override
+    def mixes(self) -> bool:
+        return self.augmentation.mixes
+
     @abstractmethod
     def load(self, split: Split) -> Images:
         """Return all images of a split, from disk; called by every process, after ``prepare_data`` on one."""
@@ -173,11 +183,17 @@ class ImageDataModule(DataModule):
         """Augment and normalize, on the device."""
         if isinstance(batch, ImageBatch):
             return batch
-        pictures = unit(batch.inputs)
+        pictures, labels, indices = unit(batch.inputs), batch.labels, batch.indices
+        shares: tuple[Share, ...] = ()
         if batch.draws is None:
             pictures = self.augmentation.evaluate(pictures)
+        elif batch.draws.ndim == 3:
+            pictures, labels, shares = self._mixed(pictures, batch)
+            indices = indices[:, 0]
         else:
             pictures = self.augmentation.train(pictures, batch.draws)
+            weights = self.weights_of(indices)
+            shares = () if weights is None else (Share(labels, weights),)
         images = pictures
         if self.normalization == "per_image":
             images = standardize(pictures)
@@ -185,7 +201,15 @@ class ImageDataModule(DataModule):
             assert self.statistics is not None
             mean, deviation = (torch.tensor(s, device=pictures.device).view(-1, 1, 1) for s in self.statistics)
             images = (pictures - mean) / deviation
-        return ImageBatch(images, pictures.clamp(0, 1), batch.labels, batch.indices)
+        return ImageBatch(images, pictures.clamp(0, 1), labels, indices, shares)
+
+    def _mixed(self, pictures: Tensor, batch: StoredBatch) -> tuple[Tensor, Tensor, tuple[Share, ...]]:
+        """Return pictures ``(B, C, H, W)`` of pairs ``(B, 2, C, H, W)``, labels of the greater share, and both."""
+        assert batch.draws is not None
+        changed = self.augmentation.train(pictures.flatten(0, 1), batch.draws.flatten(0, 1))
+        first, second = changed.view(-1, 2, *changed.shape[1:]).unbind(dim=1)
+        mixed, own = self.augmentation.mix(first, second, batch.draws[:, 0])
+        return mixed, *shares_of_pairs(batch.labels, own, self.weights_of(batch.indices))
 
     @override
     def name_of(self, index: int) -> str:
@@ -209,7 +233,8 @@ class ImageDataModule(DataModule):
         Args:
             split: for the message.
             images: ``(N, *shape)`` uint8, or float32 from 0 to 1.
-            labels: ``(N)``, whole numbers from 0 to the number of classes.
+            labels: ``(N)``, whole numbers from 0 to the number of classes; ``(N, L)``, -1 where there are fewer, if an
+                image may have any number of labels.
             shape: ``(C, H, W)``.
 
         Raises:
@@ -220,13 +245,14 @@ class ImageDataModule(DataModule):
                 f"the {split} set of {self.name} has {len(images)} images and {len(labels)} labels: expected as many, "
                 "and at least one; fetch or prepare the data again"
             )
-        numbers = labels.ndim == 1 and labels.dtype != torch.bool and not labels.is_floating_point()
+        several = self.num_labels == 0
+        numbers = labels.ndim == 1 + several and labels.dtype != torch.bool and not labels.is_floating_point()
         if images.dtype not in (torch.uint8, torch.float32) or not numbers:
             raise InputError(
                 f"the {split} images of {self.name} are {images.dtype} and their labels {tuple(labels.shape)} "
                 f"{labels.dtype}: expected uint8 and a whole number for each; prepare the data again"
             )
-        if labels.min() < 0 or labels.max() >= self.num_classes:
+        if labels.min() < -several or labels.max() >= self.num_classes:
             wrong = int(labels.max() if labels.max() >= self.num_classes else labels.min())
             raise InputError(
                 f"num_classes={self.num_classes} but labels reach {wrong} in the {split} set of {self.name}: "

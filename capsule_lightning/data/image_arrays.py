@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -22,10 +23,13 @@ from capsule_lightning.data.module import Split
 from capsule_lightning.data.named_arrays import ANY, PAIRS, NamedArrays, StoredArray
 from capsule_lightning.data.parted_images import SPLITS, PartedImagesDataModule, SplitPart
 from capsule_lightning.data.pictures import MOST_PIXELS
+from capsule_lightning.data.shares import require_weights
 from capsule_lightning.errors import InputError, printable, require, some_of
 
 SPLIT_ARRAY = "split"
 """Name of the array that has the split of each image, where one array has the images of all."""
+WEIGHTS = "weights"
+"""Name of the array that has the weight of each image, after that of a split if each has arrays of its own."""
 
 
 class ImageArrayDataModule(PartedImagesDataModule):
@@ -40,8 +44,11 @@ class ImageArrayDataModule(PartedImagesDataModule):
     Images are ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``, of any number of channels. Nothing of them is cut
     off: they are kept as bytes if they are uint8 or bool, whole numbers from 0 to 255, or 255ths from 0 to 1, and else
     as floats on a scale from 0 to 1, see ``value_range``. What was done is told before training. Labels are whole
-    numbers or words, ``(N)`` or ``(N, 1)``, or one of J columns, ``(N, J)``. MATLAB's arrays may have the images along
-    their last dimension, and labels ``(1, N)``.
+    numbers or words, ``(N)`` or ``(N, 1)``, or columns of 0 and 1, ``(N, J)``: images then have the class of the column
+    with the 1, or any number of classes, none included, as `LabelSetTask` takes them. ``weights``, or ``train_weights``
+    where each split has arrays of its own, are numbers of 0 or more, ``(N)``: the loss of each image to train on is
+    multiplied by its weight, whose mean over them counts as 1. MATLAB's arrays may have the images along their last
+    dimension, and labels ``(1, N)``.
 
     Bytes in ``.npy`` files, channels first or none, are memory-mapped where no test set is split off, so that processes
     share them. Everything else is read into the memory of each process. `ImageDataModule` describes the arguments that
@@ -58,6 +65,7 @@ class ImageArrayDataModule(PartedImagesDataModule):
             and 255 if they are from 0 to 255, and else for the smallest and the largest of them.
         test_size: number or fraction of the images that form the test set if there is none; the choice is stratified
             and the same for every seed.
+        several_labels: whether images may have any number of classes; null for yes if some image has several, or none.
 
     Raises:
         InputError: there are no such arrays, they do not fit each other, they hold something else, or a value is out of
@@ -77,6 +85,7 @@ class ImageArrayDataModule(PartedImagesDataModule):
         channels_last: bool | None = None,
         class_names: list[str] | None = None,
         test_size: float | int = 0.2,
+        several_labels: bool | None = None,
         batch_size: int = 128,
         val_size: float | int = 0.1,
         seed: int | None = None,
@@ -124,7 +133,7 @@ class ImageArrayDataModule(PartedImagesDataModule):
         for part in parts_of.values():
             require_layout(part.images, self.layout)
         self.stored_shape = self.layout.shape
-        self.take_parts(parts_of, class_names)
+        self.take_parts(parts_of, class_names, several_labels)
 
     @override
     def pictures(self, split: Split, parts: Sequence[SplitPart]) -> tuple[Tensor, list[int]]:
@@ -144,6 +153,8 @@ class ImageArrayDataModule(PartedImagesDataModule):
         notes = [f"{dims} (--data.channels_last)" if self.layout.channels != "none" else dims]
         notes += [self._coding.note] if self._coding is not None and self._coding.note else []
         notes += [f"labels are the columns, of {columns}, that have a 1"] if columns is not None else []
+        given = self._parts_of["train"].weights
+        notes += [] if given is None else [f"weights of images to train on from {given.min():g} to {given.max():g}"]
         return super().describe() + "".join(f"\n  {printable(note)}" for note in notes)
 
     @override
@@ -203,7 +214,26 @@ def pair_of(arrays: NamedArrays, images_name: str, labels_name: str) -> SplitPar
         f"{arrays.path}: {images_name} has {images.shape[0]:,} images and {labels_name} {labels.shape[0]:,} labels; "
         "expected as many",
     )
-    return SplitPart(images, torch.arange(images.shape[0]), read_labels(labels), images.member or images.path.name)
+    name = images.member or images.path.name
+    weights = read_weights(arrays, images_name)
+    return SplitPart(images, torch.arange(images.shape[0]), read_labels(labels), name, weights)
+
+
+def read_weights(arrays: NamedArrays, images_name: str) -> Tensor | None:
+    """Return the weights of images ``(N)`` float64; None if there are none.
+
+    Raises:
+        InputError: there are more or fewer than images, or they are no weights.
+    """
+    name = next((f"{split}_{WEIGHTS}" for split in SPLITS if split in images_name.split("_")), WEIGHTS)
+    if name not in arrays:
+        return None
+    found, count = arrays[name], arrays[images_name].shape[0]
+    require(
+        found.shape in ((count,), (count, 1)) and found.dtype.kind in "biuf",
+        f"{found.title}: holds {found.shape} {found.dtype}; expected a number for each of {count:,} images",
+    )
+    return require_weights(torch.from_numpy(found.read().astype(np.float64).reshape(count)), found.title)
 
 
 def _examples_first(images: StoredArray, labels: StoredArray) -> tuple[StoredArray, StoredArray]:

@@ -41,6 +41,11 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
     lines: Sequence[int]
 
+    def some(self, chosen: Sequence[bool]) -> Table:
+        """Return the table with the rows that are chosen."""
+        numbers = [number for number, each in enumerate(chosen) if each]
+        return self._replace(rows=[self.rows[n] for n in numbers], lines=[self.lines[n] for n in numbers])
+
     def column(self, name: str, option: str) -> list[str]:
         """Return the cells of a column, without blanks around them.
 

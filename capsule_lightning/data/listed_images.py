@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -21,6 +20,7 @@ from capsule_lightning.data.deep_pictures import require_range, scaled_images
 from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.image_files import require_size, size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
+from capsule_lightning.data.label_sets import padded
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError, is_deep
 from capsule_lightning.data.prepared import Images
@@ -70,6 +70,8 @@ class ListedImagesDataModule(ImageDataModule):
     usual_normalization = "channel"
 
     own_parts: Mapping[Part, str]
+    most_labels: int = 1
+    """Most labels of an image, if it may have any number."""
 
     def __init__(
         self,
@@ -118,6 +120,8 @@ class ListedImagesDataModule(ImageDataModule):
         self.is_deep = value_range is not None
         self._files: dict[str, list[PurePath]] = {}  # of each split that has been read, in the order of its images
         self._groups: dict[PurePath, str] = {}  # of the files that have one
+        self._sets: dict[PurePath, tuple[int, ...]] = {}  # of the files that may have any number of classes
+        self._weights_of: dict[PurePath, float] = {}  # of the files that have one
         self._recorded: dict[Split, list[int]] = {}  # keys of the files of each split, if they are those of a run
 
     @abstractmethod
@@ -148,8 +152,14 @@ class ListedImagesDataModule(ImageDataModule):
         if len(tree.class_names) < 2:
             raise InputError(f"{self.title}: only the class {tree.class_names[0]}; expected two classes or more")
         self._require_enough(tree)
-        for part in self.own_parts:
-            self.listed(part, {})
+        trees = [tree, *(self.listed(part, {}) for part in self.own_parts)]
+        if tree.sets:
+            self.num_labels = 0
+            self.most_labels = max(1, *(len(each) for one in trees for each in one.sets))
+            require(
+                not self.balanced,
+                "balanced=true: images of any number of classes are not drawn by class; set it to false",
+            )
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
         self.is_deep = self.is_deep or is_deep(tree.paths[0], self.reading)
 
@@ -163,14 +173,17 @@ class ListedImagesDataModule(ImageDataModule):
         found = self._read(split)
         found.keep()
         self._files[split], self.met[split] = found.files, found.facts
+        images = found.images
+        if self.num_labels == 0:
+            images = images._replace(labels=padded([self._sets[file] for file in found.files], self.most_labels))
         if not self.is_deep:
-            return found.images
+            return images
         values = self.reading.values
         if values is None:
             low, high = self.value_range or (found if split == "train" else self._read("train")).facts.span or (0, 1)
             values = low, high if high > low else low + 1
             self.reading = replace(self.reading, values=values)
-        return found.images._replace(images=scaled_images(found.images.images, values, self.reading.invert))
+        return images._replace(images=scaled_images(images.images, values, self.reading.invert))
 
     @override
     def keep_values(self, values: Sequence[float] | None) -> None:
@@ -180,6 +193,12 @@ class ListedImagesDataModule(ImageDataModule):
         super().keep_values(values)
         if self.stores and before != (self.is_deep, self.reading.values):
             self.reopen()
+
+    @override
+    def example_weights(self) -> Tensor | None:
+        if not self._weights_of:
+            return None
+        return torch.tensor([self._weights_of[file] for file in self._files["train"]], dtype=torch.float64)
 
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -306,7 +325,7 @@ class ListedImagesDataModule(ImageDataModule):
         splits = ["train"]
         splits += ["validate"] if "val" not in self.own_parts and self.val_size != 0 else []
         splits += ["test"] if "test" not in self.own_parts else []
-        counts = Counter(tree.labels)
+        counts = tree.counts()
         few = [label for label in range(len(tree.class_names)) if counts[label] < len(splits)]
         if few:
             counted = some_of([f"{tree.class_names[label]} has {counts[label]}" for label in few])
@@ -344,13 +363,16 @@ class ListedImagesDataModule(ImageDataModule):
         if recorded is not None:
             keys = file_keys(path.relative_to(self.root) for path in tree.paths)
             tree = tree.some(torch.isin(keys, torch.tensor(recorded)).nonzero()[:, 0].tolist())
-        if tree.groups:
-            self._groups |= {path.relative_to(self.root): g for path, g in zip(tree.paths, tree.groups, strict=True)}
+        names = [path.relative_to(self.root) for path in tree.paths]
+        self._groups |= zip(names, tree.groups, strict=False)  # all images of a tree have one, or none has
+        self._sets |= zip(names, tree.sets, strict=False)
+        self._weights_of |= zip(names, tree.weights, strict=False)
         return tree
 
     def _part(self, split: Split, tree: ClassTree) -> ClassTree:
         """Return what is left to train on when a test set is split off, or what is split off."""
-        labels, groups = torch.tensor(tree.labels), tree.groups or None
+        labels = padded(tree.sets, self.most_labels) if tree.sets else torch.tensor(tree.labels)
+        groups = tree.groups or None
         if self.folds is None:
             train, test = split_off(
                 labels, self.test_size, seed=0, option="test_size", class_names=self.class_names, groups=groups

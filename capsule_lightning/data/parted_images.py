@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
-from capsule_lightning.data.array_labels import Classes, Labels, classes_of
+from capsule_lightning.data.array_labels import Classes, Labels, classes_of, classes_of_columns
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.module import Split
@@ -31,16 +31,19 @@ class SplitPart(NamedTuple):
         places: ``(M)`` int64, ascending: their rows.
         labels: ``(M)``, those of the rows.
         name: what the split is called.
+        weights: ``(M)`` float64, how much each counts in the loss; None if all count the same.
     """
 
     images: Any
     places: Tensor
     labels: Labels
     name: str
+    weights: Tensor | None = None
 
     def some(self, chosen: Tensor) -> SplitPart:
         """Return the images at positions ``(K)`` int64, ascending, of this part."""
-        return self._replace(places=self.places[chosen], labels=self.labels.some(chosen))
+        weights = None if self.weights is None else self.weights[chosen]
+        return self._replace(places=self.places[chosen], labels=self.labels.some(chosen), weights=weights)
 
 
 class PartedImagesDataModule(ImageDataModule):
@@ -96,22 +99,52 @@ class PartedImagesDataModule(ImageDataModule):
         )
         self.test_size = test_size
 
-    def take_parts(self, parts_of: Mapping[str, SplitPart], class_names: Sequence[str] | None) -> None:
+    def take_parts(
+        self,
+        parts_of: Mapping[str, SplitPart],
+        class_names: Sequence[str] | None,
+        several_labels: bool | None = False,
+    ) -> None:
         """Take over the splits that there are, and refuse labels that no image to train on has.
 
         Args:
             parts_of: by ``train``, ``val`` and ``test``, the first of which is there.
             class_names: see `classes_of`.
+            several_labels: whether images may have any number of classes; None for yes if some image has several, or
+                none.
 
         Raises:
             InputError: the labels of the splits do not fit each other, or the names.
         """
         self._parts_of = dict(parts_of)
         self.is_split_off = "test" not in parts_of
-        self._classes: Classes = classes_of(parts_of["train"].labels, class_names)
+        single = all(part.labels.is_single for part in parts_of.values())
+        require(
+            single or several_labels is not False,
+            f"several_labels=false: {self.title} gives some images several classes, or none; leave it out to train on "
+            "any number of them",
+        )
+        several = not single if several_labels is None else several_labels
+        require(
+            not (several and self.balanced),
+            "balanced=true: images of any number of classes are not drawn by class; set it to false",
+        )
+        self.num_labels = 0 if several else 1
+        find = classes_of_columns if several else classes_of
+        self._classes: Classes = find(parts_of["train"].labels, class_names)
         self.class_names = list(self._classes.names)
         for part in parts_of.values():
-            self._classes.numbered(part.labels)
+            self._numbered(part.labels)
+
+    def _numbered(self, labels: Labels) -> Tensor:
+        """Return the classes of images, ``(N)`` int64, or ``(N, L)`` if they may have any number."""
+        if self.num_labels == 1:
+            return self._classes.numbered(labels)
+        require(
+            labels.num_columns == len(self.class_names),
+            f"{labels.title}: has {labels.num_columns or 1} columns; expected {len(self.class_names)}, as to train on",
+        )
+        return labels.padded(max(part.labels.most for part in self._parts_of.values()))
 
     @abstractmethod
     def pictures(self, split: Split, parts: Sequence[SplitPart]) -> tuple[Tensor, list[int]]:
@@ -120,11 +153,21 @@ class PartedImagesDataModule(ImageDataModule):
     @override
     def load(self, split: Split) -> Images:
         parts = self._parts_to(split)
-        labels = torch.cat([self._classes.numbered(part.labels) for part in parts])
+        labels = torch.cat([self._numbered(part.labels) for part in parts])
         images, kept = self.pictures(split, parts)
         if split == "train" and len(parts) > 1:
             self._val_begins = sum(number < len(parts[0].places) for number in kept)
+        if split == "train":
+            self._kept = kept
         return Images(images, labels[kept])
+
+    @override
+    def example_weights(self) -> Tensor | None:
+        if self._parts_of["train"].weights is None:
+            return None
+        given = [(part.weights, len(part.places)) for part in self._parts_to("train")]
+        weights = [torch.ones(count) if weights is None else weights for weights, count in given]
+        return torch.cat(weights)[self._kept]
 
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +194,7 @@ class PartedImagesDataModule(ImageDataModule):
         """Return the images of a split; those to validate on are the last of the training set."""
         train, val = self._parts_of["train"], self._parts_of.get("val")
         if self.is_split_off:
-            labels = self._classes.numbered(train.labels)
+            labels = self._numbered(train.labels)
             kept, taken = split_off(labels, self.test_size, 0, option="test_size", class_names=self.class_names)
             if not len(taken):
                 raise InputError(

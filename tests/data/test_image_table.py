@@ -192,7 +192,7 @@ def at(number, **cells):
         (text('path,label\n"a.png,b\n'), {}, "line 2 cannot be read"),
         (lambda folder: (folder / "labels.csv").write_bytes(b"path,label\n\xff,a\n"), {}, "not text in UTF-8"),
         (lambda folder: (folder / "labels.csv").mkdir(), {}, "cannot be read .*folder"),
-        (rows_changed(at(2, label=" ")), {}, "1 rows have nothing in column label, the first in line 4"),
+        (rows_changed(at(2, label=" ")), {}, "1 rows have no label, the first in line 4.*skip_unlabeled true"),
         (rows_changed(at(2, path="gone.png")), {}, r"1 of 60 images are not there, the first gone.png .*\(line 4\)"),
         (rows_changed(at(2, path="/etc/hostname")), {}, "1 images lie outside of .*such as /etc/hostname"),
         (rows_changed(at(2, path="../photos2/a.png")), {}, "1 images lie outside of"),
