@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
@@ -30,7 +30,7 @@ class FilesRead(NamedTuple):
     """Pictures of image files.
 
     Attributes:
-        images: ``(M, C, H, W)`` uint8.
+        images: ``(M, C, H, W)`` of the type of the reading.
         kept: which of the N files they are of, ascending; all of them unless damaged ones are left out.
         facts: what was met in them.
     """
@@ -44,7 +44,7 @@ class Decoded(NamedTuple):
     """Pictures of image files, and of files that could not be read.
 
     Attributes:
-        pictures: ``(N, H, W, C)`` uint8, undefined if a file could not be read.
+        pictures: ``(N, H, W, C)`` of the type of the reading, undefined if a file could not be read.
         seen: what was met in each file; None if it could not be read.
         damaged: why files could not be read, by their numbers, ascending.
     """
@@ -54,13 +54,27 @@ class Decoded(NamedTuple):
     damaged: dict[int, UnreadableImageError]
 
 
-def size_of(path: Path, reading: Reading | None = None) -> tuple[int, int]:
-    """Return the numbers of rows and columns of an image file as a person sees it, upright.
+def require_size(channels: int, image_size: tuple[int, int] | None, max_pixels: int) -> None:
+    """Refuse what image files cannot be brought to.
+
+    Raises:
+        InputError: neither gray nor color; no pixels, or more than a file may have.
+    """
+    require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
+    require(
+        image_size is None or (min(image_size) >= 1 and image_size[0] * image_size[1] <= max_pixels),
+        f"image_size={image_size}: expected at least 1 row and 1 column, and at most {max_pixels:,} pixels "
+        "(--data.max_pixels)",
+    )
+
+
+def size_of(path: Path, reading: Reading | None = None, content: bytes | None = None) -> tuple[int, int]:
+    """Return the numbers of rows and columns of an image file as a person sees it, upright; see `open_image`.
 
     Raises:
         InputError: the file is not an image.
     """
-    with warnings.catch_warnings(action="ignore"), open_image(path, reading or Reading()) as image:
+    with warnings.catch_warnings(action="ignore"), open_image(path, reading or Reading(), content) as image:
         if image.format == "TIFF":
             image.load()  # which turns it
         return (image.width, image.height) if orientation(image) >= 5 else (image.height, image.width)
@@ -69,40 +83,54 @@ def size_of(path: Path, reading: Reading | None = None) -> tuple[int, int]:
 def read_images(
     paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
 ) -> Tensor:
-    """Return the pictures ``(N, C, H, W)`` uint8 of image files, see `read_files`."""
+    """Return the pictures ``(N, C, H, W)`` of image files, see `read_files`."""
     return read_files(paths, shape, resize, reading).images
 
 
 def read_files(
-    paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    resize: bool = False,
+    reading: Reading | None = None,
+    content_of: Callable[[int], bytes | None] | None = None,
 ) -> FilesRead:
     """Decode image files into what a person sees.
 
     A picture is turned upright as its EXIF data say. Transparency is laid on the background. Of 16 bits the upper 8 are
-    taken, palettes and CMYK become colors, and of several frames or pages the first is read.
+    taken, unless the reading states which values become 0 and 1; palettes and CMYK become colors, gray becomes color or
+    color gray, and of several frames or pages the first is read.
 
     Args:
         paths: N files with 8 or 16 bits for each channel.
         shape: ``(C, H, W)`` of the result; one channel for gray, three for color.
-        resize: scale images of another size (bilinear, antialiased) instead of refusing them.
+        resize: bring images of another size to this one (bilinear, antialiased) instead of refusing them.
         reading: how files become pictures; None for the defaults.
+        content_of: returns what a file holds, by its number, if it is not to be opened.
 
     Raises:
         InputError: files cannot be read or have another size; the message names ten of them.
     """
     reading = reading or Reading()
-    decoded = decode_files(paths, shape, resize, reading)
+    decoded = decode_files(paths, shape, resize, reading, content_of)
     kept = [number for number, seen in enumerate(decoded.seen) if seen is not None]
     require(
         kept, f"{paths[0] if paths else 'no files'}: none of the {len(paths)} image files can be read; replace them"
     )
-    facts = facts_of([each for each in decoded.seen if each is not None])
+    facts = facts_of([each for each in decoded.seen if each is not None], shape[1:])
     facts = facts._replace(damaged={str(paths[number]): error.reason for number, error in decoded.damaged.items()})
-    pictures = torch.from_numpy(decoded.pictures if len(kept) == len(paths) else decoded.pictures[kept])
-    return FilesRead(pictures.permute(0, 3, 1, 2).contiguous(), kept, facts)
+    out = decoded.pictures if len(kept) == len(paths) else decoded.pictures[kept]
+    if reading.raw:
+        facts = facts._replace(span=(float(out.min()), float(out.max())))
+    return FilesRead(torch.from_numpy(out).permute(0, 3, 1, 2).contiguous(), kept, facts)
 
 
-def decode_files(paths: Sequence[Path], shape: tuple[int, int, int], resize: bool, reading: Reading) -> Decoded:
+def decode_files(
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    resize: bool,
+    reading: Reading,
+    content_of: Callable[[int], bytes | None] | None = None,
+) -> Decoded:
     """Decode image files, those that may be left out among them; see `read_files`.
 
     Raises:
@@ -114,7 +142,7 @@ def decode_files(paths: Sequence[Path], shape: tuple[int, int, int], resize: boo
         f"{paths[0] if paths else 'no files'}: the network takes images of {channels} channels, and image files are "
         "gray or color; give arrays, --data.images FILE.npz",
     )
-    out = _room_for(len(paths), shape)
+    out = _room_for(len(paths), shape, reading.dtype)
     damaged: dict[int, UnreadableImageError] = {}
     misfits: dict[int, tuple[int, int]] = {}
     most = MOST_DAMAGED if reading.skip_damaged else NAMED
@@ -123,7 +151,8 @@ def decode_files(paths: Sequence[Path], shape: tuple[int, int, int], resize: boo
         if len(damaged) > most or len(misfits) > NAMED:
             return None  # there are more than a message needs
         try:
-            picture, seen = read_picture(paths[number], channels, (rows, columns), resize, reading)
+            content = None if content_of is None else content_of(number)
+            picture, seen = read_picture(paths[number], channels, (rows, columns), resize, reading, content)
         except UnreadableImageError as error:
             damaged[number] = error
             return None
@@ -144,18 +173,19 @@ def decode_files(paths: Sequence[Path], shape: tuple[int, int, int], resize: boo
     return Decoded(out, found, damaged)
 
 
-def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return an array ``(N, H, W, C)`` uint8 for pictures.
+def _room_for(count: int, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
+    """Return an array ``(N, H, W, C)`` for pictures.
 
     Raises:
         InputError: the machine has no memory for them.
     """
     channels, rows, columns = shape
+    size = count * prod(shape) * dtype.itemsize / 2**30
     try:
-        return np.empty((count, rows, columns, channels), dtype=np.uint8)
+        return np.empty((count, rows, columns, channels), dtype)
     except (MemoryError, ValueError) as error:
         raise InputError(
-            f"{count:,} images of {rows}x{columns} pixels take {count * prod(shape) / 2**30:,.0f} GiB, more than there "
+            f"{count:,} images of {rows}x{columns} pixels take {size:,.0f} GiB, more than there "
             "is; scale them, all images of an image folder with --data.image_size"
         ) from error
 

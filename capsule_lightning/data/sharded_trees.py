@@ -22,6 +22,7 @@ from capsule_lightning.data.image_trees import ClassTree
 from capsule_lightning.data.path_lists import PathList
 from capsule_lightning.data.pictures import Seen, read_picture
 from capsule_lightning.data.shards import (
+    MET,
     How,
     ShardedPictures,
     make_shard,
@@ -210,7 +211,7 @@ def stream(tree: ClassTree, parts: Sequence[ShardedTree], how: How) -> Streamed:
     )
     reasons = {name: reason for part in parts for name, reason in part.damaged.items()}
     left_out = [str(files[number]) for number in np.flatnonzero(~np.isin(np.arange(len(files)), kept)).tolist()]
-    facts = _facts(records)._replace(damaged={name: reasons[name] for name in left_out})
+    facts = _facts(records, how.shape[1:])._replace(damaged={name: reasons[name] for name in left_out})
     odd = {each.path: each.reason for each in tree.odd}
     if len(kept) < len(files):
         files = PathList(files[number] for number in kept.tolist())
@@ -230,9 +231,12 @@ def _find(wanted: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return places[at]
 
 
-def _facts(records: np.ndarray) -> Facts:
+def _facts(records: np.ndarray, size: tuple[int, int]) -> Facts:
     """Return what was met in files."""
-    sizes = np.unique(records["size"], axis=0)
-    seen = [Seen((int(rows), int(columns)), False, False) for rows, columns in sizes]
-    transparent, animated = (int(records[name].sum()) for name in ("transparent", "animated"))
-    return facts_of(seen)._replace(transparent=transparent, animated=animated)
+    seen = [
+        Seen(
+            (int(shape[0]), int(shape[1])), bool(transparent), bool(animated), mode.decode(errors="replace"), bool(cut)
+        )
+        for shape, transparent, animated, mode, cut in zip(*(records[name] for name in MET), strict=True)
+    ]
+    return facts_of(seen, size)

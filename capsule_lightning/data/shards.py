@@ -36,6 +36,8 @@ MOST_BYTES, MOST_IMAGES = 2**26, 4096
 IMAGES, RECORDS = "images.npy", "records.npy"
 DAMAGED, WITH_PIXELS, CHECKSUM = "damaged", "with_pixels", "checksum"
 """Under which `source.json` has which files were left out, whether pixels are there, and what the records add up to."""
+MET = ("size", "transparent", "animated", "mode", "cut")
+"""Fields of a record that are `Seen`."""
 MEASURED = ("digest", "sums", "squares", "single")
 """Fields of a record that are `Measures`."""
 
@@ -66,7 +68,8 @@ class How(NamedTuple):
     def record(self) -> np.dtype:
         """What `records.npy` has of each file."""
         channels = self.shape[0]
-        fields = [("good", "?"), ("size", "<u4", (2,)), ("transparent", "?"), ("animated", "?"), ("checksum", "<u4")]
+        seen = [("size", "<u4", (2,)), ("transparent", "?"), ("animated", "?"), ("mode", "S32"), ("cut", "?")]
+        fields = [("good", "?"), *seen, ("checksum", "<u4")]
         measured = [("digest", "<i8"), ("sums", "<i8", (channels,)), ("squares", "<i8", (channels,)), ("single", "?")]
         return np.dtype([*fields, *measured])
 
@@ -105,7 +108,7 @@ def make_shard(folder: Path, paths: Sequence[Path], how: How) -> None:
     pictures = np.ascontiguousarray(decoded.pictures.transpose(0, 3, 1, 2))
     records = np.zeros(len(paths), how.record)
     records["good"] = good
-    for name in ("size", "transparent", "animated"):
+    for name in MET:
         records[name][good] = [getattr(seen, name) for seen in decoded.seen if seen is not None]
     measures = measure(torch.from_numpy(pictures))
     for name, measured in zip(MEASURED, measures, strict=True):

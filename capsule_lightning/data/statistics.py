@@ -12,6 +12,7 @@ from torch import Tensor
 from capsule_lightning.data.loader import Store
 
 _AT_ONCE, _BYTES_AT_ONCE = 10_000, 2**26  # images that are looked at a time, at most
+_FLOATS_AT_ONCE = 500
 _LEAST_DEVIATION = 0.02
 """Deviation of brightness, of [0, 1], that is always allowed for: a set may be all alike."""
 
@@ -66,14 +67,21 @@ def measure(images: Tensor) -> Measures:
     return Measures(_digests(images), sums.cpu(), squares.cpu(), single.cpu())
 
 
-def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of uint8 images ``(N, C, H, W)``, on the [0, 1] scale.
+def unit(images: Tensor) -> Tensor:
+    """Return stored images as float32, bytes divided by 255: on the scale from 0 to 1, on which others are stored."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
-    They are those of exact sums: how the images are stored does not change a digit.
+
+def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel of images ``(N, C, H, W)``, on the [0, 1] scale.
+
+    Of bytes they are those of exact sums: how the images are stored does not change a digit.
     """
     if isinstance(store, MeasuredStore):
         count = len(store) * store.pixels
         sums, squares = (total.sum(dim=0).tolist() for total in (store.measures.sums, store.measures.squares))
+    elif store.take(_first(store)).dtype != torch.uint8:
+        return _statistics_of_floats(store)
     else:
         counts = torch.zeros(store.take(_first(store)).shape[1], 256, dtype=torch.int64)
         for images in _parts(store):
@@ -87,20 +95,35 @@ def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
     return means, [max(v, 1e-12) ** 0.5 for v in variances]
 
 
+def _statistics_of_floats(store: Store) -> tuple[list[float], list[float]]:
+    count, means = 0, torch.zeros(())
+    squares = torch.zeros(())  # sums of squared distances from the means (Chan, Golub & LeVeque, 1983)
+    for images in _parts(store, _FLOATS_AT_ONCE):
+        values = images.cpu().double().transpose(0, 1).flatten(1)
+        more, mean = values.shape[1], values.mean(dim=1)
+        squares = (
+            squares + ((values - mean[:, None]) ** 2).sum(dim=1) + (mean - means) ** 2 * count * more / (count + more)
+        )
+        means = means + (mean - means) * more / (count + more)
+        count += more
+    return means.tolist(), (squares / count).clamp(min=1e-12).sqrt().tolist()
+
+
 def brightness_of(pictures: Tensor) -> Tensor:
     """Return the mean brightness ``(N)`` of pictures ``(N, C, H, W)``, in their own scale, as float64."""
     return pictures.flatten(1).sum(dim=1, dtype=torch.float64) / pictures[0].numel()
 
 
 def brightness(store: Store) -> Brightness:
-    """Measure how bright stored images ``(N, C, H, W)`` uint8 are, on at most 10,000 of them, evenly spread."""
+    """Measure how bright stored images ``(N, C, H, W)`` are, on at most 10,000 of them, evenly spread."""
     every = -(-len(store) // _AT_ONCE)
     some = torch.arange(0, len(store), every, device=store.labels.device)
     if isinstance(store, MeasuredStore):
         sums = store.measures.sums[some].sum(dim=1).double()
         found = sums / (store.measures.sums.shape[1] * store.pixels) / 255
     else:
-        found = torch.cat([brightness_of(store.take(part)) for part in torch.split(some, _at_once(store))]).cpu() / 255
+        parts = (store.take(part) for part in torch.split(some, _at_once(store)))
+        found = torch.cat([brightness_of(each) / (255 if each.dtype == torch.uint8 else 1) for each in parts]).cpu()
     return Brightness(float(found.mean()), float(found.std(correction=0)))
 
 
@@ -161,6 +184,6 @@ def _at_once(store: Store) -> int:
     return max(1, min(_AT_ONCE, _BYTES_AT_ONCE // store.take(_first(store)).nbytes)) if len(store) else 1
 
 
-def _parts(store: Store) -> Iterator[Tensor]:
-    for part in torch.split(torch.arange(len(store), device=store.labels.device), _at_once(store)):
+def _parts(store: Store, at_once: int | None = None) -> Iterator[Tensor]:
+    for part in torch.split(torch.arange(len(store), device=store.labels.device), at_once or _at_once(store)):
         yield store.take(part)

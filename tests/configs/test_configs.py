@@ -48,7 +48,14 @@ def words_for(name: str, folder: Path) -> list[str]:
         pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
         np.savez(folder / "pictures.npz", images=pixels, labels=np.arange(40) % 2)
         return ["--config", name, f"--data.path={folder / 'pictures.npz'}"]
-    if name not in ("image_folder.yaml", "table.yaml"):
+    if name == "huggingface.yaml":
+        datasets = pytest.importorskip("datasets")
+        pixels = [Image.new("RGB", (40, 36), (10 * number, 0, 0)) for number in range(20)]
+        columns = {"image": pixels * 2, "label": ["cat", "dog"] * 20}
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / "photos" / "train.parquet")
+        return ["--config", name, f"--data.path={folder / 'photos'}"]
+    if name not in ("image_folder.yaml", "table.yaml", "table_multilabel.yaml"):
         return ["--config", name, "--data.fake=true"]
     photos, rows = folder / "photos", ["path,label"]
     for label in ("cat", "dog"):

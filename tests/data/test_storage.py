@@ -68,7 +68,7 @@ def every_batch(data) -> list[ImageBatch]:
 def assert_same(some, others):
     for one, other in zip(some, others, strict=True):
         for values, expected in zip(one, other, strict=True):
-            assert torch.equal(values, expected)
+            assert torch.equal(values, expected) if isinstance(values, torch.Tensor) else values == expected
 
 
 @pytest.mark.parametrize("options", [{"folds": 3, "fold": 1}, {"val_size": 0.2, "balanced": True}])
