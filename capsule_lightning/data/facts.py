@@ -225,8 +225,9 @@ def _in_two_classes(parts: Mapping[str, Part], found: Mapping[str, Tensor]) -> l
     """Return the names of pictures that an earlier picture of another class equals, and of that one."""
     first: dict[int, tuple[int, str]] = {}
     torn: list[str] = []
-    every, counts = np.unique(np.concatenate([each.numpy() for each in found.values()] or [()]), return_counts=True)
-    several = torch.from_numpy(every[counts > 1]).long()
+    together = np.concatenate([np.empty(0, dtype=np.int64), *(each.numpy() for each in found.values())])
+    every, counts = np.unique(together, return_counts=True)
+    several = torch.from_numpy(every[counts > 1])
     for split, part in parts.items():
         labels = part.store.labels.cpu()[part.places.cpu()]
         if labels.ndim > 1:

@@ -233,10 +233,6 @@ def _find(wanted: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 def _facts(records: np.ndarray, size: tuple[int, int]) -> Facts:
     """Return what was met in files."""
-    seen = [
-        Seen(
-            (int(shape[0]), int(shape[1])), bool(transparent), bool(animated), mode.decode(errors="replace"), bool(cut)
-        )
-        for shape, transparent, animated, mode, cut in zip(*(records[name] for name in MET), strict=True)
-    ]
+    found = zip(*(records[name].tolist() for name in MET), strict=True)
+    seen = [Seen((shape[0], shape[1]), clear, moving, mode.decode(), cut) for shape, clear, moving, mode, cut in found]
     return facts_of(seen, size)
