@@ -109,8 +109,8 @@ def main(words: list[str] | None = None) -> None:
     options.add_argument("--most", type=int, default=600, help="images of the first class (default: %(default)s)")
     options.add_argument("--least", type=int, default=100, help="images of the last class (default: %(default)s)")
     options.add_argument("--others", type=Path, help="class folders of other images, to train the backbone on")
-    options.add_argument("--epochs", type=int, default=6, help="epochs on the other images (default: %(default)s)")
-    options.add_argument("--name", default="resnet10t", help="timm's name of the backbone (default: %(default)s)")
+    options.add_argument("--epochs", type=int, default=8, help="epochs on the other images (default: %(default)s)")
+    options.add_argument("--name", default="test_resnet", help="timm's name of the backbone (default: %(default)s)")
     options.add_argument(
         "--size", type=int, default=64, help="rows and columns that it is shown (default: %(default)s)"
     )

@@ -26,7 +26,8 @@ WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")
 #: Networks of millions of weights, or of a large library, which take seconds and memory to make.
 LARGE = (
     *("affnist.yaml", "cifar10.yaml", "cifar100.yaml", "cifar10_deepcaps.yaml", "cifar100_inverted_attention.yaml"),
-    *("multimnist.yaml", "model/backbone.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
+    *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
+    *(f"model/backbone{head}.yaml" for head in ("", "_linear", "_linear_ordinal", "_mlp", "_mlp_ordinal")),
 )
 FEW_STEPS = (
     "--trainer.max_epochs=1",
