@@ -22,6 +22,12 @@ def offers(values: object, *fields: str) -> bool:
     return all(getattr(values, field, None) is not None for field in fields)
 
 
+def offers_pictures(batch: object) -> bool:
+    """Return whether a batch has pictures that can be drawn; a vector, a single pixel of many channels, is none."""
+    pictures = getattr(batch, "pictures", None)
+    return pictures is not None and tuple(pictures.shape[-2:]) != (1, 1)
+
+
 def of_all_processes(trainer: L.Trainer, rows: list[Each]) -> list[Each]:
     """Return what all processes of a run have collected, one after the other; every process calls this."""
     if trainer.world_size == 1:

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from typing_extensions import override
 
-from capsule_lightning.callbacks.collected import offers
+from capsule_lightning.callbacks.collected import offers, offers_pictures
 from capsule_lightning.callbacks.figures import SparseFigures, publish
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import require
@@ -41,6 +41,7 @@ class PerturbationFigures(SparseFigures):
             and trainer.is_global_zero
             and offers(outputs, "classes")
             and offers(batch, "labels", "pictures")
+            and offers_pictures(batch)
             and batch.labels.ndim == 1
             and bool((batch.labels >= 0).all())
         ):
