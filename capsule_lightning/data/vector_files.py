@@ -138,8 +138,8 @@ def _numbers(table: Table, names: Sequence[str]) -> Tensor:
         if len(wrong):
             raise InputError(
                 f"{table.path}: column {name} has {cells[wrong[0]]!r} in line {table.lines[wrong[0]]}, and "
-                f"{len(wrong):,} cells in all that are no numbers of float32; mend them, or name the columns of numbers "
-                "with --data.columns"
+                f"{len(wrong):,} cells in all that are no numbers of float32; mend them, or name the columns "
+                "of numbers with --data.columns"
             )
     return torch.from_numpy(found.astype(np.float32))
 
