@@ -49,6 +49,10 @@ def words_for(name: str, folder: Path) -> list[str]:
         pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
         np.savez(folder / "pictures.npz", images=pixels, labels=np.arange(40) % 2)
         return ["--config", name, f"--data.path={folder / 'pictures.npz'}"]
+    if name == "features.yaml":
+        vectors = np.random.default_rng(0).normal(size=(40, 6))
+        np.savez(folder / "vectors.npz", features=vectors, labels=np.arange(40) % 2)
+        return ["--config", name, f"--data.path={folder / 'vectors.npz'}"]
     if name not in ("image_folder.yaml", "table.yaml"):
         return ["--config", name, "--data.fake=true"]
     photos, rows = folder / "photos", ["path,label"]
