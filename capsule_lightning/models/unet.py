@@ -6,7 +6,6 @@ Ronneberger, Fischer & Brox, U-Net: Convolutional Networks for Biomedical Image 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Literal
 
 import torch
@@ -106,14 +105,23 @@ def _layers(channels: tuple[int, ...], norm: bool, num_in: int, num_classes: int
     }
 
 
-@cache
+def _count(channels: tuple[int, ...], norm: bool, num_in: int, num_classes: int) -> int:
+    """How many parameters `_layers` have."""
+
+    def block(width: int, following: int) -> int:
+        return 9 * (width + following) * following + (4 if norm else 2) * following
+
+    pairs = list(zip(channels, channels[1:], strict=False))
+    down = sum(block(*pair) for pair in ((num_in, channels[0]), *pairs))
+    up = sum(4 * deep * wide + wide + block(2 * wide, wide) for wide, deep in pairs)
+    return down + up + (channels[0] + 1) * num_classes
+
+
 def _channels_for(parameters: int, depth: int, norm: bool, num_in: int, num_classes: int) -> tuple[int, ...]:
     """The channels with which a network has nearest to so many parameters."""
 
     def count(channels: tuple[int, ...]) -> int:
-        with torch.device("meta"):
-            layers = _layers(channels, norm, num_in, num_classes)
-        return sum(p.numel() for layer in layers.values() for p in layer.parameters())
+        return _count(channels, norm, num_in, num_classes)
 
     def scaled(width: float) -> tuple[int, ...]:
         return tuple(max(1, round(width * 2**level)) for level in range(depth + 1))
