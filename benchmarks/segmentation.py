@@ -60,7 +60,7 @@ class SegmentationStep(Workload):
     @override
     def build(self, device: torch.device) -> Step:
         size, classes = self.size, self.num_classes
-        routing = partial(BiasedDynamicRouting, backend="torch")
+        routing = partial(BiasedDynamicRouting, backend="auto" if self.form == "blocks" else "torch")
         net = SegCaps((1, size, size), classes, routing=routing).to(device)
         self.parameters = sum(parameter.numel() for parameter in net.parameters())
         for layer in net.modules():

@@ -19,6 +19,7 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.kernels.blocks_of_votes import choose_backend
 from capsule_lightning.kernels.cpu_dynamic import blocked_dynamic_routing
+from capsule_lightning.kernels.dynamic_of_votes import dynamic_routing_of_votes
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import squash
@@ -119,7 +120,10 @@ class DynamicRouting(Routing):
 
     @override
     def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
-        return Capsules.from_vectors(dynamic_routing(votes, self.iterations, self.bias, self.leaky, self.detach)[0])
+        settings = self.iterations, self.bias, self.leaky, self.detach
+        if self.backend == "torch" or torch.compiler.is_compiling():
+            return Capsules.from_vectors(dynamic_routing(votes, *settings)[0])
+        return Capsules.from_vectors(dynamic_routing_of_votes(votes, *settings))
 
     @override
     def couplings(self, capsules: Capsules) -> Tensor:
