@@ -38,9 +38,7 @@ class _DynamicOfVotes(torch.autograd.Function):
     """The autograd function of `dynamic_routing_of_votes`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, votes: Tensor, bias: Tensor | None, iterations: int, leaky: bool, detach: bool
-    ) -> Tensor:
+    def forward(ctx: Any, votes: Tensor, bias: Tensor | None, iterations: int, leaky: bool, detach: bool) -> Tensor:
         s = votes.sum(dim=-3).div_(votes.shape[-2] + leaky)
         inputs = [s if bias is None else s.add_(bias)]  # s of each pass
         agreed = torch.zeros_like(s)  # V

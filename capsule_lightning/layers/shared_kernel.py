@@ -141,7 +141,7 @@ def _sums(values: Tensor, kernel: SharedKernel) -> Tensor:
 
 
 def enlarge(maps: Tensor, factor: int) -> Tensor:
-    """Return maps ``(B, factor * H, factor * W, ...)`` of maps ``(B, H, W, ...)``, in which each capsule is repeated."""
+    """Return maps ``(B, factor * H, factor * W, ...)`` of maps ``(B, H, W, ...)``, by repeating capsules."""
     if factor == 1:
         return maps
     repeated = maps[:, :, None, :, None].expand(-1, -1, factor, -1, factor, *(-1,) * (maps.ndim - 3))

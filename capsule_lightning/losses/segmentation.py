@@ -40,11 +40,11 @@ def counted_pixels(activations: Tensor, masks: Tensor, ignore_index: int = IGNOR
         )
     counted = masks != ignore_index
     labels = masks[counted].long()
-    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < activations.shape[-1]):
+    if ((labels < 0) | (labels >= activations.shape[-1])).any():
         wrong = labels[(labels < 0) | (labels >= activations.shape[-1])][0]
         raise InputError(
-            f"label {int(wrong)} in a mask: expected 0 to {activations.shape[-1] - 1}, or {ignore_index} for what is to "
-            "be ignored"
+            f"label {int(wrong)} in a mask: expected 0 to {activations.shape[-1] - 1}, or {ignore_index} for what "
+            "is to be ignored"
         )
     return activations[counted], labels
 

@@ -88,12 +88,12 @@ class DeformableCapsules(nn.Module):
     """A layer like `SharedKernelCapsules` whose windows are deformed by offsets that the children give.
 
     A convolution of the map of each child type, the same for all types, says for each place of a window how many rows
-    and columns further a child is taken from, interpolated between four. Its weights are zero at first, so that the
-    layer starts as the plain one. What lies beyond the edge of the map is zero.
+    and columns further a child is taken from, interpolated between four. Its weights are zero at first, so that
+    the layer starts as the plain one. What lies beyond the edge of the map is zero.
 
     Memory. As a window may reach any part of a map, positions are routed one example at a time, and again in the
-    backward pass: a training step needs the votes of one example, ``A J E`` numbers for each position, and keeps ``A D``
-    and ``J E``.
+    backward pass: a training step needs the votes of one example, ``A J E`` numbers for each position, and keeps
+    ``A D`` and ``J E``.
 
     Args:
         num_in, dim_in, num_out, dim_out, kernel_size, stride: see `SharedKernelCapsules`.
@@ -142,7 +142,7 @@ class DeformableCapsules(nn.Module):
 
     @override
     def forward(self, capsules: Capsules) -> Capsules:
-        """Return ``poses (B, y, x, J, E), activations (B, y, x, J)`` of ``poses (B, H, W, A, D)``, see the plain layer."""
+        """Return ``poses (B, y, x, J, E), activations (B, y, x, J)`` of ``poses (B, H, W, A, D)``."""
         kernel = self.router.plain.kernel
         children = Capsules(*(kernel.pad(part) for part in capsules))
         if torch.compiler.is_compiling() or len(children.poses) < 2 or (self.training and not self.blocked):

@@ -1,7 +1,6 @@
 """Matwo-CapsNet, a small U-shaped network of capsules with a pose matrix and an appearance matrix.
 
-Bonheur, Stern, Payer, Pienn, Olschewski & Urschler, Matwo-CapsNet: a Multi-label Semantic Segmentation Capsules Network,
-MICCAI 2019.
+Bonheur et al., Matwo-CapsNet: a Multi-label Semantic Segmentation Capsules Network, MICCAI 2019.
 """
 
 from __future__ import annotations

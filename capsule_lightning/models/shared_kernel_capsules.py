@@ -147,8 +147,8 @@ class SharedKernelCapsules(nn.Module):
             capsules: ``poses (B, H, W, A, D), activations (B, H, W, A)``.
 
         Returns:
-            ``poses (B, y, x, J, E), activations (B, y, x, J)``, with ``y = ceil(H / stride)``, or ``stride * H`` if maps
-            are made larger.
+            ``poses (B, y, x, J, E), activations (B, y, x, J)``, with ``y = ceil(H / stride)``, or ``stride * H``
+            if maps are made larger.
         """
         children, kernel = self._padded(capsules), self.router.kernel
         if torch.compiler.is_compiling() or (self.training and not self.blocked):

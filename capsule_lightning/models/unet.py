@@ -6,6 +6,7 @@ Ronneberger, Fischer & Brox, U-Net: Convolutional Networks for Biomedical Image 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -96,7 +97,7 @@ def _layers(channels: tuple[int, ...], norm: bool, num_in: int, num_classes: int
             layers += [nn.BatchNorm2d(following), nn.ReLU()] if norm else [nn.ReLU()]
         return nn.Sequential(*layers)
 
-    pairs = list(zip(channels, channels[1:], strict=False))[::-1]
+    pairs = list(pairwise(channels))[::-1]
     return {
         "down": nn.ModuleList(block(*pair) for pair in zip((num_in, *channels), channels, strict=False)),
         "up": nn.ModuleList(nn.ConvTranspose2d(deep, wide, 2, stride=2) for wide, deep in pairs),
@@ -111,7 +112,7 @@ def _count(channels: tuple[int, ...], norm: bool, num_in: int, num_classes: int)
     def block(width: int, following: int) -> int:
         return 9 * (width + following) * following + (4 if norm else 2) * following
 
-    pairs = list(zip(channels, channels[1:], strict=False))
+    pairs = list(pairwise(channels))
     down = sum(block(*pair) for pair in ((num_in, channels[0]), *pairs))
     up = sum(4 * deep * wide + wide + block(2 * wide, wide) for wide, deep in pairs)
     return down + up + (channels[0] + 1) * num_classes

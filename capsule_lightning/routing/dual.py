@@ -1,7 +1,6 @@
 """Dual routing, in which a child goes to a parent that agrees with both its pose and its appearance.
 
-Bonheur, Stern, Payer, Pienn, Olschewski & Urschler, Matwo-CapsNet: a Multi-label Semantic Segmentation Capsules Network,
-MICCAI 2019.
+Bonheur et al., Matwo-CapsNet: a Multi-label Semantic Segmentation Capsules Network, MICCAI 2019.
 """
 
 from __future__ import annotations
