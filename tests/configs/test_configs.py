@@ -21,9 +21,7 @@ RECIPES = [name for name in config_names() if "/" not in name and name not in ("
 NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those
 #: They answer with masks: tests/models/test_segmentation.py builds them.
 OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml")
-OVERLAYS = [
-    name for name in config_names() if name not in (*RECIPES, *OF_PIXELS) and not name.startswith(NO_OVERLAYS)
-]
+OVERLAYS = [name for name in config_names() if name not in (*RECIPES, *OF_PIXELS) and not name.startswith(NO_OVERLAYS)]
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
 WHOLE = ("image_folder.yaml", "mnist_efficient.yaml")
 WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")

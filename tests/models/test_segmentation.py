@@ -4,20 +4,24 @@ from functools import partial
 
 import pytest
 import torch
+import yaml
 from torch.testing import assert_close
 
 from capsule_lightning.capsules import Capsules
+from capsule_lightning.components.slots import Slot, find_class
 from capsule_lightning.decoders.pixels import PixelDecoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.kernels import blocks_of_positions
 from capsule_lightning.models.matwo_capsnet import APPEARANCE, DIM, POSE, MatwoCapsNet, MatwoCapsules
 from capsule_lightning.models.segcaps import BiasedDynamicRouting, SegCaps
+from capsule_lightning.models.segmentation import SegmentationNet
 from capsule_lightning.models.shared_kernel_capsules import SharedKernelCapsules
 from capsule_lightning.models.unet import UNet
 from capsule_lightning.routing.em import EMRouting
 from capsule_lightning.routing.self_attention import SelfAttentionRouting
 from capsule_lightning.routing.uniform import UniformRouting
 from capsule_lightning.sharing.onnx import onnx_model
+from capsule_lightning.shipped import CONFIG_DIR
 
 SMALL = {
     "segcaps": partial(SegCaps, types=(1, 2, 2), dims=(4, 4, 6)),
@@ -182,7 +186,9 @@ def plain_matwo(capsules, layer, y, x):
     for _ in range(routing.iterations):
         parents = []
         for j in range(routing.num_out):
-            s = [sum(logits[i, j].sigmoid() * part[i, j] for i in range(routing.num_in)) for part in (poses, appearances)]
+            s = [
+                sum(logits[i, j].sigmoid() * part[i, j] for i in range(routing.num_in)) for part in (poses, appearances)
+            ]
             length = s[1].norm()
             parents.append((s[0] / s[0].abs().max(), length / (1 + length**2) * s[1]))
         for i in range(routing.num_in):
@@ -240,3 +246,22 @@ def test_onnx_computes_the_same(network):
 def test_wrong_arguments_are_named(cls, options, named):
     with pytest.raises(InputError, match=named):
         cls(IN_SHAPE, CLASSES, **options) if options else cls(CLASSES, 4, IN_SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("segcaps", 1_425_921), ("matwo_capsnet", 42_925 - 4 * 11 * 43), ("unet", 1_425_921)]
+)
+def test_configs_are_networks_of_the_sizes_that_they_state(name, parameters):
+    stated = yaml.safe_load((CONFIG_DIR / "model" / f"{name}.yaml").read_text())["model"]["init_args"]["net"]
+    cls = find_class(stated["class_path"], Slot((SegmentationNet,)))
+    options = {key: made(value) for key, value in stated["init_args"].items()}
+    with torch.device("meta"):
+        net = cls((1, 64, 64), 2, **options)
+    assert abs(count(net) / parameters - 1) < (1e-3 if name == "unet" else 1e-9)
+
+
+def made(value):
+    """What a config's class is to a network: something to call."""
+    if not isinstance(value, dict):
+        return value
+    return partial(find_class(value["class_path"], Slot((torch.nn.Module,))), **value["init_args"])
