@@ -19,7 +19,9 @@ from capsule_lightning.shipped import CONFIG_DIR, config_names
 
 RECIPES = [name for name in config_names() if "/" not in name and name not in ("default.yaml", "early_stopping.yaml")]
 NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those
-OVERLAYS = [name for name in config_names() if name not in RECIPES and not name.startswith(NO_OVERLAYS)]
+#: They answer with masks: tests/models/test_segmentation.py builds them.
+OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml")
+OVERLAYS = [name for name in config_names() if name not in (*RECIPES, *OF_PIXELS) and not name.startswith(NO_OVERLAYS)]
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
 WHOLE = ("image_folder.yaml", "mnist_efficient.yaml")
 WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")
