@@ -7,9 +7,10 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.callbacks.collected import offers
+from capsule_lightning.callbacks.collected import offers, offers_pictures
 from capsule_lightning.callbacks.figures import SparseFigures, publish
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import require
@@ -41,10 +42,12 @@ class PerturbationFigures(SparseFigures):
             and trainer.is_global_zero
             and offers(outputs, "classes")
             and offers(batch, "labels", "pictures")
+            and offers_pictures(batch)
             and batch.labels.ndim == 1
             and bool((batch.labels >= 0).all())
         ):
-            self._first = ImageBatch(*(part[: self.count] for part in batch))
+            tensors: tuple[Tensor, ...] = batch[:4]
+            self._first = ImageBatch(*(part[: self.count] for part in tensors))  # type: ignore[arg-type]
 
     @override
     def draw_kept(self, trainer: L.Trainer, task: L.LightningModule, stage: str, when: str) -> None:

@@ -35,7 +35,7 @@ class Row(NamedTuple):
         number: its place in the data.
         labels: its labels; -1 if they are not known.
         classes: the predicted classes.
-        confidence: length of the predicted capsule; of several, of the shortest.
+        confidence: length of the predicted capsule, see `confidences`.
         error: reconstruction error; None without a decoder.
         brightness: its mean in [0, 1].
         lengths: ``(J)``, of the class capsules.
@@ -269,7 +269,7 @@ def columns(row: Row, name: str, class_names: Sequence[str]) -> dict[str, Any]:
 
     The conformal set is a list of the names of its classes; several labels, or classes, are one text.
     """
-    sure = {} if row.likely is None else {"probability": row.probability, "set": named(row.likely, class_names)}
+    sure = {} if row.likely is None else {"probability": row.probability, "set": names_of(row.likely, class_names)}
     return {
         "image": name,
         "label": in_words(row.labels, class_names) or None,
@@ -293,9 +293,9 @@ def in_cell(value: object) -> object:
 
 def in_words(numbers: Sequence[int], class_names: Sequence[str]) -> str:
     """Return the names of classes as one text; empty for one that is not known."""
-    return ", ".join(named(numbers, class_names))
+    return ", ".join(names_of(numbers, class_names))
 
 
-def named(numbers: Sequence[int], class_names: Sequence[str]) -> list[str]:
+def names_of(numbers: Sequence[int], class_names: Sequence[str]) -> list[str]:
     """Return the names of classes, without those that are not known."""
     return [class_names[number] for number in numbers if number >= 0]

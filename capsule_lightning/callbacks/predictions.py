@@ -12,7 +12,7 @@ import torch
 from typing_extensions import override
 
 from capsule_lightning.callbacks.calibration import Calibrated, Calibration
-from capsule_lightning.callbacks.collected import of_all_processes, offers
+from capsule_lightning.callbacks.collected import confidences, named, of_all_processes, offers
 from capsule_lightning.callbacks.prediction_files import (
     PARQUET,
     CSVTable,
@@ -41,8 +41,8 @@ class PredictionTable(L.Callback):
     confidence is the length of the predicted capsule. Of a checkpoint that holds what `Calibration` has learned there
     are also the probability of the predicted class, and the set of classes that holds the true one as often as was
     asked for. If an image has several labels, they and their predictions share a cell, and the confidence is that of
-    the least certain one. Predictions without ``classes`` and ``activations`` are left out, and so are images that
-    could not be read, if they may be left out.
+    the least certain one; if none is predicted, it is 1 less the greatest length. Predictions without ``classes`` and
+    ``activations`` are left out, and so are images that could not be read, if they may be left out.
 
     Args:
         output: file of the table, a ``.csv`` or a ``.parquet``; null for ``predictions.csv`` in the folder of the
@@ -120,7 +120,7 @@ class PredictionTable(L.Callback):
             batch.indices.tolist(),
             labels.tolist(),
             classes.tolist(),
-            outputs.activations.gather(1, classes).amin(dim=1).tolist(),
+            confidences(outputs.activations, classes).tolist(),
             outputs.errors.tolist() if offers(outputs, "errors") else [None] * count,
             batch.pictures.reshape(count, -1).mean(dim=1).tolist(),
             outputs.activations.tolist(),
@@ -174,9 +174,9 @@ class Summary:
         """Count more images."""
         self.count += len(rows)
         self.first += [*zip(rows, names, strict=True)][: SHOWN - len(self.first)]
-        labeled = [row for row in rows if min(row.labels) >= 0]
+        labeled = [row for row in rows if len(row.labels) > 1 or row.labels[0] >= 0]
         self.labeled += len(labeled)
-        self.right += sum(row.labels == row.classes for row in labeled)
+        self.right += sum(named(row.labels) == named(row.classes) for row in labeled)
         self.brightness.extend(row.brightness for row in rows)
 
     def lines(self, class_names: Sequence[str]) -> list[str]:

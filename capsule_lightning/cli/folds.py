@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.words import Words, read_words
 from capsule_lightning.comparison.folds import fold_table, write_folds
+from capsule_lightning.comparison.formats import format_metric
 from capsule_lightning.comparison.runs import METRIC, read_run
 from capsule_lightning.comparison.study import Study
 from capsule_lightning.comparison.study_processes import COMMAND, is_finished, require_same_commands, run_study
-from capsule_lightning.comparison.tables import format_metric, new_console
+from capsule_lightning.comparison.tables import new_console
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.files import read_metrics, read_yaml, write_whole
 from capsule_lightning.runs.folders import CONFIG_NAME, NEWEST, expanded

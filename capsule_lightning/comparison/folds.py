@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from capsule_lightning.comparison.formats import format_metric
 from capsule_lightning.comparison.groups import FOLD, compare
 from capsule_lightning.comparison.runs import Run
-from capsule_lightning.comparison.tables import draw, draw_scores, format_metric, write_csv
+from capsule_lightning.comparison.tables import draw, draw_scores, write_csv
 
 
 def fold_table(runs: Sequence[Run]) -> Table:

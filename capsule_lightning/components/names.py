@@ -15,7 +15,7 @@ SLOTS = {
     "--data": ("data", "ImageDataModule", "NamedDataModule", "ListedImagesDataModule"),
     "--data.augmentation": ("augmentations", "Augmentation"),
     "--model.net": ("models", "CapsuleNet"),
-    "--model.net.encoder": ("encoders", "Encoder", "MapEncoder"),
+    "--model.net.encoder": ("encoders", "Encoder", "MapEncoder", "FeatureEncoder"),
     "--model.net.routing": ("routing", "Routing", "MatrixRouting"),
     "--model.net.decoder": ("decoders", "Decoder"),
     "--model.loss": ("losses", "ClassificationLoss"),

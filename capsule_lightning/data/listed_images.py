@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping
-from pathlib import PurePath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -16,16 +18,24 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.decoded_trees import DecodedTree, decode_tree
-from capsule_lightning.data.image_files import size_of, unreadable
+from capsule_lightning.data.deep_pictures import require_range, scaled_images
+from capsule_lightning.data.fitting import Fit
+from capsule_lightning.data.image_files import require_size, size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
+from capsule_lightning.data.label_sets import padded
+from capsule_lightning.data.loader import Store
 from capsule_lightning.data.module import Split
-from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
+from capsule_lightning.data.path_lists import PathList
+from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError, is_deep
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.sharded_trees import ShardedTree, shard_tree, stream
+from capsule_lightning.data.shards import How
 from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
 from capsule_lightning.data.statistics import channel_statistics, digests
+from capsule_lightning.data.storage import Plan, Storage, choose, folders_for
 from capsule_lightning.data.stratified import fold_off, require_enough_for_folds, require_folds, split_off
-from capsule_lightning.errors import InputError, require, some_of
+from capsule_lightning.errors import InputError, require, require_one_of, some_of
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -37,8 +47,9 @@ class ListedImagesDataModule(ImageDataModule):
     them ``val_size`` images are held out of the training set. Images of one group, such as those of one patient, are
     all in the same split.
 
-    Files are decoded once; the result is kept in ``<root>/.prepared`` if that can be written. `ImageDataModule`
-    describes the arguments that are not listed.
+    Files are decoded once; the result is kept in ``<root>/.prepared`` if that can be written. More images than memory
+    holds are read while training goes on (``storage``), in the same order, with the same augmentation and to the same
+    bits. `ImageDataModule` describes the arguments that are not listed.
 
     A subclass implements `listed`, and calls `take_stock` at the end of its constructor.
 
@@ -50,6 +61,13 @@ class ListedImagesDataModule(ImageDataModule):
         folds: number of parts, stratified and the same for every seed, one of which is the test set in place of
             ``test_size`` images; null for none.
         fold: which of the ``folds`` parts to test on, from 0.
+        value_range: the values of files of 16 or 32 bits that become 0 and 1; null for the smallest and the largest of
+            the training set, if its first image is of that kind. Nothing is cut off: other values are below 0 or
+            above 1. Without it, and with a first image of 8 bits, all are read as bytes.
+        storage: where the pictures are while a network is trained: ``memory``; ``shards``, files of decoded pictures
+            that are made once; ``originals``, decoded each time from their files; null for memory if they take at most
+            a quarter of what is free, otherwise shards if these take no more disk than the files and a quarter of what
+            is free, otherwise originals.
 
     Attributes:
         own_parts: what the data call the validation and the test images that they list, by ``val`` and ``test``; parts
@@ -64,6 +82,8 @@ class ListedImagesDataModule(ImageDataModule):
     usual_normalization = "channel"
 
     own_parts: Mapping[Part, str]
+    most_labels: int = 1
+    """Most labels of an image, if it may have any number."""
 
     def __init__(
         self,
@@ -84,6 +104,9 @@ class ListedImagesDataModule(ImageDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
+        value_range: tuple[float, float] | None = None,
+        storage: Storage | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -98,18 +121,23 @@ class ListedImagesDataModule(ImageDataModule):
             max_pixels=max_pixels,
             skip_damaged=skip_damaged,
             balanced=balanced,
+            fit=fit,
         )
-        require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
-        require(
-            image_size is None or (min(image_size) >= 1 and image_size[0] * image_size[1] <= max_pixels),
-            f"image_size={image_size}: expected at least 1 row and 1 column, and at most {max_pixels:,} pixels "
-            "(--data.max_pixels)",
-        )
+        require_size(channels, image_size, max_pixels)
         require_folds(folds, fold)
+        if storage is not None:
+            require_one_of("storage", storage, get_args(Storage))
         self.channels, self.image_size = channels, image_size
-        self.test_size, self.folds, self.fold = test_size, folds, fold
-        self._files: dict[str, list[PurePath]] = {}  # of each split that has been read, in the order of its images
+        self.test_size, self.folds, self.fold, self.asked_storage = test_size, folds, fold, storage
+        if value_range is not None:
+            require_range(value_range)
+        self.value_range = value_range
+        self.is_deep = value_range is not None
+        self._files: dict[str, Sequence[PurePath]] = {}  # of each split that has been read, in the order of its images
         self._groups: dict[PurePath, str] = {}  # of the files that have one
+        self._sets: dict[PurePath, tuple[int, ...]] = {}  # of the files that may have any number of classes
+        self._weights_of: dict[PurePath, float] = {}  # of the files that have one
+        self._sharded: dict[Part, ShardedTree] = {}  # the parts that have been looked at
         self._recorded: dict[Split, list[int]] = {}  # keys of the files of each split, if they are those of a run
 
     @abstractmethod
@@ -140,14 +168,43 @@ class ListedImagesDataModule(ImageDataModule):
         if len(tree.class_names) < 2:
             raise InputError(f"{self.title}: only the class {tree.class_names[0]}; expected two classes or more")
         self._require_enough(tree)
+        trees = [tree, *(self.listed(part, {}) for part in self.own_parts)]
+        if tree.sets:
+            self.num_labels = 0
+            self.most_labels = max(1, *(len(each) for one in trees for each in one.sets))
+            require(
+                not self.balanced,
+                "balanced=true: images of any number of classes are not drawn by class; set it to false",
+            )
         if self.folds is not None:
-            require_enough_for_folds(torch.tensor(tree.labels), self.folds, self.class_names, tree.groups or None)
-        for part in self.own_parts:
-            self.listed(part, {})
+            require_enough_for_folds(self._labels(tree), self.folds, self.class_names, tree.groups or None)
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
+        self.is_deep = self.is_deep or is_deep(tree.paths[0], self.reading)
+        self.storage_plan = self._plan(trees)
+
+    def _plan(self, trees: Sequence[ClassTree]) -> Plan:
+        """Return where the pictures are; those of more than 8 bits a channel can be in memory alone."""
+        count = sum(len(each.paths) for each in trees)
+        if self.is_deep:
+            require(
+                self.asked_storage in (None, "memory"),
+                f"storage={self.asked_storage}: images of more than 8 bits a channel are kept in memory; leave "
+                "--data.storage out, or give files of 8 bits",
+            )
+            return Plan("memory", f"{count:,} images of more than 8 bits a channel")
+        paths = chain.from_iterable(each.paths for each in trees)
+        return choose(self.asked_storage, count, paths, self.stored_shape, self._folders())
+
+    @property
+    def _is_streamed(self) -> bool:
+        return self.storage_plan.storage != "memory" and not self.is_deep
 
     def prepare_data(self) -> None:
         """Decode the files once, all of them before any are kept; called by one process of each machine."""
+        if self._is_streamed:
+            for part in self._parts_of("train") + self._parts_of("test"):
+                self._shard(part)
+            return
         for found in [self._read(split) for split in ("train", "test")]:
             found.keep()
 
@@ -156,7 +213,43 @@ class ListedImagesDataModule(ImageDataModule):
         found = self._read(split)
         found.keep()
         self._files[split], self.met[split] = found.files, found.facts
-        return found.images
+        images = found.images
+        if self.num_labels == 0:
+            images = images._replace(labels=padded([self._sets[file] for file in found.files], self.most_labels))
+        if not self.is_deep:
+            return images
+        values = self.reading.values
+        if values is None:
+            low, high = self.value_range or (found if split == "train" else self._read("train")).facts.span or (0, 1)
+            values = low, high if high > low else low + 1
+            self.reading = replace(self.reading, values=values)
+        return images._replace(images=scaled_images(images.images, values, self.reading.invert))
+
+    @override
+    def keep_values(self, values: Sequence[float] | None) -> None:
+        before = self.is_deep, self.reading.values
+        self.is_deep = values is not None
+        self.reading = replace(self.reading, values=None)
+        super().keep_values(values)
+        if self.stores and before != (self.is_deep, self.reading.values):
+            self.reopen()
+
+    @override
+    def example_weights(self) -> Tensor | None:
+        if not self._weights_of:
+            return None
+        return torch.tensor([self._weights_of[file] for file in self._files["train"]], dtype=torch.float64)
+
+    @override
+    def open(self, split: Split) -> Store:
+        if not self._is_streamed:
+            return super().open(split)
+        parts = [self._shard(part) for part in self._parts_of(split)]
+        streamed = stream(self._listed(split), parts, self._how)
+        self._files[split], self.met[split] = streamed.files, streamed.facts
+        if self.num_labels == 0:
+            streamed.store.labels = padded([self._sets[file] for file in streamed.files], self.most_labels)
+        return streamed.store
 
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +268,7 @@ class ListedImagesDataModule(ImageDataModule):
         return str(self.root)
 
     @override
-    def files_of(self, split: str) -> list[PurePath] | None:
+    def files_of(self, split: str) -> Sequence[PurePath] | None:
         return self._files.get(split)
 
     @override
@@ -192,7 +285,9 @@ class ListedImagesDataModule(ImageDataModule):
     def describe(self) -> str:
         if len(self._train):
             self.store("test")
-        return super().describe()
+        storage, reason = self.storage_plan
+        where = {"memory": "in memory", "shards": "read from shards", "originals": "read from their files"}[storage]
+        return f"{super().describe()}\n  {where}: {reason}"
 
     # The split belongs to the run, see `DataModule`.
 
@@ -283,7 +378,7 @@ class ListedImagesDataModule(ImageDataModule):
         splits = ["train"]
         splits += ["validate"] if "val" not in self.own_parts and self.val_size != 0 else []
         splits += ["test"] if "test" not in self.own_parts else []
-        counts = Counter(tree.labels)
+        counts = tree.counts()
         few = [label for label in range(len(tree.class_names)) if counts[label] < len(splits)]
         if few:
             counted = some_of([f"{tree.class_names[label]} has {counts[label]}" for label in few])
@@ -302,10 +397,34 @@ class ListedImagesDataModule(ImageDataModule):
         """Name of the folder of ``<root>/.prepared`` in which decoded images are kept."""
         return "x".join(map(str, self.stored_shape))
 
+    def _folders(self) -> list[Path]:
+        """Return where shards may be, of this way of reading alone: two runs that read otherwise take none away."""
+        return folders_for(self.root, self.kept_below, f"{self.reading.mark} {self.image_size is None}")
+
+    @property
+    def _how(self) -> How:
+        shape, resize = self.stored_shape, self.image_size is not None
+        return How(shape, resize, self.reading, self.root, with_pixels=self.storage_plan.storage == "shards")
+
+    def _parts_of(self, split: Split) -> list[Part]:
+        """Return the parts whose files a split is of."""
+        if split == "test":
+            return ["test" if "test" in self.own_parts else "train"]
+        return ["train", "val"] if "val" in self.own_parts and self.val_size != 0 else ["train"]
+
+    def _shard(self, part: Part) -> ShardedTree:
+        """Return a part, all of whose files have been looked at."""
+        if part not in self._sharded:
+            paths = PathList(self.listed(part, {}).paths)
+            self._sharded[part] = shard_tree(paths, [folder / part for folder in self._folders()], self._how)
+        return self._sharded[part]
+
     def _read(self, split: Split) -> DecodedTree:
         folder = self.root / ".prepared" / self.kept_below / split
         resize = self.image_size is not None
-        return decode_tree(self._listed(split), self.root, folder, self.stored_shape, resize, self.reading)
+        # values as they are in the files, from which it follows what becomes 0 and 1
+        reading = replace(self.reading, raw=True) if self.is_deep else self.reading
+        return decode_tree(self._listed(split), self.root, folder, self.stored_shape, resize, reading)
 
     def _listed(self, split: Split) -> ClassTree:
         """Return the files of a split: those of the run that goes on, or else those that are listed for it."""
@@ -319,13 +438,20 @@ class ListedImagesDataModule(ImageDataModule):
         if recorded is not None:
             keys = file_keys(path.relative_to(self.root) for path in tree.paths)
             tree = tree.some(torch.isin(keys, torch.tensor(recorded)).nonzero()[:, 0].tolist())
-        if tree.groups:
-            self._groups |= {path.relative_to(self.root): g for path, g in zip(tree.paths, tree.groups, strict=True)}
+        names = [path.relative_to(self.root) for path in tree.paths]
+        self._groups |= zip(names, tree.groups, strict=False)  # all images of a tree have one, or none has
+        self._sets |= zip(names, tree.sets, strict=False)
+        self._weights_of |= zip(names, tree.weights, strict=False)
         return tree
+
+    def _labels(self, tree: ClassTree) -> Tensor:
+        """Return the labels ``(N)`` of a tree, or ``(N, L)`` if its images are of any number of classes."""
+        return padded(tree.sets, self.most_labels) if tree.sets else torch.tensor(tree.labels)
 
     def _part(self, split: Split, tree: ClassTree) -> ClassTree:
         """Return what is left to train on when a test set is split off, or what is split off."""
-        labels, groups = torch.tensor(tree.labels), tree.groups or None
+        labels = self._labels(tree)
+        groups = tree.groups or None
         if self.folds is None:
             train, test = split_off(
                 labels, self.test_size, seed=0, option="test_size", class_names=self.class_names, groups=groups

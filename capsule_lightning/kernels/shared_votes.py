@@ -57,10 +57,10 @@ def shared_dynamic_routing(
     if len(children) == 0:
         return _parents(children, *settings)
     if not torch.is_grad_enabled():
-        return torch.cat([_parents(part, *settings) for part in children.split(size)])
+        return torch.cat([_parents(part, *settings) for part in torch.split(children, size)])
     parts = [
         checkpoint(_parents, part, *settings, use_reentrant=False, preserve_rng_state=False)
-        for part in children.split(size)
+        for part in torch.split(children, size)
     ]
     return torch.cat(parts)
 

@@ -20,6 +20,7 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.kernels.blocks_of_votes import choose_backend
 from capsule_lightning.kernels.cpu_dynamic import blocked_dynamic_routing
+from capsule_lightning.kernels.dynamic_of_votes import dynamic_routing_of_votes
 from capsule_lightning.kernels.shared_votes import shared_dynamic_routing
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
@@ -88,6 +89,8 @@ class DynamicRouting(Routing):
         torch.Size([2, 10, 16])
     """
 
+    routes_votes = True
+
     def __init__(
         self,
         num_in: int,
@@ -121,6 +124,13 @@ class DynamicRouting(Routing):
         weight = self.weight if backend == "shared" else own_vote_weight(self.weight, self.num_in)
         parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
+
+    @override
+    def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
+        settings = self.iterations, self.bias, self.leaky, self.detach
+        if self.backend == "torch" or torch.compiler.is_compiling():
+            return Capsules.from_vectors(dynamic_routing(votes, *settings)[0])
+        return Capsules.from_vectors(dynamic_routing_of_votes(votes, *settings))
 
     @override
     def couplings(self, capsules: Capsules) -> Tensor:

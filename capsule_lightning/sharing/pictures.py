@@ -13,6 +13,7 @@ from typing_extensions import override
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.array_pictures import ARRAYS
 from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.image_files import unreadable
 from capsule_lightning.data.image_trees import class_folders, find_images
 from capsule_lightning.data.label_tables import TABLES, files_in, read_table
@@ -42,15 +43,17 @@ class PicturesDataModule(ImageDataModule):
 
     Args:
         images: image files, folders of them, or patterns such as ``photos/*.png``; a CSV or Parquet table with a column
-            ``path`` and, if they are known, ``label``; or one ``.npy`` or ``.npz`` file of images. The labels of a
-            folder of class folders, each with the name of a class, are those of the folders; others are not known.
+            ``path`` and, if they are known, ``label``; or one ``.npy``, ``.npz``, ``.mat`` or HDF5 file of images. The
+            labels of a folder of class folders, each with the name of a class, are those of the folders; others are not
+            known.
         class_names: names of the network's classes.
         shape: ``(C, H, W)`` to which every image is scaled.
         batch_size: images at a time.
         augmentation: whose evaluation brings images to the shape of the network's input.
         normalization: of the network's input.
         mean, deviation: of each channel of the training images, for the normalization ``channel``.
-        background, invert, max_pixels, skip_damaged: see `ImageDataModule`.
+        background, invert, max_pixels, skip_damaged, fit: see `ImageDataModule`.
+        value_range: the values of files and arrays that become 0 and 1; null if the network was trained on bytes.
         root, download: not needed; accepted because they say where data are.
     """
 
@@ -72,6 +75,8 @@ class PicturesDataModule(ImageDataModule):
         invert: bool = False,
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
+        fit: Fit = "squeeze",
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self.class_names, self.stored_shape = list(class_names), (shape[0], shape[1], shape[2])
         super().__init__(
@@ -86,7 +91,9 @@ class PicturesDataModule(ImageDataModule):
             invert=invert,
             max_pixels=max_pixels,
             skip_damaged=skip_damaged,
+            fit=fit,
         )
+        self.keep_values(value_range)
         if mean is not None and deviation is not None:
             self.statistics = mean, deviation
         self.paths = [images] if isinstance(images, str) else list(images or ())

@@ -19,14 +19,17 @@ from capsule_lightning.shipped import CONFIG_DIR, config_names
 
 RECIPES = [name for name in config_names() if "/" not in name and name not in ("default.yaml", "early_stopping.yaml")]
 NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those
-OVERLAYS = [name for name in config_names() if name not in RECIPES and not name.startswith(NO_OVERLAYS)]
+#: They answer with masks: tests/models/test_segmentation.py builds them.
+OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml")
+OVERLAYS = [name for name in config_names() if name not in (*RECIPES, *OF_PIXELS) and not name.startswith(NO_OVERLAYS)]
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
 WHOLE = ("image_folder.yaml", "mnist_efficient.yaml")
 WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")
 #: Networks of millions of weights, or of a large library, which take seconds and memory to make.
 LARGE = (
     *("affnist.yaml", "cifar10.yaml", "cifar100.yaml", "cifar10_deepcaps.yaml", "cifar100_inverted_attention.yaml"),
-    *("multimnist.yaml", "model/backbone.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
+    *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
+    *(f"model/backbone{head}.yaml" for head in ("", "_linear", "_linear_ordinal", "_mlp", "_mlp_ordinal")),
 )
 FEW_STEPS = (
     "--trainer.max_epochs=1",
@@ -48,7 +51,18 @@ def words_for(name: str, folder: Path) -> list[str]:
         pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
         np.savez(folder / "pictures.npz", images=pixels, labels=np.arange(40) % 2)
         return ["--config", name, f"--data.path={folder / 'pictures.npz'}"]
-    if name not in ("image_folder.yaml", "table.yaml"):
+    if name == "features.yaml":
+        vectors = np.random.default_rng(0).normal(size=(40, 6))
+        np.savez(folder / "vectors.npz", features=vectors, labels=np.arange(40) % 2)
+        return ["--config", name, f"--data.path={folder / 'vectors.npz'}"]
+    if name == "huggingface.yaml":
+        datasets = pytest.importorskip("datasets")
+        pixels = [Image.new("RGB", (40, 36), (10 * number, 0, 0)) for number in range(20)]
+        columns = {"image": pixels * 2, "label": ["cat", "dog"] * 20}
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / "photos" / "train.parquet")
+        return ["--config", name, f"--data.path={folder / 'photos'}"]
+    if name not in ("image_folder.yaml", "table.yaml", "table_multilabel.yaml"):
         return ["--config", name, "--data.fake=true"]
     photos, rows = folder / "photos", ["path,label"]
     for label in ("cat", "dog"):
