@@ -9,7 +9,7 @@ from torch import Tensor
 
 REACH = 1.3
 """Meters before and behind the point that the camera looks at, within which depth is told apart."""
-FIELD, FIELD_AT = 2.6, 4.0
+FIELD, FIELD_AT = 2.4, 4.0
 """Meters that the width of a picture shows, and at which distance."""
 _OWN = 0.13
 """Meters by which the surface over a joint may be nearer than the joint itself while the joint counts as seen."""

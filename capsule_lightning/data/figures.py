@@ -57,7 +57,7 @@ class FiguresDataModule(JointDataModule):
         azimuth: least and greatest angle of the camera about the vertical in degrees: 0 sees the body from the front, 90
             its right side.
         elevation: least and greatest angle above the horizon in degrees: 90 sees it from the top.
-        distance: least and greatest distance in meters; at 4 the width of a picture is 2.6 meters.
+        distance: least and greatest distance in meters; at 4 the width of a picture is 2.4 meters.
         facing: turn the body about the vertical so that it faces azimuth 0, whatever its motion turns.
         limbs: largest relative change of the body's size and, beyond that, of the length of each kind of limb.
         aim: largest distance in meters, right or up, between the pelvis and what the camera looks at.

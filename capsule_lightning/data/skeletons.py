@@ -33,6 +33,12 @@ _TRUNK = (("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"), ("{}_s
 """Bones of a body without a neck and a pelvis, such as COCO's."""
 
 
+def usual_names(count: int) -> tuple[str, ...]:
+    """Return the names of ``count`` joints if there is a usual set of so many, or else their numbers."""
+    known = {len(names): names for names in (BODY_JOINTS, COCO_JOINTS)}
+    return known.get(count, tuple(str(number) for number in range(count)))
+
+
 def bones_of(names: Sequence[str]) -> list[tuple[int, int]]:
     """Return the pairs of joints between which a bone is drawn, by their numbers; none of names that are not known.
 

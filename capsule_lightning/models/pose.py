@@ -1,0 +1,142 @@
+"""Networks with one capsule for each joint of a body, from which the place of the joint is read."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.decoders.depth import DepthDecoder
+from capsule_lightning.encoders.base import CapsuleMap, Encoder
+from capsule_lightning.encoders.resnet import ResNetEncoder
+from capsule_lightning.errors import require
+from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.routing.base import Routing
+from capsule_lightning.routing.dynamic import DynamicRouting
+
+Dims = Literal[2, 3]
+
+
+class Places(NamedTuple):
+    """What a network reads from its joint capsules.
+
+    Attributes:
+        joints: ``(B, K, D)`` in pixels of the image (D = 2) or meters from the root joint (D = 3).
+        positions: ``(B, K, 3)`` meters, of a network that says both; otherwise None.
+        depth: ``(B, 1, H, W)`` in [0, 1], a reconstruction of the depth map; None of a network without it.
+    """
+
+    joints: Tensor
+    positions: Tensor | None = None
+    depth: Tensor | None = None
+
+
+class PoseNet(CapsuleNet):
+    """A network that turns an image into one capsule for each of K joints.
+
+    It is built with ``(in_shape, num_classes)``: its classes are the joints.
+
+    Args:
+        in_shape: ``(C, H, W)`` of one image.
+        num_classes: joints, K.
+        dims: coordinates of a joint, D: 2 for pixels, 3 for meters from the root joint.
+
+    Raises:
+        InputError: ``dims`` is neither 2 nor 3; what `CapsuleNet` refuses.
+    """
+
+    reads_both: bool = False
+    """Whether the network says ``positions`` beside joints in pixels."""
+    reads_depth: bool = False
+    """Whether the network reconstructs the depth map."""
+
+    def __init__(self, in_shape: tuple[int, ...], num_classes: int, dims: Dims) -> None:
+        super().__init__(in_shape, num_classes)
+        require(dims in get_args(Dims), f"{type(self).__name__}: dims={dims}: expected 2 (pixels) or 3 (meters)")
+        self.dims = dims
+
+    @abstractmethod
+    def read(self, capsules: Capsules) -> Places:
+        """Return what the joint capsules ``poses (B, K, E), activations (B, K)`` say."""
+
+    def in_units(self, coordinates: Tensor) -> Tensor:
+        """Return what a linear map has read ``(B, K, D)`` in the units of the joints.
+
+        Pixels are counted from the center of the image, in units of its longer side; meters are taken as they are.
+        """
+        return in_pixels(coordinates, self.in_shape) if self.dims == 2 else coordinates
+
+
+def in_pixels(coordinates: Tensor, in_shape: Sequence[int]) -> Tensor:
+    """Return coordinates ``(..., 2)`` from the center of an image, in units of its longer side, in pixels.
+
+    Example:
+        >>> in_pixels(torch.tensor([0.0, 0.5]), (1, 64, 64))
+        tensor([32., 64.])
+    """
+    rows, columns = in_shape[-2:]
+    center = coordinates.new_tensor([columns / 2, rows / 2])
+    return center + max(rows, columns) * coordinates
+
+
+class PoseCapsNet(PoseNet):
+    """A network that goes from the image to primary capsules and by routing to one capsule for each joint.
+
+    Each joint is read from its own capsule by one linear map that all joints share, so that a capsule has to say where
+    its joint is, and nothing else may. This is the network that section 3 of DECA's idea is tested by: which joint a
+    capsule is of is known by its number alone.
+
+    Args:
+        in_shape: ``(C, H, W)`` of one image.
+        num_classes: joints, K.
+        encoder: called with ``in_shape``.
+        routing: called with ``(encoder.num_capsules, encoder.dim, num_classes, dim)``.
+        dim: dimensions of a joint capsule, E.
+        dims: coordinates of a joint: 2 for pixels, 3 for meters.
+        depth_hidden: widths of the dense layers that reconstruct the depth map from all joint capsules; null for no
+            reconstruction.
+
+    Example:
+        >>> net = PoseCapsNet((1, 64, 64), 15)
+        >>> net.read(net(torch.rand(2, 1, 64, 64))).joints.shape
+        torch.Size([2, 15, 2])
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        encoder: Callable[[tuple[int, ...]], Encoder] = ResNetEncoder,
+        routing: Callable[[int, int, int, int], Routing] = DynamicRouting,
+        dim: int = 16,
+        dims: Dims = 2,
+        depth_hidden: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(in_shape, num_classes, dims)
+        self.encoder = encoder(self.in_shape)
+        self.routing = routing(self.encoder.num_capsules, self.encoder.dim, num_classes, dim)
+        self.reading = nn.Linear(dim, dims)
+        self.depth: DepthDecoder | None = None
+        if depth_hidden is not None:
+            self.depth = DepthDecoder(num_classes * dim, self.in_shape, hidden=depth_hidden)
+            self.reads_depth = True
+
+    @override
+    def class_capsules(self, images: Tensor) -> Capsules:
+        capsules: Capsules = self.routing(self.encoder(images))
+        return capsules
+
+    @override
+    def read(self, capsules: Capsules) -> Places:
+        joints = self.in_units(self.reading(capsules.poses))
+        return Places(joints, depth=None if self.depth is None else self.depth(capsules.poses))
+
+    @override
+    def child_map(self) -> CapsuleMap | None:
+        return self.encoder.capsule_map()
