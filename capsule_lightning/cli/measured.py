@@ -41,6 +41,8 @@ from capsule_lightning.tasks.images import ImageTask
 RESULTS = {"output": ".csv", "poses": ".npz"}
 """Options of ``predict`` that name files, and how their names end."""
 TABLE = "capsule_lightning.callbacks.predictions.PredictionTable"
+TABLES = (TABLE, "capsule_lightning.callbacks.joint_table.JointTable")
+"""What writes predictions, each of those that it finds fields for."""
 
 
 def with_network(given: Words) -> Words:
@@ -141,14 +143,16 @@ def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
 
 
 def for_predict(config: dict[str, Any], given: Words) -> dict[str, Any]:
-    """Give ``predict`` its table, and no logger unless one is asked for."""
+    """Give ``predict`` its tables, and no logger unless one is asked for."""
     trainer = dict(config["trainer"])
     if given.option("trainer.logger") is None:
         trainer["logger"] = False
     listed = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else []
-    table = {"class_path": TABLE, "init_args": {key: config[key] for key in ("output", "poses", "overwrite")}}
-    trainer["callbacks"] = [*(each for each in listed if each["class_path"] != TABLE), table]
-    left_out = [name for name in config["without"] if not TABLE.endswith(f".{name}")]  # a run may do without its table
+    given_to = {key: config[key] for key in ("output", "poses", "overwrite")}
+    tables = [{"class_path": table, "init_args": given_to} for table in TABLES]
+    trainer["callbacks"] = [*(each for each in listed if each["class_path"] not in TABLES), *tables]
+    short = {table.rpartition(".")[2] for table in TABLES}
+    left_out = [name for name in config["without"] if name not in short]  # a run may do without its table
     return {**config, "trainer": trainer, "without": left_out}
 
 

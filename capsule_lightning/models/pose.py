@@ -1,23 +1,17 @@
-"""Networks with one capsule for each joint of a body, from which the place of the joint is read."""
+"""The contract of every network with one capsule for each joint of a body."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import Tensor
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.decoders.depth import DepthDecoder
-from capsule_lightning.encoders.base import CapsuleMap, Encoder
-from capsule_lightning.encoders.resnet import ResNetEncoder
 from capsule_lightning.errors import require
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.routing.base import Routing
-from capsule_lightning.routing.dynamic import DynamicRouting
 
 Dims = Literal[2, 3]
 
@@ -82,61 +76,3 @@ def in_pixels(coordinates: Tensor, in_shape: Sequence[int]) -> Tensor:
     rows, columns = in_shape[-2:]
     center = coordinates.new_tensor([columns / 2, rows / 2])
     return center + max(rows, columns) * coordinates
-
-
-class PoseCapsNet(PoseNet):
-    """A network that goes from the image to primary capsules and by routing to one capsule for each joint.
-
-    Each joint is read from its own capsule by one linear map that all joints share, so that a capsule has to say where
-    its joint is, and nothing else may. This is the network that section 3 of DECA's idea is tested by: which joint a
-    capsule is of is known by its number alone.
-
-    Args:
-        in_shape: ``(C, H, W)`` of one image.
-        num_classes: joints, K.
-        encoder: called with ``in_shape``.
-        routing: called with ``(encoder.num_capsules, encoder.dim, num_classes, dim)``.
-        dim: dimensions of a joint capsule, E.
-        dims: coordinates of a joint: 2 for pixels, 3 for meters.
-        depth_hidden: widths of the dense layers that reconstruct the depth map from all joint capsules; null for no
-            reconstruction.
-
-    Example:
-        >>> net = PoseCapsNet((1, 64, 64), 15)
-        >>> net.read(net(torch.rand(2, 1, 64, 64))).joints.shape
-        torch.Size([2, 15, 2])
-    """
-
-    def __init__(
-        self,
-        in_shape: tuple[int, ...],
-        num_classes: int,
-        *,
-        encoder: Callable[[tuple[int, ...]], Encoder] = ResNetEncoder,
-        routing: Callable[[int, int, int, int], Routing] = DynamicRouting,
-        dim: int = 16,
-        dims: Dims = 2,
-        depth_hidden: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(in_shape, num_classes, dims)
-        self.encoder = encoder(self.in_shape)
-        self.routing = routing(self.encoder.num_capsules, self.encoder.dim, num_classes, dim)
-        self.reading = nn.Linear(dim, dims)
-        self.depth: DepthDecoder | None = None
-        if depth_hidden is not None:
-            self.depth = DepthDecoder(num_classes * dim, self.in_shape, hidden=depth_hidden)
-            self.reads_depth = True
-
-    @override
-    def class_capsules(self, images: Tensor) -> Capsules:
-        capsules: Capsules = self.routing(self.encoder(images))
-        return capsules
-
-    @override
-    def read(self, capsules: Capsules) -> Places:
-        joints = self.in_units(self.reading(capsules.poses))
-        return Places(joints, depth=None if self.depth is None else self.depth(capsules.poses))
-
-    @override
-    def child_map(self) -> CapsuleMap | None:
-        return self.encoder.capsule_map()

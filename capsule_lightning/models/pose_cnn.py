@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.decoders.depth import DepthDecoder
-from capsule_lightning.encoders.resnet import ResidualTrunk
+from capsule_lightning.encoders.base import Encoder
+from capsule_lightning.encoders.resnet import ResNetEncoder
 from capsule_lightning.errors import require
 from capsule_lightning.models.pose import Dims, Places, PoseNet
 
 
 class PoseCNN(PoseNet):
-    """The trunk of `ResNetEncoder`, dense layers and a linear map to all joints at once.
+    """The encoder of a capsule network, then dense layers with ReLU in place of the routing.
 
     It has the interface of the pose networks of capsules: the "pose" of a joint is its coordinates, and its activation
-    the sigmoid of a number of its own.
+    the sigmoid of a number of its own. Every joint is read from all features.
 
     Args:
         in_shape: ``(C, H, W)`` of one image.
         num_classes: joints, K.
-        stem, planes, blocks, strides: see `ResidualTrunk`.
+        encoder: called with ``in_shape``; of its capsules the poses are taken as features, through a ReLU.
         hidden: widths of the dense layers.
         dims: coordinates of a joint: 2 for pixels, 3 for meters.
         depth_hidden: widths of the dense layers that reconstruct the depth map from the coordinates; null for no
@@ -38,20 +39,16 @@ class PoseCNN(PoseNet):
         in_shape: tuple[int, ...],
         num_classes: int,
         *,
-        stem: int = 16,
-        planes: Sequence[int] = (16, 32, 64),
-        blocks: Sequence[int] = (3, 3, 3),
-        strides: Sequence[int] = (1, 2, 2),
+        encoder: Callable[[tuple[int, ...]], Encoder] = ResNetEncoder,
         hidden: Sequence[int] = (256,),
         dims: Dims = 2,
         depth_hidden: Sequence[int] | None = None,
     ) -> None:
         super().__init__(in_shape, num_classes, dims)
         require(min(hidden, default=1) >= 1, f"PoseCNN: hidden={list(hidden)}: expected widths of at least 1")
-        self.trunk = ResidualTrunk(self.in_shape[0], stem, planes, blocks, strides)
-        rows, columns = (-(-n // self.trunk.stride) for n in self.in_shape[-2:])
-        width = self.trunk.channels * rows * columns
-        layers: list[nn.Module] = [nn.Flatten()]
+        self.encoder = encoder(self.in_shape)
+        width = self.encoder.num_capsules * self.encoder.dim
+        layers: list[nn.Module] = [nn.Flatten(), nn.ReLU()]
         for following in hidden:
             layers += [nn.Linear(width, following), nn.ReLU()]
             width = following
@@ -65,7 +62,7 @@ class PoseCNN(PoseNet):
     @override
     def class_capsules(self, images: Tensor) -> Capsules:
         """Return "capsules" whose poses ``(B, K, D)`` are coordinates."""
-        numbers = self.reading(self.layers(self.trunk(images))).unflatten(1, (self.num_classes, -1))
+        numbers = self.reading(self.layers(self.encoder(images).poses)).unflatten(1, (self.num_classes, -1))
         return Capsules(numbers[..., :-1], numbers[..., -1].sigmoid())
 
     @override

@@ -26,7 +26,8 @@ from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.losses.joints import joint_loss, learned_sum
 from capsule_lightning.metrics.joint_distances import MPJPE, ProcrustesMPJPE, root_of
 from capsule_lightning.metrics.joints import PCK, OKSAveragePrecision, PCKWithin, PixelError, sigmas_of, torso_of
-from capsule_lightning.models.pose import Places, PoseCapsNet, PoseNet
+from capsule_lightning.models.pose import Places, PoseNet
+from capsule_lightning.models.pose_capsnet import PoseCapsNet
 from capsule_lightning.schedules import ExponentialDecay
 from capsule_lightning.tasks.base import ScheduleCallable, Stage, Task
 
