@@ -109,12 +109,8 @@ class FiguresDataModule(JointDataModule):
         for name, pair in (("azimuth", azimuth), ("elevation", elevation), ("distance", distance)):
             good = len(pair) == 2 and all(map(isfinite, pair)) and pair[0] <= pair[1]
             require(good, f"{name}={list(pair)}: expected two numbers, the least and the greatest")
-        require(
-            -90 <= elevation[0] and elevation[1] <= 90, f"elevation={list(elevation)}: expected -90 to 90 degrees"
-        )
-        require(
-            distance[0] >= _LEAST_DISTANCE, f"distance={list(distance)}: expected {_LEAST_DISTANCE} meters or more"
-        )
+        require(elevation[0] >= -90 and elevation[1] <= 90, f"elevation={list(elevation)}: expected -90 to 90 degrees")
+        require(distance[0] >= _LEAST_DISTANCE, f"distance={list(distance)}: expected {_LEAST_DISTANCE} meters or more")
         require(
             test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer()),
             f"test_size={test_size}: expected a fraction below 1 or a number of examples",
@@ -152,7 +148,11 @@ class FiguresDataModule(JointDataModule):
         """
         if self.folder is None:
             assert self.frames is not None
-            count = max(1, round(self.test_size * self.clips)) if self.test_size < 1 else -(-int(self.test_size) // (self.frames * self.repeats))
+            count = (
+                max(1, round(self.test_size * self.clips))
+                if self.test_size < 1
+                else -(-int(self.test_size) // (self.frames * self.repeats))
+            )
             require(count < self.clips, f"test_size={self.test_size}: leaves none of {self.clips} clips to train on")
             if split == "test":
                 return random_motions(count, self.frames, 2**32)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.data.loader import Store, StoredBatch
+from capsule_lightning.data.loader import StoredBatch
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.targets import JointBatch
 from capsule_lightning.errors import InputError, require
@@ -153,8 +153,3 @@ class JointDataModule(DataModule):
         rows, columns = self.in_shape[1:]
         what = "pixels" if self.dims == 2 else "meters from the root"
         return f"{self.name}: {self.num_classes} joints in {what}, {rows}x{columns} images; {self.describe_splits()}"
-
-
-def places_of(store: Store) -> JointLabels:
-    """Return the labels of all examples of a store."""
-    return JointLabels.unpacked(store.labels)

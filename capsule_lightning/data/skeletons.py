@@ -14,7 +14,11 @@ BODY_JOINTS = (
 """The 15 joints of `FiguresDataModule`; the first is the root."""
 COCO_JOINTS = (
     "nose",
-    *(f"{side}_{part}" for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in ("left", "right")),
+    *(
+        f"{side}_{part}"
+        for part in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+        for side in ("left", "right")
+    ),
 )
 """The 17 joints of COCO, in its order (Lin et al., Microsoft COCO, 2014, and its keypoint task of 2016)."""
 _BONES = (

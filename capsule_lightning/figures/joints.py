@@ -112,9 +112,7 @@ def _views(row: JointPicture) -> tuple[list[str], list]:  # type: ignore[type-ar
 
 def _image(axis: Axes, picture: Tensor) -> None:
     rows, columns = picture.shape[-2:]
-    axis.imshow(
-        as_array(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, columns, rows, 0)
-    )
+    axis.imshow(as_array(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=(0, columns, rows, 0))
 
 
 def skeleton(

@@ -6,11 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
-import torch
 from torch import Tensor
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import require
+from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
 
 Dims = Literal[2, 3]
@@ -22,7 +21,8 @@ class Places(NamedTuple):
     Attributes:
         joints: ``(B, K, D)`` in pixels of the image (D = 2) or meters from the root joint (D = 3).
         positions: ``(B, K, 3)`` meters, of a network that says both; otherwise None.
-        depth: ``(B, 1, H, W)`` in [0, 1], a reconstruction of the depth map; None of a network without it.
+        depth: ``(B, 1, H, W)`` or ``(B, C, H, W)`` in [0, 1], a reconstruction of the depth map; None of a network
+            without it.
     """
 
     joints: Tensor
@@ -57,6 +57,17 @@ class PoseNet(CapsuleNet):
     @abstractmethod
     def read(self, capsules: Capsules) -> Places:
         """Return what the joint capsules ``poses (B, K, E), activations (B, K)`` say."""
+
+    def orthogonality(self) -> Tensor:
+        """Return how far the vote matrices of the joints are from orthogonal, a scalar.
+
+        Raises:
+            InputError: the network does not say.
+        """
+        raise InputError(
+            f"{type(self).__name__}: says nothing of the orthogonality of its vote matrices; set "
+            "--model.orthogonality_weight 0, or --model.net DECANet"
+        )
 
     def in_units(self, coordinates: Tensor) -> Tensor:
         """Return what a linear map has read ``(B, K, D)`` in the units of the joints.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import isfinite
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -138,6 +138,8 @@ class PoseTask(Task):
             "depth_loss": reconstruction_weight if self.net.reads_depth else 0.0,
             "orthogonality_loss": orthogonality_weight,
         }
+        if orthogonality_weight:
+            self.net.orthogonality()
         self.noise = nn.Parameter(torch.ones(4)) if weighting == "learned" else None
         self.joint_names: Sequence[str] = usual_names(num_classes)
         parts = ["joint_loss", *(["position_loss"] if self.net.reads_both else [])]
@@ -169,8 +171,8 @@ class PoseTask(Task):
             self.joint_names = list(data.class_names)
         elif isinstance(data, DataModule):
             raise InputError(
-                f"PoseTask needs joints, and {type(data).__name__} has classes: give data such as FiguresDataModule, or "
-                "--model ClassificationTask"
+                f"PoseTask needs joints, and {type(data).__name__} has classes: give data such as FiguresDataModule, "
+                "or --model ClassificationTask"
             )
         require(
             self.net.dims == 3 or self.reference == "box" or torso_of(self.joint_names) is not None,
@@ -203,7 +205,8 @@ class PoseTask(Task):
             sure = output.capsules.activations.float().clamp(1e-4, 1 - 1e-4)
             parts["visibility_loss"] = F.binary_cross_entropy(sure, batch.visible.float())
         if self.weights["depth_loss"] and places.depth is not None:
-            parts["depth_loss"] = F.mse_loss(places.depth.float(), batch.depth)  # type: ignore[attr-defined]
+            depth: Tensor = batch.depth  # type: ignore[attr-defined]
+            parts["depth_loss"] = F.mse_loss(places.depth.float(), depth.expand_as(places.depth))
         if self.weights["orthogonality_loss"]:
             parts["orthogonality_loss"] = self.net.orthogonality()
         weighted += [self.weights[name] * parts[name] for name in self.weights if name in parts]
