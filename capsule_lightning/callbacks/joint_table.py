@@ -118,8 +118,10 @@ def joint_text(rows: Sequence[JointRow], names: Sequence[str], joints: Sequence[
 
 
 def joint_arrays(rows: Sequence[JointRow], names: Sequence[str], joints: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return predictions as arrays by name: ``names (N)``, ``joint_names (K)``, ``joints (N, K, D)``, ``presence (N,
-    K)`` and ``poses (N, K, E)``.
+    """Return predictions as arrays by name.
+
+    Returns:
+        ``names (N)``, ``joint_names (K)``, ``joints (N, K, D)``, ``presence (N, K)`` and ``poses (N, K, E)``.
     """
     return {
         "names": np.array(names, dtype=str),

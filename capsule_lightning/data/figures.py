@@ -28,6 +28,7 @@ from capsule_lightning.data.stratified import split_off
 from capsule_lightning.errors import require
 
 Frame = Literal["camera", "body"]
+_MOST_DRAWS = 2**30
 _AT_ONCE = 128
 """Figures that are drawn together."""
 _LEAST_DISTANCE = 2.0
@@ -54,8 +55,8 @@ class FiguresDataModule(JointDataModule):
         frames: frames of each random clip; with ``folder`` at most as many, spread over the clip, and null for all.
         repeats: how many times each frame is seen, each time by another camera.
         size: rows and columns of a picture.
-        azimuth: least and greatest angle of the camera about the vertical in degrees: 0 sees the body from the front, 90
-            its right side.
+        azimuth: least and greatest angle of the camera about the vertical in degrees: 0 sees the body from the front,
+            90 its right side.
         elevation: least and greatest angle above the horizon in degrees: 90 sees it from the top.
         distance: least and greatest distance in meters; at 4 the width of a picture is 2.4 meters.
         facing: turn the body about the vertical so that it faces azimuth 0, whatever its motion turns.
@@ -104,7 +105,7 @@ class FiguresDataModule(JointDataModule):
         require(8 <= size <= 512, f"size={size}: expected 8 to 512 pixels")
         require(0 <= limbs < 0.5, f"limbs={limbs}: expected 0 or more and less than 0.5")
         require(0 <= aim <= 1, f"aim={aim}: expected 0 to 1 meters")
-        require(0 <= draw < 2**31, f"draw={draw}: expected 0 to {2**31 - 1}")
+        require(0 <= draw < _MOST_DRAWS, f"draw={draw}: expected 0 to {_MOST_DRAWS - 1}")
         require(frame in get_args(Frame), f"frame={frame!r}: expected one of {', '.join(get_args(Frame))}")
         for name, pair in (("azimuth", azimuth), ("elevation", elevation), ("distance", distance)):
             good = len(pair) == 2 and all(map(isfinite, pair)) and pair[0] <= pair[1]
@@ -137,7 +138,7 @@ class FiguresDataModule(JointDataModule):
         """Draw all examples of a split."""
         motion = self.motion(split)
         self._clips_of[split] = [motion.names[clip] for clip in motion.clips.repeat_interleave(self.repeats).tolist()]
-        pictures, labels = self.drawn(motion, 0 if split == "test" else self.draw, split)
+        pictures, labels = self.drawn(motion, split)
         return MemoryStore(pictures, labels.packed())
 
     def motion(self, split: Split) -> Motion:
@@ -155,8 +156,8 @@ class FiguresDataModule(JointDataModule):
             )
             require(count < self.clips, f"test_size={self.test_size}: leaves none of {self.clips} clips to train on")
             if split == "test":
-                return random_motions(count, self.frames, 2**32)
-            return random_motions(self.clips - count, self.frames, self.draw)
+                return random_motions(count, self.frames, self._seed(split))
+            return random_motions(self.clips - count, self.frames, self._seed(split))
         motion = thinned(read_motions(self.folder), self.frames)
         require(
             len(motion.names) >= 3,
@@ -167,9 +168,13 @@ class FiguresDataModule(JointDataModule):
         kept = test if split == "test" else train
         return motion._replace(rotations=motion.rotations[kept], clips=motion.clips[kept])
 
-    def drawn(self, motion: Motion, draw: int, split: Split) -> tuple[Tensor, JointLabels]:
+    def _seed(self, split: Split) -> int:
+        """Return a number of its own for each training set and for the test set; torch keeps 32 bits of a seed."""
+        return 1 if split == "test" else 2 * self.draw
+
+    def drawn(self, motion: Motion, split: Split) -> tuple[Tensor, JointLabels]:
         """Return pictures ``(N, 1, H, W)`` uint8 of frames and their labels; each frame ``repeats`` times."""
-        random = torch.Generator().manual_seed(2 * draw + (split == "test"))
+        random = torch.Generator().manual_seed(2 * _MOST_DRAWS + self._seed(split))
         bodies = 2 * torch.rand(len(motion.names), 1 + len(LENGTHS), generator=random) - 1
         count = len(motion.clips) * self.repeats
         draws = torch.rand(count, _DRAWS, generator=random)

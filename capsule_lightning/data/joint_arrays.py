@@ -27,7 +27,7 @@ SPLITS = ("train", "val", "test")
 
 
 class JointArraysDataModule(JointDataModule):
-    """Depth maps or images of one body each and their joints, in one ``.npz`` file or in the ``.npy`` files of a folder.
+    """Depth maps or images of one body each and their joints, in an ``.npz`` file or in the ``.npy`` files of a folder.
 
     The arrays are ``depth`` or ``images``, ``(N, H, W)`` or with channels first or last; ``joints (N, K, 2)`` in pixels
     or ``(N, K, 3)`` in meters, NaN where they are not labeled; and, if they are there, ``visible (N, K)`` of true and
@@ -89,8 +89,8 @@ class JointArraysDataModule(JointDataModule):
         count = self.pictures.shape[0]
         require(
             len(joints.shape) == 3 and joints.shape[0] == count and joints.shape[2] in (2, 3),
-            f"{joints.title}: has the shape {joints.shape}; expected ({count}, joints, 2) in pixels or ({count}, joints, "
-            "3) in meters",
+            f"{joints.title}: has the shape {joints.shape}; expected ({count}, joints, 2) in pixels or "
+            f"({count}, joints, 3) in meters",
         )
         require(
             joints.shape[2] == dims,
@@ -210,7 +210,8 @@ class JointArraysDataModule(JointDataModule):
 
     def _distances(self, places: Tensor) -> Tensor:
         """Return pictures ``(N, C, H, W)`` uint8 of distances between ``near`` and ``far``."""
-        assert self.near is not None and self.far is not None
+        assert self.near is not None
+        assert self.far is not None
         require(
             self.pictures.dtype.kind in "fiu",
             f"{self.pictures.title}: holds {self.pictures.dtype}; expected distances as numbers",

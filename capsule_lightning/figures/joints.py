@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -57,7 +57,7 @@ def joint_figure(
     Returns:
         The figure.
     """
-    words, views = _views(rows[0])
+    views = _views(rows[0])
     bands, columns = -(-len(rows) // COLUMNS), min(len(rows), COLUMNS)
     across = max(columns, 3)
     width, height = TILE * across + 0.5, bands * (TILE * len(views) + 0.35) + 0.75
@@ -68,46 +68,53 @@ def joint_figure(
     for number, row in enumerate(rows):
         band, column = divmod(number, COLUMNS)
         top = 0.65 + band * (TILE * len(views) + 0.35)
-        for place, view in enumerate(views):
+        for place, (word, view) in enumerate(views.items()):
             box = ((0.4 + column * TILE) / width, 1 - (top + (place + 1) * TILE) / height)
             axis = figure.add_axes((*box, 0.97 * TILE / width, 0.97 * TILE / height))
             axis.set_xticks([])
             axis.set_yticks([])
             view(axis, row, names, bones)
             if column == 0:
-                axis.set_ylabel(words[place], fontsize=9)
+                axis.set_ylabel(word, fontsize=9)
             if place == len(views) - 1:
                 axis.set_xlabel(row.caption, fontsize=8)
     return figure
 
 
-def _views(row: JointPicture) -> tuple[list[str], list]:  # type: ignore[type-arg]
-    def image(axis: Axes, row: JointPicture, names: Sequence[str], bones: Sequence[tuple[int, int]]) -> None:
-        _image(axis, row.picture)
+View = Callable[[Axes, JointPicture, Sequence[str], Sequence[tuple[int, int]]], None]
+"""Draws one picture of a row; with the names of the joints and the bones."""
 
-    def depth(axis: Axes, row: JointPicture, names: Sequence[str], bones: Sequence[tuple[int, int]]) -> None:
-        assert row.depth is not None
-        _image(axis, row.depth)
 
-    def flat(which: str):  # type: ignore[no-untyped-def]
-        def draw(axis: Axes, row: JointPicture, names: Sequence[str], bones: Sequence[tuple[int, int]]) -> None:
-            _image(axis, row.picture)
-            skeleton(axis, getattr(row, which), names, bones)
-
-        return draw
-
-    def space(across: int):  # type: ignore[no-untyped-def]
-        def draw(axis: Axes, row: JointPicture, names: Sequence[str], bones: Sequence[tuple[int, int]]) -> None:
-            skeleton(axis, row.truth[:, [across, 1]], names, bones, FAINT)
-            skeleton(axis, row.joints[:, [across, 1]], names, bones)
-            axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal")
-
-        return draw
-
-    more: tuple[list[str], list] = (["depth"], [depth]) if row.depth is not None else ([], [])  # type: ignore[type-arg]
+def _views(row: JointPicture) -> dict[str, View]:
+    """Return what is drawn of each row, one below the other, by the words beside it."""
+    views: dict[str, View] = {"image": lambda axis, row, names, bones: _image(axis, row.picture)}
     if row.joints.shape[-1] == 2:
-        return ["image", "truth", "prediction", *more[0]], [image, flat("truth"), flat("joints"), *more[1]]
-    return ["image", "from the camera", "from the side", *more[0]], [image, space(0), space(2), *more[1]]
+        views |= {"truth": partial(_on_image, "truth"), "prediction": partial(_on_image, "joints")}
+    else:
+        views |= {"from the camera": partial(_in_space, 0), "from the side": partial(_in_space, 2)}
+    if row.depth is not None:
+        views["depth"] = _depth
+    return views
+
+
+def _on_image(
+    which: str, axis: Axes, row: JointPicture, names: Sequence[str], bones: Sequence[tuple[int, int]]
+) -> None:
+    _image(axis, row.picture)
+    skeleton(axis, getattr(row, which), names, bones)
+
+
+def _in_space(
+    across: int, axis: Axes, row: JointPicture, names: Sequence[str], bones: Sequence[tuple[int, int]]
+) -> None:
+    axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal")
+    skeleton(axis, row.truth[:, [across, 1]], names, bones, FAINT)
+    skeleton(axis, row.joints[:, [across, 1]], names, bones)
+
+
+def _depth(axis: Axes, row: JointPicture, names: Sequence[str], bones: Sequence[tuple[int, int]]) -> None:
+    assert row.depth is not None
+    _image(axis, row.depth)
 
 
 def _image(axis: Axes, picture: Tensor) -> None:
@@ -134,6 +141,6 @@ def skeleton(
         pair = places[[start, end]]
         if np.isfinite(pair).all():
             axis.plot(pair[:, 0], pair[:, 1], color=color or COLORS[side], linewidth=1.6, solid_capstyle="round")
-    known = places[torch.from_numpy(np.isfinite(places).all(axis=1)).numpy()]
+    known = places[np.isfinite(places).all(axis=1)]
     axis.plot(known[:, 0], known[:, 1], "o", color=color or "white", markersize=2, markeredgecolor=color or "black")
     axis.set(xlim=limits[0], ylim=limits[1])

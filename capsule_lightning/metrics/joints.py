@@ -29,7 +29,7 @@ COCO_SIGMAS: Mapping[str, float] = {
 body's area (https://cocodataset.org/#keypoints-eval). OKS uses twice these."""
 THRESHOLDS = torch.linspace(0.5, 0.95, 10, dtype=torch.float64)
 """OKS from which on a body counts as found, of which the average precision is a mean."""
-_RECALLS = torch.linspace(0, 1, 101, dtype=torch.float64)
+_RECALLS = torch.linspace(0, 1, 101, dtype=torch.float64) - 1e-9  # so that rounding makes no recall too small
 
 
 def sigmas_of(names: Sequence[str]) -> Tensor:
