@@ -100,8 +100,7 @@ def _joints(path: Path, categories: Sequence[dict[str, Any]]) -> tuple[int, list
         f"{path}: categories: {len(having)} have keypoints; expected one, such as person, with the names of its joints",
     )
     n, category = having[0]
-    names, number = category["keypoints"], category.get("id")
-    require(isinstance(number, int), f"{path}: categories[{n}].id: {number!r}: expected a whole number")
+    names, number = category["keypoints"], _whole(f"{path}: categories[{n}].id", category.get("id"))
     good = isinstance(names, list) and len(names) >= 2 and all(isinstance(name, str) and name for name in names)
     require(
         good and len(set(names)) == len(names),
@@ -114,16 +113,15 @@ def _images(path: Path, images: Sequence[dict[str, Any]]) -> tuple[list[tuple[st
     found, numbers = [], {}
     for n, each in enumerate(images):
         where = f"{path}: images[{n}]"
-        name, number = each.get("file_name"), each.get("id")
-        require(isinstance(number, int), f"{where}.id: {number!r}: expected a whole number")
+        name, number = each.get("file_name", ""), _whole(f"{where}.id", each.get("id"))
         require(number not in numbers, f"{where}.id: {number} is there twice")
         inside = isinstance(name, str) and name and "\0" not in name
         inside = inside and not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
         require(inside, f"{where}.file_name: {name!r}: expected the name of a file within the folder of images")
         size = []
         for side in ("height", "width"):
-            value = each.get(side)
-            require(isinstance(value, int) and value >= 1, f"{where}.{side}: {value!r}: expected a number of pixels")
+            value = _whole(f"{where}.{side}", each.get(side))
+            require(value >= 1, f"{where}.{side}: {value}: expected a number of pixels")
             size.append(value)
         numbers[number] = n
         found.append((str(name), (size[0], size[1])))
@@ -151,6 +149,12 @@ def _person(where: str, said: dict[str, Any], images: dict[int, int], joints: in
     require(area is None or (_is_number(area) and area >= 0), f"{where}.area: {area!r:.40}: expected square pixels")
     covered = float("nan") if area is None else float(area)
     return Person(images[image], tuple(map(float, box)), triples, covered)  # type: ignore[index, arg-type]
+
+
+def _whole(where: str, value: Any) -> int:
+    if type(value) is not int:
+        raise InputError(f"{where}: {value!r:.40}: expected a whole number")
+    return value
 
 
 def _is_number(value: Any) -> bool:

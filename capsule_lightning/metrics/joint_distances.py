@@ -54,7 +54,8 @@ def aligned(joints: Tensor, targets: Tensor) -> Tensor:
     rotation = left @ (signs.unsqueeze(-1) * right)
     spread = moved.square().sum(dim=(1, 2)).clamp_min(1e-12)
     scale = ((values * signs).sum(dim=-1) / spread)[:, None, None]
-    return scale * (joints - center) @ rotation.transpose(1, 2) + goal
+    moved_back: Tensor = scale * (joints - center) @ rotation.transpose(1, 2) + goal
+    return moved_back
 
 
 class MPJPE(JointMeans):

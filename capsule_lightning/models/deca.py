@@ -112,7 +112,7 @@ class DECANet(PoseNet):
     def read(self, capsules: Capsules) -> Places:
         poses = capsules.poses.flatten(1)
         positions = self.positions(poses).unflatten(1, (self.num_classes, 3))
-        maps = nn.functional.gelu(self.depth(poses)).unflatten(1, self.small)
+        maps = nn.functional.gelu(self.depth(poses)).view(-1, *self.small)
         depth = picture(self.enlarge(maps))
         if self.pixels is None:
             return Places(positions, depth=depth)
@@ -125,4 +125,5 @@ class DECANet(PoseNet):
         weight = cast(ConvCapsules, self.body.layers[-1]).routing.weight  # (types, K, n, n)
         assert isinstance(weight, Tensor)
         unit = torch.eye(weight.shape[-2], device=weight.device)
-        return torch.linalg.vector_norm(weight @ weight.transpose(-1, -2) - unit)
+        apart: Tensor = torch.linalg.vector_norm(weight @ weight.transpose(-1, -2) - unit)
+        return apart
