@@ -44,7 +44,7 @@ class JointLabels(NamedTuple):
         """Return what `packed` has put together."""
         count = labels.shape[1] // 6
         pixels, positions, visible, areas = torch.split(labels, [2 * count, 3 * count, count, 1], dim=1)
-        return cls(pixels.unflatten(1, (-1, 2)), positions.unflatten(1, (-1, 3)), visible > 0.5, areas.squeeze(1))
+        return cls(pixels.view(-1, count, 2), positions.view(-1, count, 3), visible > 0.5, areas.squeeze(1))
 
 
 class JointDataModule(DataModule):

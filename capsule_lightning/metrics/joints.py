@@ -51,7 +51,8 @@ def torso_of(names: Sequence[str]) -> tuple[int, int] | None:
 
 def distances(joints: Tensor, targets: Tensor) -> Tensor:
     """Return how far joints ``(B, K, D)`` are from the truth, ``(B, K)``; NaN where that is not labeled."""
-    return (joints.double() - targets.double()).norm(dim=-1)
+    apart: Tensor = torch.linalg.vector_norm(joints.double() - targets.double(), dim=-1)
+    return apart
 
 
 def boxes_of(targets: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def test_people_are_cut_out_and_their_joints_follow(make) -> None:
             batch = data.on_after_batch_transfer(stored, 0)
             people = data._people[split]
             for n, index in enumerate(batch.indices.tolist()):
-                left, top, width, height = people[index].box
+                left, top, width, _ = people[index].box
                 scale = 40 / 30  # the square has the longer side of the box, around its center
                 square = left + (width - 30) / 2, top
                 expected = [(left + 5 - square[0]) * scale, (top + 5 - square[1]) * scale]
