@@ -38,7 +38,7 @@ class CocoKeypointsDataModule(JointDataModule):
         max_pixels: most pixels of an image file; a larger one is refused before it is decoded.
         test_size: number or fraction of the people that form the test set if there is no file of them, the same for
             every seed.
-        noise, batch_size, val_size, seed: see `JointDataModule`.
+        noise, images, batch_size, val_size, seed: see `JointDataModule`.
 
     Raises:
         InputError: files that cannot be read or are not in the format, naming the field; values out of range.
@@ -58,11 +58,12 @@ class CocoKeypointsDataModule(JointDataModule):
         max_pixels: int = MOST_PIXELS,
         test_size: float | int = 0.2,
         noise: float = 0.0,
+        images: str | None = None,
         batch_size: int = 64,
         val_size: float | int = 0.1,
         seed: int | None = None,
     ) -> None:
-        super().__init__(2, noise, batch_size, val_size, seed)
+        super().__init__(2, noise, images, batch_size, val_size, seed)
         require(annotations, "no file of people is given: set --data.annotations to a file of COCO's keypoints")
         require(folder, "no folder of images is given: set --data.folder to that of the images which the file names")
         require(8 <= size <= 1024, f"size={size}: expected 8 to 1024 pixels")

@@ -66,7 +66,7 @@ class FiguresDataModule(JointDataModule):
             the body faces along its first axis, with up as the second, which no camera changes (as DECA has it).
         test_size: number or fraction of the examples that form the test set; whole clips, the same for every seed.
         draw: chooses the random motions, bodies and cameras of the training set. Those of the test are always the same.
-        dims, noise, batch_size, val_size, seed: see `JointDataModule`; whole clips are held out for validation.
+        dims, noise, images, batch_size, val_size, seed: see `JointDataModule`; whole clips are held out for validation.
 
     Raises:
         InputError: values out of range; clips that cannot be read or are too few.
@@ -94,11 +94,12 @@ class FiguresDataModule(JointDataModule):
         draw: int = 0,
         dims: Dims = 2,
         noise: float = 0.01,
+        images: str | None = None,
         batch_size: int = 64,
         val_size: float | int = 0.1,
         seed: int | None = None,
     ) -> None:
-        super().__init__(dims, noise, batch_size, val_size, seed)
+        super().__init__(dims, noise, images, batch_size, val_size, seed)
         for name, value in (("clips", clips), ("repeats", repeats), ("frames", 1 if frames is None else frames)):
             require(value >= 1, f"{name}={value}: expected at least 1")
         require(frames is not None or folder, "frames=null: is for clips of a --data.folder; give a number")

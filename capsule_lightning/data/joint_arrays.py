@@ -43,7 +43,7 @@ class JointArraysDataModule(JointDataModule):
         near, far: distances in the units of the array; null for pictures that are bright and dark already.
         test_size: number or fraction of the images that form the test set if there is no ``split``, the same for every
             seed.
-        dims, noise, batch_size, val_size, seed: see `JointDataModule`.
+        dims, noise, images, batch_size, val_size, seed: see `JointDataModule`.
 
     Raises:
         InputError: there are no such arrays, they do not fit each other or hold something else, or a value is out of
@@ -60,11 +60,12 @@ class JointArraysDataModule(JointDataModule):
         test_size: float | int = 0.2,
         dims: Dims = 2,
         noise: float = 0.0,
+        images: str | None = None,
         batch_size: int = 64,
         val_size: float | int = 0.1,
         seed: int | None = None,
     ) -> None:
-        super().__init__(dims, noise, batch_size, val_size, seed)
+        super().__init__(dims, noise, images, batch_size, val_size, seed)
         require(path, "no file of arrays is given: set --data.path to an .npz file or to a folder of .npy files")
         require(
             (near is None) == (far is None),

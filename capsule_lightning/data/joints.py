@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.data.loader import StoredBatch
+from capsule_lightning.data.loader import MemoryStore, StoredBatch
 from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.pictures import Reading
 from capsule_lightning.data.targets import JointBatch
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.data.to_predict import read_to_predict
+from capsule_lightning.errors import InputError, printable, require
 
 Dims = Literal[2, 3]
 NOISE_STEPS = 61
@@ -56,6 +60,8 @@ class JointDataModule(DataModule):
     Args:
         dims: what ``joints`` of a batch are: 2 for pixels, 3 for meters from the root joint.
         noise: deviation of the noise that is added to every pixel of the network's input, on a scale of 0 to 1.
+        images: a folder of image files, one file, or a table that lists them in a column ``path``, for ``predict``, in
+            place of the test images; or images in an ``.npy`` or ``.npz`` file.
         batch_size, val_size, seed: see `DataModule`.
 
     Attributes:
@@ -71,20 +77,38 @@ class JointDataModule(DataModule):
         self,
         dims: Dims = 2,
         noise: float = 0.0,
+        images: str | None = None,
         batch_size: int = 64,
         val_size: float | int = 0.1,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size, val_size, seed)
+        require(images != "", "images='': expected an image file, or a folder of them")
         require(dims in get_args(Dims), f"dims={dims}: expected 2, joints in pixels, or 3, in meters")
         require(0 <= noise < 1, f"noise={noise}: expected 0 or more and less than 1, the range of a pixel")
-        self.dims, self.noise = dims, noise
+        self.dims, self.noise, self.predict_path = dims, noise, images
+        self.predict_files: list[Path] = []
         self._bank: Tensor | None = None
 
     @property
     @abstractmethod
     def in_shape(self) -> tuple[int, int, int]:
         """Shape ``(C, H, W)`` of the network's input."""
+
+    @override
+    def setup(self, stage: str | None = None) -> None:
+        """Open what the stage needs."""
+        if stage != "predict" or self.predict_path is None:
+            super().setup(stage)
+            return
+        found = read_to_predict(Path(os.path.expanduser(self.predict_path)), self.in_shape, Reading())
+        self.predict_files = found.files
+        self.stores["predict"] = MemoryStore(found.images, unknown_labels(len(found.images), self.num_classes).packed())
+
+    @override
+    def name_of(self, index: int) -> str:
+        """Return the file of a predicted image, or its number in the test set."""
+        return printable(str(self.predict_files[index])) if self.predict_files else super().name_of(index)
 
     @property
     @override
@@ -97,7 +121,8 @@ class JointDataModule(DataModule):
         if isinstance(batch, JointBatch):
             return batch
         clean = batch.inputs.float() / 255
-        pictures = self.noisy(clean, batch.indices, batch.draws)
+        own = "predict" in self.stores
+        pictures = clean if own else self.noisy(clean, batch.indices, batch.draws)
         labels = JointLabels.unpacked(batch.labels)
         three = self.dims == 3
         return JointBatch(
@@ -153,3 +178,13 @@ class JointDataModule(DataModule):
         rows, columns = self.in_shape[1:]
         what = "pixels" if self.dims == 2 else "meters from the root"
         return f"{self.name}: {self.num_classes} joints in {what}, {rows}x{columns} images; {self.describe_splits()}"
+
+
+def unknown_labels(count: int, joints: int) -> JointLabels:
+    """Return the labels of bodies of which nothing is known."""
+    return JointLabels(
+        torch.full((count, joints, 2), torch.nan),
+        torch.full((count, joints, 3), torch.nan),
+        torch.zeros(count, joints, dtype=torch.bool),
+        torch.full((count,), torch.nan),
+    )
