@@ -58,6 +58,8 @@ def joint_figure(
         The figure.
     """
     views = _views(rows[0])
+    if all(bool(row.truth.isnan().all()) for row in rows):
+        views.pop("truth", None)
     bands, columns = -(-len(rows) // COLUMNS), min(len(rows), COLUMNS)
     across = max(columns, 3)
     width, height = TILE * across + 0.5, bands * (TILE * len(views) + 0.35) + 0.75
