@@ -14,6 +14,7 @@ from typing_extensions import override
 from capsule_lightning.data.loader import MemoryStore, StoredBatch
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.pictures import Reading
+from capsule_lightning.data.statistics import unit
 from capsule_lightning.data.targets import JointBatch
 from capsule_lightning.data.to_predict import read_to_predict
 from capsule_lightning.errors import InputError, printable, require
@@ -120,7 +121,7 @@ class JointDataModule(DataModule):
         """Add noise and sort the labels, on the device."""
         if isinstance(batch, JointBatch):
             return batch
-        clean = batch.inputs.float() / 255
+        clean = unit(batch.inputs)
         own = "predict" in self.stores
         pictures = clean if own else self.noisy(clean, batch.indices, batch.draws)
         labels = JointLabels.unpacked(batch.labels)
