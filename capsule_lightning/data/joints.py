@@ -73,6 +73,7 @@ class JointDataModule(DataModule):
     """
 
     name: str
+    for_task = "PoseTask"
 
     def __init__(
         self,

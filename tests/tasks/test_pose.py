@@ -17,6 +17,7 @@ from capsule_lightning.models.deca import DECANet
 from capsule_lightning.models.pose import Places
 from capsule_lightning.models.pose_capsnet import PoseCapsNet
 from capsule_lightning.routing.uniform import UniformRouting
+from capsule_lightning.tasks.classification import ClassificationTask
 from capsule_lightning.tasks.pose import PoseOutput, PoseTask
 
 ENCODER = partial(DECAEncoder, channels=(4, 8), kernel_size=3, strides=(2, 2), paddings=None, num_types=2, dim=4)
@@ -103,6 +104,11 @@ def test_distances_are_of_labeled_joints_alone() -> None:
     [
         (lambda: FiguresDataModule(**FIGURES, dims=3), task_of, r"dims=3 of the data.*--data\.dims 2"),
         (DigitsDataModule, task_of, "PoseTask needs joints, and DigitsDataModule has classes"),
+        (
+            lambda: FiguresDataModule(**FIGURES),
+            lambda: ClassificationTask(SHAPE, 15, net=partial(CapsNet, encoder=ENCODER, decoder=None)),
+            "ClassificationTask needs classes, and FiguresDataModule has none: give --model PoseTask",
+        ),
     ],
 )
 def test_data_without_its_joints_are_refused(data, task, told, tmp_path) -> None:
