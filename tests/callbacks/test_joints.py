@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from capsule_lightning.callbacks.joint_table import JointRow, joint_arrays, joint_text
 from capsule_lightning.callbacks.joints import JointFigures
@@ -86,3 +87,19 @@ def test_arrays_need_no_pickle(tmp_path) -> None:
         assert found["poses"].shape == (2, 3, 4)
         assert found["joint_names"].tolist() == ["x", "y", "z"]
         assert found["presence"].shape == (2, 3)
+
+
+@pytest.mark.nightly
+def test_a_run_is_drawn_and_its_predictions_are_written(run_main, tmp_path) -> None:
+    few = ("--data.clips=12", "--data.frames=2", "--data.batch_size=4", "--trainer.max_epochs=1", "--run_id=one")
+    folder = run_main("fit", "--config", "pose.yaml", *few) / "runs/pose/one"
+    for name in ("val_joints", "val_worst_joints", "test_joints", "test_worst_joints"):
+        assert (folder / "figures" / f"{name}.png").exists()
+    Image.new("L", (30, 20)).save(tmp_path / "body.png")
+    words = ("--ckpt_path", str(folder / "checkpoints/last.ckpt"), "--data.images", str(tmp_path / "body.png"))
+    run_main("predict", *words, "--output", str(tmp_path / "joints.csv"))
+    (found,) = csv.DictReader((tmp_path / "joints.csv").open(newline=""))
+    assert found["image"].endswith("body.png")
+    assert found["distance"] == ""
+    assert -100 < float(found["left_knee_x"]) < 100
+    assert (folder / "predict/figures/predict_joints.png").exists()

@@ -6,6 +6,7 @@ from math import cos, pi, radians, sin
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from capsule_lightning.data.figure_body import LENGTHS, LIMBS, NODES, NUMBERS, forward_kinematics, limbs_of, offsets_of
 from capsule_lightning.data.figure_depth import (
@@ -366,3 +367,19 @@ def test_joints_of_both_skeletons_have_bones_and_mirror_images() -> None:
         assert sorted(tuple(sorted((swapped[a], swapped[b]))) for a, b in bones) == sorted(
             tuple(sorted(bone)) for bone in bones
         )
+
+
+def test_pictures_of_ones_own_are_predicted_without_labels(tmp_path) -> None:
+    for number in range(3):
+        Image.new("L", (30, 20), 40 * number).save(tmp_path / f"{number}.png")
+    data = FiguresDataModule(**SMALL, images=str(tmp_path))
+    data.setup("predict")
+    (stored,) = data.predict_dataloader()
+    batch = data.on_after_batch_transfer(stored, 0)
+    assert batch.images.shape == (3, 1, 24, 24)
+    assert [round(255 * image.max().item()) for image in batch.images] == [0, 40, 80]  # without noise
+    assert batch.joints.isnan().all()
+    assert not batch.visible.any()
+    assert [data.name_of(n) for n in range(3)] == [str(tmp_path / f"{n}.png") for n in range(3)]
+    with pytest.raises(InputError, match=r"none\.png: no such file"):
+        FiguresDataModule(**SMALL, images=str(tmp_path / "none.png")).setup("predict")
