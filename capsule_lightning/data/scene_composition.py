@@ -176,9 +176,7 @@ class Canvas:
                 break
         return chosen, shares
 
-    def put(
-        self, owner: int, opacity: Tensor, color: Tensor, solid: Tensor, starts: Tensor, present: Tensor
-    ) -> None:
+    def put(self, owner: int, opacity: Tensor, color: Tensor, solid: Tensor, starts: Tensor, present: Tensor) -> None:
         """Put one object on each canvas, behind what is there.
 
         Args:

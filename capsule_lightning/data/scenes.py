@@ -247,5 +247,3 @@ def _scaled(images: Tensor, size: list[int]) -> Tensor:
     """Return images ``(N, A, h, w)`` uint8 of another size, antialiased."""
     scaled = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
     return scaled.round().clamp(0, 255).to(torch.uint8)
-
-
