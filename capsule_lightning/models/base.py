@@ -117,7 +117,11 @@ class CapsuleNet(nn.Module, ABC):
         poses = torch.cat([capsules.poses for capsules in found]).cpu()
         lengths = torch.cat([capsules.activations for capsules in found]).cpu()
         classes = lengths.argmax(dim=-1)
-        return Answers(classes, [self.class_names[number] for number in classes.tolist()], lengths, poses)
+        return Answers(classes, self.names_of(classes), lengths, poses)
+
+    def names_of(self, classes: Tensor) -> list[str]:
+        """Return the names of classes ``(B)``, one for each image."""
+        return [self.class_names[number] for number in classes.tolist()]
 
     def reconstruct(self, capsules: Capsules, labels: Tensor) -> Tensor | None:
         """Return pictures ``(B, C, H, W)`` in [0, 1] of the capsules of ``labels (B)``; None if there is no decoder."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
 from math import isqrt
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +50,14 @@ class Routing(nn.Module, ABC):
         vote_weights: K; ``num_in`` if nothing is shared.
         backend: how `forward` is computed; ``torch``, which means the plain functions, unless the class offers a
             choice.
+        routes_votes: whether the algorithm routes votes that were formed elsewhere, see `from_votes`.
 
     Raises:
         InputError: a size is below 1, or ``vote_weights`` does not divide ``num_in``.
     """
 
     backend: str = "torch"
+    routes_votes: ClassVar[bool] = False
 
     def __init__(
         self, num_in: int, dim_in: int, num_out: int, dim_out: int, *, vote_weights: int | None = None
@@ -104,6 +106,18 @@ class Routing(nn.Module, ABC):
         weight = getattr(self, "weight", None)
         shape = (self.vote_weights, self.num_out, self.dim_out, self.dim_in)
         return vote(poses, weight) if isinstance(weight, Tensor) and weight.shape == shape else None
+
+    def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
+        """Route votes that were not formed here, such as those of a convolution; for algorithms that ``routes_votes``.
+
+        Args:
+            votes: ``(..., I, J, E)``.
+            activations: ``(..., I)``, of the children.
+
+        Returns:
+            ``poses (..., J, E), activations (..., J)``, which `forward` returns if the votes are those of `votes`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not route votes that were formed elsewhere")
 
     def in_windows(
         self, windows: Windows, *, competition: CompetitionScope = "auto", coordinates: bool | None = None

@@ -85,6 +85,8 @@ class DynamicRouting(Routing):
         torch.Size([2, 10, 16])
     """
 
+    routes_votes = True
+
     def __init__(
         self,
         num_in: int,
@@ -114,6 +116,10 @@ class DynamicRouting(Routing):
         weight = own_vote_weight(self.weight, self.num_in)  # the fast paths take one row for each child
         parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
+
+    @override
+    def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
+        return Capsules.from_vectors(dynamic_routing(votes, self.iterations, self.bias, self.leaky, self.detach)[0])
 
     @override
     def couplings(self, capsules: Capsules) -> Tensor:

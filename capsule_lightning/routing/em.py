@@ -201,6 +201,8 @@ class EMRouting(MatrixRouting):
         torch.Size([2, 32, 16])
     """
 
+    routes_votes = True
+
     def __init__(
         self,
         num_in: int,
@@ -228,18 +230,21 @@ class EMRouting(MatrixRouting):
 
     @override
     def forward(self, capsules: Capsules) -> Capsules:
-        poses, activations, _ = self._route(capsules)
-        return Capsules(poses, activations)
+        return self.from_votes(self.votes(capsules.poses), capsules.activations)
+
+    @override
+    def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
+        return Capsules(*self._route(votes, activations)[:2])
 
     @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        return self._route(capsules)[2]
+        return self._route(self.votes(capsules.poses), capsules.activations)[2]
 
-    def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor, Tensor]:
+    def _route(self, votes: Tensor, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         unit_u, unit_a = (1.0, 1.0) if self.mode == "paper" else _OFFICIAL_UNITS
         return em_routing(
-            self.votes(capsules.poses),
-            capsules.activations,
+            votes,
+            activations,
             unit_u * self.beta_u,
             unit_a * self.beta_a,
             self.iterations,

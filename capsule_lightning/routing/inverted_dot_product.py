@@ -119,6 +119,8 @@ class InvertedDotProductRouting(Routing):
         torch.Size([2, 32, 16])
     """
 
+    routes_votes = True
+
     def __init__(
         self,
         num_in: int,
@@ -153,6 +155,15 @@ class InvertedDotProductRouting(Routing):
         parents = self._first_round(capsules.poses)
         if self.iterations > 1:
             parents = self._update(capsules.poses, parents, self.iterations - 1)
+        return self._capsules(parents)
+
+    @override
+    def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
+        norm = self.norm
+        parents = normalized_mean(votes.sum(dim=-3), norm.weight, norm.bias)
+        if self.iterations > 1:
+            rounds = self.iterations - 1
+            parents = inverted_dot_product_routing(votes, parents, norm.weight, norm.bias, rounds, self.scaled)[0]
         return self._capsules(parents)
 
     def update(self, children: Capsules, parents: Capsules | None = None) -> Capsules:

@@ -79,6 +79,8 @@ class SelfAttentionRouting(Routing):
         torch.Size([2, 10, 16])
     """
 
+    routes_votes = True
+
     def __init__(
         self,
         num_in: int,
@@ -103,6 +105,10 @@ class SelfAttentionRouting(Routing):
         if choose_backend(self.backend, capsules.poses, self.weight) == "blocked":
             return Capsules.from_vectors(blocked_self_attention_routing(capsules.poses, self.weight, self.prior))
         return Capsules.from_vectors(self._route(capsules)[0])
+
+    @override
+    def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
+        return Capsules.from_vectors(self_attention_routing(votes, self.prior)[0])
 
     @override
     def couplings(self, capsules: Capsules) -> Tensor:

@@ -118,6 +118,8 @@ class VariationalBayesRouting(MatrixRouting):
         torch.Size([2, 32, 16])
     """
 
+    routes_votes = True
+
     def __init__(
         self,
         num_in: int,
@@ -147,18 +149,22 @@ class VariationalBayesRouting(MatrixRouting):
 
     @override
     def forward(self, capsules: Capsules) -> Capsules:
-        means, scores, _ = self._route(capsules)
+        return self.from_votes(self.votes(capsules.poses), capsules.activations)
+
+    @override
+    def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
+        means, scores, _ = self._route(votes, activations)
         poses = normalize(means, self.pose_norm)
         return Capsules(poses, torch.sigmoid(normalize(scores.unsqueeze(-1), self.score_norm).squeeze(-1)))
 
     @override
     def couplings(self, capsules: Capsules) -> Tensor:
-        return self._route(capsules)[2]
+        return self._route(self.votes(capsules.poses), capsules.activations)[2]
 
-    def _route(self, capsules: Capsules) -> tuple[Tensor, Tensor, Tensor]:
+    def _route(self, votes: Tensor, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return variational_bayes_routing(
-            self.votes(capsules.poses),
-            capsules.activations,
+            votes,
+            activations,
             self.beta_u,
             self.beta_a,
             self.iterations,
