@@ -14,7 +14,7 @@ TRIES = 12
 OF_SCENE, OF_OBJECT = 2, 7 + 2 * TRIES
 """Random numbers of a scene (number of objects, background), and of each object in it."""
 CUTOUT, SIZE, ANGLE, DEPTH, COLOR, PLACES = 0, 1, 2, 3, 4, 7
-"""Where the random numbers of an object begin: which cut-out it is, ..., its three colors, the places that are tried."""
+"""Where the random numbers of an object begin: which cut-out it is, ..., three of its color, the places to try."""
 
 
 class Rules(NamedTuple):
@@ -43,7 +43,7 @@ class Rules(NamedTuple):
 
     def of_objects(self, draws: Tensor) -> Tensor:
         """Return the random numbers ``(B, N, OF_OBJECT)`` of the objects, of draws ``(B, K)``."""
-        return draws[:, OF_SCENE:].unflatten(1, (self.objects[1], OF_OBJECT))
+        return draws[:, OF_SCENE:].reshape(len(draws), self.objects[1], OF_OBJECT)
 
 
 class Scenes(NamedTuple):
@@ -99,7 +99,7 @@ def compose(cutouts: Tensor, draws: Tensor, rules: Rules, grounds: Tensor | None
 
     canvas = Canvas(batch, rules, opacity.shape[-1], opacity)
     room = (rules.side - (inner[..., 2:] - inner[..., :2])).clamp_min(0).unsqueeze(2)  # (B, N, 1, 2)
-    edges = (chance[..., PLACES:].unflatten(2, (TRIES, 2)) * (room + 1)).long()  # (B, N, T, 2), left and top of the box
+    edges = (torch.unflatten(chance[..., PLACES:], 2, (TRIES, 2)) * (room + 1)).long()  # (B, N, T, 2), left and top
     starts = edges - inner[:, :, None, :2]  # of the patch
     corners, shares = [], []
     for n in range(most):
@@ -201,7 +201,7 @@ class Canvas:
         """Return light ``(B, C, H, W)``, what shines through ``(B, 1, H, W)`` and owners ``(B, H, W)`` int64."""
         within = slice(self.width, self.width + self.side)
         light, clear, owners = (
-            each.unflatten(-1, (self.full, self.full))[..., within, within]
+            torch.unflatten(each, -1, (self.full, self.full))[..., within, within]
             for each in (self.light, self.clear, self.owners)
         )
         return light, clear.unsqueeze(1), owners.long()
@@ -231,7 +231,7 @@ def turned(cutouts: Tensor, size: Tensor, angle: Tensor, width: int) -> Tensor:
     row = cosine * down - sine * across + center[..., 1, None, None]
     grid = torch.stack([2 * column / columns - 1, 2 * row / rows - 1], dim=-1)  # (B, N, P, P, 2)
     found = F.grid_sample(cutouts.flatten(0, 1), grid.flatten(0, 1), align_corners=False)
-    return found.unflatten(0, cutouts.shape[:2])
+    return torch.unflatten(found, 0, cutouts.shape[:2])
 
 
 def tight_boxes(masks: Tensor) -> Tensor:

@@ -90,6 +90,6 @@ class SceneLoader(ExactLoader):
         assert draws is not None
         drawn = self.rules.of_objects(draws)[..., CUTOUT]
         chosen = self.pool[(drawn.double() * len(self.pool)).long()]  # (B, N)
-        cutouts = self.store.take(chosen.flatten()).unflatten(0, chosen.shape)
+        cutouts = torch.unflatten(self.store.take(chosen.flatten()), 0, chosen.shape)
         grounds = None if self.grounds is None else self.grounds[(draws[:, 1].double() * len(self.grounds)).long()]
         return SceneParts(cutouts, self.store.labels[chosen], indices, draws, grounds)  # type: ignore[return-value]

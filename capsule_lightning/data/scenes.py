@@ -14,22 +14,24 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from capsule_lightning.data.annotated import AnnotatedDataModule
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_files import read_images
 from capsule_lightning.data.image_trees import find_images
-from capsule_lightning.data.loader import MemoryStore
-from capsule_lightning.data.module import DataModule, Split
+from capsule_lightning.data.loader import ExactLoader, MemoryStore, StoredBatch
+from capsule_lightning.data.module import Split
+from capsule_lightning.data.pictures import MOST_PIXELS, Reading
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.scene_composition import Rules, compose, tight_boxes
 from capsule_lightning.data.scene_loader import SceneLoader, SceneParts
-from capsule_lightning.data.targets import ABSENT, SceneBatch
+from capsule_lightning.data.targets import ABSENT, IGNORE, SceneBatch
 from capsule_lightning.errors import InputError, require
 
 _SHARE = 5  # one photograph of so many is for tests, another one for validation
 
 
-class ScenesDataModule(DataModule):
+class ScenesDataModule(AnnotatedDataModule):
     """Composites of cut-outs at random places, sizes, angles and depths on a canvas, made on the device.
 
     Scene n is a function of ``seed``, n and the epoch alone, on any number of processes and after an interruption.
@@ -59,6 +61,7 @@ class ScenesDataModule(DataModule):
         batch_size: scenes a step, of all processes together.
         val_size: cut-outs held out of the training set for validation, a number or a fraction; 0 to train on all.
         seed: seed of scenes and split; null for that of ``seed_everything``, or else 0.
+        images, background, invert, max_pixels: see `ImageDataModule`.
 
     Raises:
         InputError: values out of range; what the data set of the cut-outs refuses; no photographs.
@@ -85,8 +88,12 @@ class ScenesDataModule(DataModule):
         batch_size: int = 64,
         val_size: float | int = 0.1,
         seed: int | None = None,
+        images: str | None = None,
+        background: str = "black",
+        invert: bool = False,
+        max_pixels: int = MOST_PIXELS,
     ) -> None:
-        super().__init__(batch_size, val_size, seed)
+        super().__init__(batch_size, val_size, seed, images, Reading(background, invert, max_pixels))
         for name, number in {"scenes": scenes, "val_scenes": val_scenes, "test_scenes": test_scenes}.items():
             require(number >= 1, f"{name}={number}: expected at least 1")
         require(image_size >= 8, f"image_size={image_size}: expected at least 8 pixels")
@@ -123,14 +130,9 @@ class ScenesDataModule(DataModule):
         self.counts = {"val": val_scenes, "test": test_scenes}
         objects, sizes = (min_objects, max_objects), (min_size, max_size)
         self.rules = Rules(image_size, channels, objects, sizes, degrees, occlusion)
+        self.shape = (channels, image_size, image_size)
         self.backgrounds = None if backgrounds is None else Path(os.path.expanduser(backgrounds))
         self._photographs: Tensor | None = None
-
-    @property
-    @override
-    def in_shape(self) -> tuple[int, int, int]:
-        """Shape ``(C, H, W)`` of the canvas."""
-        return self.rules.channels, self.rules.side, self.rules.side
 
     @property
     @override
@@ -160,8 +162,8 @@ class ScenesDataModule(DataModule):
         longest, most = max(images.shape[-2:]), round(1.5 * self.rules.sizes[1])
         if longest > most:
             size = [max(1, round(side * most / longest)) for side in images.shape[-2:]]
-            images = torch.cat([_scaled(part, size) for part in images.split(4096)])
-        boxes = torch.cat([tight_boxes(part[:, -1] > 127) for part in images.split(4096)])
+            images = torch.cat([_scaled(part, size) for part in torch.split(images, 4096)])
+        boxes = torch.cat([tight_boxes(part[:, -1] > 127) for part in torch.split(images, 4096)])
         empty = (boxes[:, 2] == 0).nonzero()[:, 0]
         if len(empty):
             raise InputError(
@@ -181,7 +183,9 @@ class ScenesDataModule(DataModule):
             self._photographs = self._read_photographs(self.backgrounds)
 
     @override
-    def loader(self, split: str, subset: Tensor | None = None, training: bool = False) -> SceneLoader:
+    def loader(self, split: str, subset: Tensor | None = None, training: bool = False) -> ExactLoader:
+        if split == "predict":
+            return super().loader(split, subset)
         store, (rank, world_size) = self.placed(split), self.process
         part = "train" if training else "test" if split == "test" else "val"
         return SceneLoader(
@@ -199,10 +203,12 @@ class ScenesDataModule(DataModule):
         )
 
     @override
-    def on_after_batch_transfer(self, batch: SceneParts | SceneBatch, dataloader_idx: int) -> SceneBatch:
+    def on_after_batch_transfer(self, batch: SceneParts | StoredBatch | SceneBatch, dataloader_idx: int) -> SceneBatch:
         """Put the scenes together, on the device."""
         if isinstance(batch, SceneBatch):
             return batch
+        if not isinstance(batch, SceneParts):
+            return unknown_scenes(batch)
         grounds = None if batch.grounds is None else batch.grounds.float() / 255
         made = compose(batch.inputs.float() / 255, batch.draws, self.rules, grounds)
         labels = torch.where(made.present, batch.labels, ABSENT)
@@ -237,10 +243,19 @@ class ScenesDataModule(DataModule):
         files = find_images(folder).images
         require(
             len(files) >= _SHARE,
-            f"backgrounds={folder}: {len(files)} photographs, expected at least {_SHARE}: one of five is for tests, and "
-            "one for validation",
+            f"backgrounds={folder}: {len(files)} photographs, expected at least {_SHARE}: one of five is for tests, "
+            "and one for validation",
         )
         return read_images(files, self.in_shape, resize=True)
+
+
+def unknown_scenes(batch: StoredBatch) -> SceneBatch:
+    """Return pictures of one's own as scenes of which nothing is known."""
+    pictures = batch.inputs.float() / 255
+    masks = torch.full_like(pictures[:, 0], IGNORE, dtype=torch.int64)
+    labels = torch.full_like(batch.labels, ABSENT).unsqueeze(1)
+    boxes, poses = pictures.new_zeros(len(labels), 1, 4), pictures.new_zeros(len(labels), 1, 5)
+    return SceneBatch(pictures, pictures, masks, boxes, labels, labels >= 0, poses, batch.indices)
 
 
 def _scaled(images: Tensor, size: list[int]) -> Tensor:

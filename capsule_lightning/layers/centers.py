@@ -113,7 +113,8 @@ def center_targets(
     aside = (middle[:rows] >= top) & (middle[:rows] < bottom)
     masses = along.unsqueeze(-2) & aside.unsqueeze(-1) & ((labels >= 0) & crowd)[..., None, None]
     counts = (~masses.any(dim=1) | (heat == 1).any(dim=1)).to(heat.dtype)
-    return CenterTargets(heat, counts, cells, extents * present[..., None], (centers - whole) * present[..., None], present)
+    here = present.unsqueeze(-1)
+    return CenterTargets(heat, counts, cells, extents * here, (centers - whole) * here, present)
 
 
 @full_precision
@@ -130,7 +131,7 @@ def find_boxes(heat: Tensor, sizes: Tensor, offsets: Tensor, stride: int, most: 
     Returns:
         The boxes; what is no peak has score 0.
     """
-    batch, _, rows, columns = heat.shape
+    rows, columns = heat.shape[-2:]
     peaks = torch.where(F.max_pool2d(heat, 3, stride=1, padding=1) == heat, heat, 0)
     scores, places = peaks.flatten(1).topk(min(most, peaks[0].numel()))
     labels, cells = places // (rows * columns), places % (rows * columns)

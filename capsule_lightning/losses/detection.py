@@ -55,8 +55,8 @@ def center_margin_loss(
     Returns:
         Scalar; N is the number of centers in the batch, 1 if there is none.
 
-    Source: Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017, Eq. 4, with the weights of `focal_loss`
-    near centers.
+    Source: Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017, Eq. 4; near centers with the weights
+    of `focal_loss`.
     """
     center = (target == 1).to(heat)
     losses = center * F.relu(m_plus - heat).square()

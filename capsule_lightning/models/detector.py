@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import log
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ class Detector(nn.Module, ABC):
         return self.maps(images)
 
 
-def trunk_to_cells(in_channels: int, stem: int, planes: tuple[int, ...] | list[int], blocks: list[int]) -> ResidualTrunk:
+def trunk_to_cells(in_channels: int, stem: int, planes: Sequence[int], blocks: Sequence[int]) -> ResidualTrunk:
     """Return a residual trunk whose first two stages halve the image, so that its places are cells.
 
     Raises:

@@ -41,20 +41,23 @@ def descriptors(votes: Tensor, activations: Tensor) -> Tensor:
 class SERouting(Routing):
     """Routing in one pass: couplings that two dense layers find from what all positions say about a pair of types.
 
-    The descriptors of each pair of child and parent are averaged over the positions that share a vote matrix, see
-    ``vote_weights``, and over those of the map, see ``map_dims``. A dense layer with ReLU and another one give the
-    logits of the couplings, which are therefore the same at all these positions; poses are squashed sums of votes. The
-    dense layers have ``4 (K J)^2 / ratio`` weights and more: this routing is for few types, K.
+    The descriptors of each pair of child and parent are averaged over the positions of a map, see ``map_dims``. A dense
+    layer with ReLU and another one give the logits of the couplings, which are therefore the same at all positions;
+    poses are squashed sums of votes. The dense layers have ``4 (I J)^2 / ratio`` weights and more: this routing is for
+    few children.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
         ratio: how much narrower the first dense layer is than its input, r in Hu et al.
         map_dims: leading dimensions next to the children that are the positions of one map, 2 for rows and columns,
             which share their couplings; 0 if the leading dimensions are free.
+        bias: learn a bias ``(J, E)`` on the parents' inputs, initially 0.1, as SegCaps does.
 
     Raises:
         InputError: ``ratio`` is below 1, or ``map_dims`` is negative.
     """
+
+    routes_votes = True
 
     def __init__(
         self,
@@ -66,22 +69,27 @@ class SERouting(Routing):
         vote_weights: int | None = None,
         ratio: int = 4,
         map_dims: int = 0,
+        bias: bool = False,
     ) -> None:
         super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
         require(ratio >= 1, f"SERouting: ratio={ratio}: expected at least 1")
         require(map_dims >= 0, f"SERouting: map_dims={map_dims}: expected 0 or more")
-        self.map_dims = map_dims
+        self.map_dims, self.of_whole_maps = map_dims, map_dims > 0
         self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in)
-        pairs = self.vote_weights * num_out
+        self.bias = nn.Parameter(torch.full((num_out, dim_out), 0.1)) if bias else None
+        pairs = num_in * num_out
         self.excite = nn.Sequential(
             nn.Linear(2 * pairs, max(1, 2 * pairs // ratio)), nn.ReLU(), nn.Linear(max(1, 2 * pairs // ratio), pairs)
         )
 
     @override
     def forward(self, capsules: Capsules) -> Capsules:
-        votes = vote(capsules.poses, self.weight)
-        couplings = self._couplings(votes, capsules.activations)
-        return Capsules.from_vectors(squash(torch.einsum("...ij,...ije->...je", couplings, votes.to(couplings))))
+        return self.from_votes(vote(capsules.poses, self.weight), capsules.activations)
+
+    @override
+    def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
+        couplings = self._couplings(votes, activations)
+        return Capsules.from_vectors(squashed_sum(couplings, votes, self.bias))
 
     @override
     def couplings(self, capsules: Capsules) -> Tensor:
@@ -90,11 +98,20 @@ class SERouting(Routing):
 
     def _couplings(self, votes: Tensor, activations: Tensor) -> Tensor:
         found = descriptors(votes, activations)  # (..., I, J, 2)
-        groups, types = self.num_in // self.vote_weights, self.vote_weights
-        squeezed = found.reshape(*found.shape[:-3], groups, types, self.num_out, 2).mean(dim=-4)
         if self.map_dims:
-            squeezed = squeezed.mean(dim=tuple(range(-3 - self.map_dims, -3)), keepdim=True)
-        logits = self.excite(squeezed.flatten(-3)).reshape(*squeezed.shape[:-1])  # (..., K, J)
-        couplings = coupling_coefficients(logits)
-        couplings = couplings.repeat(*[1] * (couplings.ndim - 2), groups, 1)  # children of a type are K apart
-        return couplings.expand(*activations.shape, self.num_out)
+            found = found.mean(dim=tuple(range(-3 - self.map_dims, -3)), keepdim=True)
+        logits = self.excite(found.flatten(-3)).view(found.shape[:-1])  # (..., I, J)
+        return coupling_coefficients(logits).expand(votes.shape[:-1])
+
+
+@full_precision
+def squashed_sum(couplings: Tensor, votes: Tensor, bias: Tensor | None) -> Tensor:
+    """Return parents ``(..., J, E)``, ``squash(sum_i c[i, j] v[i, j] + b[j])``.
+
+    Args:
+        couplings: ``(..., I, J)``.
+        votes: ``(..., I, J, E)``.
+        bias: ``(J, E)``; None for none.
+    """
+    s = torch.einsum("...ij,...ije->...je", couplings, votes)
+    return squash(s if bias is None else s + bias)
