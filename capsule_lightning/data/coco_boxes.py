@@ -45,7 +45,8 @@ def read_coco(path: Path, pictures: Path | None = None) -> BoxSet:
         key, category = whole(annotation, "image_id", source), whole(annotation, "category_id", source)
         require(key in images, f"{source}.image_id={key}: there is no image of this id")
         require(category in names, f"{source}.category_id={category}: there is no category of this id")
-        box, crowd = annotation.get("bbox"), annotation.get("iscrowd", 0)
+        box: Any = annotation.get("bbox")
+        crowd = annotation.get("iscrowd", 0)
         require(
             isinstance(box, list) and len(box) == 4,
             f"{source}.bbox={str(box)[:80]}: expected four numbers, left, top, width and height",

@@ -44,8 +44,8 @@ class CenterCapsNet(Detector):
         dim: their dimensions.
         kernel_size: rows and columns of the kernel of the convolutional capsules, odd.
         routing: of the convolutional and the presence capsules, see `SharedKernelCapsules`. Its parents should not be
-            silent before training, as the bias of dynamic routing and of SE-routing makes sure; ``iterations: 1`` of the
-            former is the control with uniform couplings.
+            silent before training, as the bias of dynamic routing and of SE-routing makes sure. Dynamic routing of one
+            iteration is the control with uniform couplings.
         presence_dim: dimensions of a presence capsule.
         instantiation_dim: dimensions of an instantiation capsule.
         recompute: route again in the backward pass instead of keeping the votes: for large images, less memory and more

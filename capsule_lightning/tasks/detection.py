@@ -5,7 +5,7 @@ Zhou, Wang & Kraehenbuehl, Objects as Points, 2019 (arXiv 1904.07850), section 4
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -101,7 +101,8 @@ class DetectionTask(Task):
 
     @override
     def output(self, batch: HasBoxes) -> CenterMaps:
-        return self(batch.images)
+        maps: CenterMaps = self(batch.images)
+        return maps
 
     @override
     def losses(self, output: CenterMaps, batch: HasBoxes) -> dict[str, Tensor]:
@@ -153,8 +154,8 @@ def images_of(found: Boxes) -> Images:
 
 def truth_of(batch: HasBoxes) -> Images:
     """Return the true boxes of each image as torchmetrics takes them."""
-    here: Sequence[Tensor] = batch.labels >= 0
+    here = batch.labels >= 0
     return [
         {"boxes": batch.boxes[n][there], "labels": batch.labels[n][there], "iscrowd": batch.crowd[n][there].long()}
-        for n, there in enumerate(here)
+        for n, there in enumerate(here.unbind())
     ]
