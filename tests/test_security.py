@@ -44,6 +44,14 @@ HELD_BY = {
         "data/test_image_files.py::test_pixels_are_bounded_before_they_are_decoded",
         "data/test_prepared.py::test_a_header_is_not_believed",
     ),
+    "Numbers and text; nothing is unpickled": (
+        "data/test_image_arrays.py::test_what_cannot_be_used_is_refused_in_one_line",
+    ),
+    "An archive or a table that would unpack": (
+        "data/test_named_arrays.py::test_an_archive_that_would_fill_the_memory_is_refused_before_anything_is_unpacked",
+        "data/test_label_tables.py::test_what_would_fill_the_memory_is_refused_before_it_is_unfolded",
+    ),
+    "Images that a table lists must lie in its folder": ("data/test_image_table.py::test_faults_are_named",),
     "A class must fit its place": (
         HARM,
         "components/test_run_config.py::test_classes_of_the_users_own_are_taken_from_outside_any_run",

@@ -16,9 +16,11 @@ class Augmentation(ABC):
 
     Attributes:
         num_draws: uniform random numbers that it needs for each image, K.
+        mixes: whether a training image is mixed with another one, see `mix`.
     """
 
     num_draws: int = 0
+    mixes: bool = False
 
     def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Return the shape that images of ``shape`` (C, H, W) have afterwards; refuse those that do not fit."""
@@ -27,6 +29,19 @@ class Augmentation(ABC):
     @abstractmethod
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """Change images ``(B, C, H, W)``, float in [0, 1], as draws ``(B, K)`` in [0, 1) decide."""
+
+    def mix(self, first: Tensor, second: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix pairs of images that `train` has changed; only asked for if it ``mixes``.
+
+        Args:
+            first: ``(B, C, H, W)``, float in [0, 1].
+            second: ``(B, C, H, W)``, their partners.
+            draws: ``(B, K)`` in [0, 1), those of the first.
+
+        Returns:
+            The mixed images ``(B, C, H, W)``, and the shares ``(B)`` in [0, 1] that the first have in them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} mixes images: implement `mix`")
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Return images ``(B, C, H, W)`` for evaluation, without randomness."""

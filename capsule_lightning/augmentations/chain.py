@@ -18,12 +18,18 @@ class Chain(Augmentation):
     """Several augmentations one after the other, each with random numbers of its own.
 
     Args:
-        steps: the augmentations, in order.
+        steps: the augmentations, in order. One that mixes images comes last.
+
+    Raises:
+        InputError: one that mixes images is not the last.
     """
 
     def __init__(self, steps: Sequence[Callable[[], Augmentation]]) -> None:
         self.steps = [step() for step in steps]
         self.num_draws = sum(step.num_draws for step in self.steps)
+        mixing = [type(step).__name__ for step in self.steps[:-1] if step.mixes]
+        require(not mixing, f"Chain: steps: {', '.join(mixing)} mixes images that are changed before: put it last")
+        self.mixes = bool(self.steps) and self.steps[-1].mixes
 
     @override
     def out_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -38,6 +44,11 @@ class Chain(Augmentation):
         for step, share in zip(self.steps, shares, strict=True):
             images = step.train(images, share)
         return images
+
+    @override
+    def mix(self, first: Tensor, second: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        last = self.steps[-1]
+        return last.mix(first, second, draws[:, self.num_draws - last.num_draws :])
 
     @override
     def evaluate(self, images: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TypeVar
 
 import lightning as L
-from torch import distributed
+import torch
+from torch import Tensor, distributed
 
 Each = TypeVar("Each")
 
@@ -20,6 +21,31 @@ def offers(values: object, *fields: str) -> bool:
         (True, False)
     """
     return all(getattr(values, field, None) is not None for field in fields)
+
+
+def confidences(activations: Tensor, classes: Tensor) -> Tensor:
+    """Return the activation of the least certain of the predicted classes of each image.
+
+    If an image has none, it is 1 less the greatest of all.
+
+    Args:
+        activations: ``(B, J)`` in [0, 1].
+        classes: ``(B, L)`` int64, -1 in places without a class.
+
+    Returns:
+        ``(B)``.
+
+    Example:
+        >>> confidences(torch.tensor([[0.5, 0.75], [0.25, 0.0]]), torch.tensor([[0, 1], [-1, -1]]))
+        tensor([0.5000, 0.7500])
+    """
+    found = torch.where(classes < 0, torch.inf, activations.gather(1, classes.clamp_min(0))).amin(dim=1)
+    return torch.where(found.isinf(), 1 - activations.amax(dim=1), found)
+
+
+def named(classes: list[int]) -> list[int]:
+    """Return classes without the places that have none, which are -1."""
+    return [each for each in classes if each >= 0]
 
 
 def of_all_processes(trainer: L.Trainer, rows: list[Each]) -> list[Each]:

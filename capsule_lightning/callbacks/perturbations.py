@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.callbacks.collected import offers
@@ -44,7 +45,8 @@ class PerturbationFigures(SparseFigures):
             and batch.labels.ndim == 1
             and bool((batch.labels >= 0).all())
         ):
-            self._first = ImageBatch(*(part[: self.count] for part in batch))
+            tensors: tuple[Tensor, ...] = batch[:4]
+            self._first = ImageBatch(*(part[: self.count] for part in tensors))  # type: ignore[arg-type]
 
     @override
     def draw_kept(self, trainer: L.Trainer, task: L.LightningModule, stage: str, when: str) -> None:

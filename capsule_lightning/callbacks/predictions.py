@@ -12,7 +12,7 @@ import torch
 from typing_extensions import override
 
 from capsule_lightning.callbacks.calibration import Calibrated, Calibration
-from capsule_lightning.callbacks.collected import of_all_processes, offers
+from capsule_lightning.callbacks.collected import confidences, named, of_all_processes, offers
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.trained_on import TrainedOn, unlike_training
 from capsule_lightning.runs.csv_text import csv_text
@@ -61,7 +61,8 @@ class PredictionTable(L.Callback):
     confidence is the length of the predicted capsule. Of a checkpoint that holds what `Calibration` has learned there
     are also the probability of the predicted class, and the set of classes that holds the true one as often as was
     asked for. If an image has several labels, they and their predictions share a cell, and the confidence is that of
-    the least certain one. Predictions without ``classes`` and ``activations`` are left out.
+    the least certain one; if none is predicted, it is 1 less the greatest length. Predictions without ``classes`` and
+    ``activations`` are left out.
 
     Args:
         output: file of the table, a ``.csv``; null for ``predictions.csv`` in the folder of the command.
@@ -87,7 +88,7 @@ class PredictionTable(L.Callback):
             batch.indices.tolist(),
             labels.tolist(),
             classes.tolist(),
-            outputs.activations.gather(1, classes).amin(dim=1).tolist(),
+            confidences(outputs.activations, classes).tolist(),
             outputs.errors.tolist() if offers(outputs, "errors") else [None] * count,
             batch.pictures.reshape(count, -1).mean(dim=1).tolist(),
             outputs.activations.tolist(),
@@ -188,9 +189,9 @@ def shown(rows: Sequence[Row], names: Sequence[str], class_names: Sequence[str],
     ]
     if len(rows) > most:
         lines.append(f"... and {len(rows) - most:,} more")
-    labeled = [row for row in rows if min(row.labels) >= 0]
+    labeled = [row for row in rows if len(row.labels) > 1 or row.labels[0] >= 0]
     if labeled:
-        right = sum(row.labels == row.classes for row in labeled)
+        right = sum(named(row.labels) == named(row.classes) for row in labeled)
         lines.append(f"accuracy: {100 * right / len(labeled):.2f} % ({right:,} of {len(labeled):,})")
     return lines
 

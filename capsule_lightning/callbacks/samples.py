@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.callbacks.collected import of_all_processes, offers
+from capsule_lightning.callbacks.collected import confidences, named, of_all_processes, offers
 from capsule_lightning.callbacks.informing import Informing
 from capsule_lightning.data.base import ImageBatch, ImageDataModule
 from capsule_lightning.errors import require
@@ -115,8 +115,8 @@ def table_loggers(trainer: L.Trainer) -> list[Any]:
 def samples(prediction: Prediction, batch: ImageBatch) -> list[Sample]:
     """Return all images of a batch, without their pictures."""
     labels, classes = (each.reshape(len(each), -1) for each in (batch.labels, prediction.classes))  # (B, L)
-    confidences = prediction.activations.float().gather(1, classes).amin(dim=1)  # (B)
-    columns = (batch.indices.tolist(), labels.tolist(), classes.tolist(), confidences.tolist())
+    sure = confidences(prediction.activations.float(), classes)
+    columns = (batch.indices.tolist(), map(named, labels.tolist()), map(named, classes.tolist()), sure.tolist())
     return [Sample(number, true, said, sure, []) for number, true, said, sure in zip(*columns, strict=True)]
 
 
@@ -125,7 +125,7 @@ def drawn(prediction: Prediction, batch: ImageBatch, chosen: list[int]) -> list[
 
     If an image has several objects, their reconstructions are laid on top of each other.
     """
-    several = batch.labels.ndim > 1
+    several = batch.pictures.ndim > 4
     columns = [(batch.images if several else batch.pictures)[chosen]]
     if offers(prediction, "reconstructions"):
         found = prediction.reconstructions[chosen]  # type: ignore[index]

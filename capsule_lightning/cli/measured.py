@@ -103,7 +103,7 @@ def with_pictures(given: Words, base: Mapping[str, Any] | None, checkpoint: str)
     usual = modernized(base.get("data") or {}).get("class_path")
     reads = usual is None or "images" in arguments(find_class(str(usual), Slot((DataModule,))))
     require(
-        reads and (about is None or about.num_labels == 1),
+        reads and (about is None or about.num_labels in (0, 1)),
         f"data.images={given.option('data.images')}: {checkpoint} names several objects in an image, and pictures of "
         "one's own are for networks of one class an image; leave --data.images out to predict the test set",
     )
@@ -134,6 +134,7 @@ def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
         "normalization": about.normalization,
         "mean": mean,
         "deviation": deviation,
+        "value_range": about.value_range,
         "augmentation": augmentation,
         "batch_size": trained.get("batch_size", 128),
         **{name: trained[name] for name in READ_AS if name in trained},

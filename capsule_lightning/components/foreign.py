@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from capsule_lightning.components.names import modern_path
+from capsule_lightning.components.slots import arguments
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.shipped import PROGRAM
 
@@ -18,28 +19,43 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def require_harmless(value: object, kinds: tuple[type, ...]) -> None:
+def require_harmless(value: object, kinds: tuple[type, ...], is_text: bool = False) -> None:
     """Refuse all but numbers, words, and classes of some kinds.
 
     Args:
         value: of a configuration from elsewhere.
         kinds: what the classes that it names must derive from.
+        is_text: whether it is given to an argument that takes text alone, in which a word may have dots, such as
+            ``resnet18.a1_in1k``.
 
     Raises:
         InputError: the value holds anything that could be taken for code to call, or for a file to read.
     """
     if isinstance(value, dict):
+        texts: set[str] = set()
         if "class_path" in value:
             require(set(value) <= {"class_path", "init_args"}, f"{value!r}: expected class_path and init_args")
-            known_class(str(value["class_path"]), kinds, "a network or of its evaluation")
-        for key, each in value.items():
+            texts = _text_arguments(known_class(str(value["class_path"]), kinds, "a network or of its evaluation"))
+        given = value.get("init_args")
+        for key, each in (given if texts and isinstance(given, dict) else value).items():
             if key != "class_path":
-                require_harmless(each, kinds)
+                require_harmless(each, kinds, key in texts)
     elif isinstance(value, list):
         for each in value:
             require_harmless(each, kinds)
     elif isinstance(value, str):
-        require(re.fullmatch(r"[\w -]*", value), f"{value!r} is neither a number nor a word")
+        words = r"[\w -]+(\.[\w -]+)*|" if is_text else r"[\w -]*"
+        require(re.fullmatch(words, value), f"{value!r} is neither a number nor a word")
+
+
+def _text_arguments(cls: Any) -> set[str]:
+    """Return the arguments of a module that take text and nothing else, and from which it opens no file."""
+    from torch import nn
+
+    if not issubclass(cls, nn.Module):
+        return set()
+    texts = {name for name, each in arguments(cls).items() if each.annotation in (str, str | None)}
+    return texts - set(getattr(cls, "starts_from", ()))
 
 
 def component(slot: object, kinds: tuple[type, ...]) -> Callable[..., nn.Module]:

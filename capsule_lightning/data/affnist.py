@@ -22,6 +22,7 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import Shift, shift
 from capsule_lightning.data import prepared
 from capsule_lightning.data.base import Normalization
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.loader import ExactLoader, MemoryStore
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.module import Split
@@ -79,6 +80,7 @@ class AffNISTDataModule(NamedDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
     ) -> None:
         super().__init__(
             root,
@@ -95,6 +97,7 @@ class AffNISTDataModule(NamedDataModule):
             max_pixels,
             skip_damaged,
             balanced,
+            fit,
         )
         require(test_on in get_args(TestSet), f"test_on={test_on!r}: expected one of {', '.join(get_args(TestSet))}")
         self.test_on = test_on

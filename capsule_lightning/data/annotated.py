@@ -67,6 +67,6 @@ class AnnotatedDataModule(DataModule):
     def _own_pictures(self, path: Path) -> Store:
         own = read_own_pictures(path, self.shape, self.reading)
         self.predict_files = own.files
-        for line in describe_facts({"predict": own.facts}, self.reading.background):
+        for line in describe_facts({"predict": own.facts}, self.reading, self.shape[0]):
             rank_zero_info(line)
         return unlabeled(own.images)

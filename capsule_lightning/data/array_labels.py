@@ -20,23 +20,43 @@ class Labels(NamedTuple):
         title: of their array, for messages.
         values: ``(N)``, whole numbers or words.
         num_columns: J, if the array had a column for each class; else None.
+        present: ``(N, J)`` bool, which classes each example has, if the array had a column for each; else None.
     """
 
     title: str
     values: np.ndarray
     num_columns: int | None
+    present: np.ndarray | None = None
+
+    @property
+    def most(self) -> int:
+        """Most classes of an example, at least 1."""
+        return 1 if self.present is None else max(1, int(self.present.sum(axis=1).max()))
+
+    @property
+    def is_single(self) -> bool:
+        """Whether each example has exactly one class."""
+        return self.present is None or bool((self.present.sum(axis=1) == 1).all())
+
+    def padded(self, width: int) -> Tensor:
+        """Return the classes of each example ``(N, width)`` int64, ascending, and -1 in the places that are left."""
+        assert self.present is not None
+        here = torch.from_numpy(self.present)
+        places = (~here).long().argsort(dim=1, stable=True)[:, :width]
+        return torch.where(here.gather(1, places), places, -1)
 
     def some(self, places: Tensor) -> Labels:
         """Return those at places ``(M)`` int64."""
-        return self._replace(values=self.values[places.numpy()])
+        present = None if self.present is None else self.present[places.numpy()]
+        return self._replace(values=self.values[places.numpy()], present=present)
 
 
 def read_labels(array: StoredArray) -> Labels:
     """Read labels.
 
     Args:
-        array: ``(N)`` or ``(N, 1)``, whole numbers, also as floats, or words; or ``(N, J)`` with a 1 for the class of
-            each example and 0 elsewhere.
+        array: ``(N)`` or ``(N, 1)``, whole numbers, also as floats, or words; or ``(N, J)`` with a 1 for each class of
+            an example and 0 elsewhere.
 
     Raises:
         InputError: they are something else.
@@ -46,20 +66,15 @@ def read_labels(array: StoredArray) -> Labels:
         f"{array.title}: holds {array.shape} {array.dtype}; expected a whole number or a word for each image",
     )
     values = array.read()
-    num_columns = None
+    num_columns, present = None, None
     if values.ndim == 2 and values.shape[1] > 1:
         words = values.dtype.kind in "US"
         require(
             not words and np.isin(values, (0, 1)).all(),
-            f"{array.title}: has {values.shape[1]} columns; expected one, or a 1 for the class of each image and 0 "
+            f"{array.title}: has {values.shape[1]} columns; expected one, or a 1 for each class of an image and 0 "
             "elsewhere",
         )
-        require(
-            (values.sum(axis=1, dtype=np.int64) == 1).all(),
-            f"{array.title}: gives some images several of {values.shape[1]} classes, or none, which is not supported "
-            "yet; keep images of one class, or make one label of them",
-        )
-        num_columns, values = values.shape[1], values.argmax(axis=1)
+        num_columns, present, values = values.shape[1], values.astype(bool), values.argmax(axis=1)
     values = values.reshape(len(values))
     if values.dtype.kind == "S":
         values = np.char.decode(values, "utf-8", "backslashreplace")
@@ -70,7 +85,7 @@ def read_labels(array: StoredArray) -> Labels:
         wrong = values[~((np.abs(values) < 2**53) & (values == np.rint(values)))]
         if len(wrong):
             raise InputError(f"{array.title}: has {wrong[0]}; expected whole numbers or words; make classes of them")
-    return Labels(array.title, values if values.dtype.kind == "U" else values.astype(np.int64), num_columns)
+    return Labels(array.title, values if values.dtype.kind == "U" else values.astype(np.int64), num_columns, present)
 
 
 class Classes(NamedTuple):
@@ -100,6 +115,30 @@ class Classes(NamedTuple):
                 f"on has; expected {some_of([str(each) for each in self.values])}; add such images, or take these out"
             )
         return self.numbers[torch.from_numpy(np.searchsorted(self.values, labels.values))]
+
+
+def classes_of_columns(labels: Labels, class_names: Sequence[str] | None) -> Classes:
+    """Return the classes of examples that may have any number of them, which are the columns of the array.
+
+    Args:
+        labels: of the images to train on.
+        class_names: of the columns; None for their numbers.
+
+    Raises:
+        InputError: there is no column for each class, or there are more or fewer names.
+    """
+    require(
+        labels.num_columns is not None,
+        f"{labels.title}: has one label for each image; expected a column of 0 and 1 for each class, as "
+        "several_labels=true",
+    )
+    names = [str(n) for n in (range(labels.num_columns or 0) if class_names is None else class_names)]
+    require(
+        len(names) == labels.num_columns and len(set(names)) == len(names),
+        f"class_names={some_of(names)}: {len(names)} names for the {labels.num_columns} columns of {labels.title}; "
+        "expected a different one for each",
+    )
+    return Classes(np.arange(len(names)), torch.arange(len(names)), names)
 
 
 def classes_of(labels: Labels, class_names: Sequence[str] | None) -> Classes:

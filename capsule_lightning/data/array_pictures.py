@@ -1,4 +1,4 @@
-"""Arrays as the pictures that data modules keep: ``(N, C, H, W)`` uint8, whatever layout and type they have."""
+"""Arrays as the pictures that data modules keep, ``(N, C, H, W)``, whatever layout and type they have."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from capsule_lightning.data.deep_pictures import scaled
 from capsule_lightning.data.named_arrays import ANY, PAIRS, NamedArrays, StoredArray
+from capsule_lightning.data.pictures import Reading
 from capsule_lightning.errors import InputError, require, some_of
 
-ARRAYS = (".npz", ".npy")
+ARRAYS = (".npz", ".npy", ".mat", ".h5", ".hdf5")
 """How the names of files of arrays end."""
 MOST_CHANNELS = 4
 """Most channels that a dimension is taken for without being asked."""
-_WIDE = 1 / 257
-"""What makes uint16 a byte: its upper 8 bits, rounded."""
+_ROUNDING = 1e-3
+"""How far from a whole number 255 times a float may be that was a byte; float32 is off by 1e-5, and float16 by 0.06."""
 
 
 class Layout(NamedTuple):
@@ -43,23 +45,26 @@ class Layout(NamedTuple):
 
 
 class Coding(NamedTuple):
-    """How values become bytes.
+    """How values become pictures.
 
     Attributes:
-        factor: what they are multiplied by before they are rounded; 1 to take them as they are.
+        factor: what they are multiplied by before they are rounded to bytes.
+        between: the values that become 0 and 1, if pictures are floats; None for bytes.
         note: what is done, for a person; empty if it is nothing.
     """
 
     factor: float
+    between: tuple[float, float] | None
     note: str
 
-    def coded(self, values: np.ndarray) -> np.ndarray:
-        """Return values as uint8."""
-        if values.dtype == np.uint8:
-            return values
+    def coded(self, values: np.ndarray, invert: bool) -> np.ndarray:
+        """Return values as uint8 or float32, dark and light exchanged on demand."""
+        if self.between is not None:
+            return scaled(values, self.between, invert)
         if values.dtype.kind == "f" or self.factor != 1:
             values = np.rint(values.astype(np.float64) * self.factor)
-        return values.astype(np.uint8)
+        pixels = values.astype(np.uint8, copy=False)
+        return 255 - pixels if invert else pixels
 
 
 def layout_of(array: StoredArray, channels_last: bool | None) -> Layout:
@@ -108,66 +113,98 @@ def require_layout(array: StoredArray, layout: Layout) -> None:
         )
 
 
-def coding_of(arrays: Sequence[StoredArray]) -> Coding:
-    """Decide how the values of arrays become bytes, the same way for all of them.
+def coding_of(arrays: Sequence[StoredArray], values: tuple[float, float] | None = None) -> Coding:
+    """Decide how the values of arrays become pictures, the same way for all of them, so that no value is cut off.
 
-    Bytes and truth values are not looked at; of all others the smallest and the largest are found.
+    Bytes, and what is the same in bytes, are kept as bytes; everything else as floats. Bytes and truth values are not
+    looked at.
 
     Args:
-        arrays: images of one set.
+        arrays: images of one set, those to train on first.
+        values: those that become 0 and 1; None for 0 and 1 if the images to train on have floats from 0 to 1, for 0 and
+            255 if they have numbers from 0 to 255, and else for the smallest and the largest of them.
 
     Raises:
-        InputError: types differ or are not numbers; values are neither within 0 to 1 nor within 0 to 255, nor 16 bits.
+        InputError: types differ or are not numbers; some values are not finite.
     """
     first = arrays[0]
     for array in arrays:
         if array.dtype.kind not in "buif":
             raise InputError(
-                f"{array.title}: holds {array.dtype}; expected images as numbers: uint8, uint16, bool, floats from 0 "
-                "to 1 or numbers from 0 to 255"
+                f"{array.title}: holds {array.dtype}; expected images as numbers: integers, floats or bool"
             )
         if array.dtype != first.dtype:
             raise InputError(
                 f"{array.title}: holds {array.dtype}, and {first.title} {first.dtype}; expected one type; convert one"
             )
-    if first.dtype == np.uint8:
-        return Coding(1, "")
-    if first.dtype.kind == "b":
-        return Coding(255, "bool: true is white, false is black")
+    if values is None and first.dtype == np.uint8:
+        return Coding(1, None, "")
+    if values is None and first.dtype.kind == "b":
+        return Coding(255, None, "bool: true is white, false is black")
     spans = [span_of(array) for array in arrays]
-    low, high = min(span[0] for span in spans), max(span[1] for span in spans)
+    if values == (0, 1) and first.dtype == np.uint8 and max(span.high for span in spans) > 1:
+        return Coding(1, None, "")  # bytes for what was trained on floats from 0 to 1
+    low, high = min(span.low for span in spans), max(span.high for span in spans)
     found = f"{first.dtype.name} from {low:.6g} to {high:.6g}"
-    if first.dtype.kind == "f" and round(low * 255) >= 0 and round(high * 255) <= 255:  # within rounding
-        return Coding(255, f"{found}, times 255 and rounded to bytes")
-    if (first.dtype.kind, first.dtype.itemsize) == ("u", 2) and high > 255:
-        return Coding(_WIDE, f"{found}, of which the upper 8 bits are kept (divided by 257, rounded)")
-    if low < 0 or high > 255:
-        raise InputError(
-            f"{first.title}: {first.dtype.name} from {low:.6g} to {high:.6g}: expected 0 to 1 or 0 to 255; scale them"
-        )
-    return Coding(1, f"{found}, {'rounded to' if first.dtype.kind == 'f' else 'taken as'} bytes")
+    if values is None and low >= 0 and high <= 1 and first.dtype.kind == "f" and all(s.in_255ths for s in spans):
+        return Coding(255, None, f"{found}, times 255 as bytes")
+    if values is None and low >= 0 and high <= 255 and all(span.whole for span in spans):
+        return Coding(1, None, f"{found}, taken as bytes")
+    least, most = values or usual_range(spans[0], first.dtype)
+    return Coding(1, (least, most), f"{found}, as floats: {least:.6g} becomes 0 and {most:.6g} becomes 1")
 
 
-def span_of(array: StoredArray) -> tuple[float, float]:
-    """Return the smallest and the largest value of an array of numbers.
+class Span(NamedTuple):
+    """What the values of an array are.
+
+    Attributes:
+        low, high: the smallest and the largest.
+        whole: whether all are whole numbers.
+        in_255ths: whether all are whole numbers if they are multiplied by 255, but for rounding.
+    """
+
+    low: float
+    high: float
+    whole: bool
+    in_255ths: bool
+
+
+def usual_range(span: Span, dtype: np.dtype) -> tuple[float, float]:
+    """Return the values that become 0 and 1 if nobody says so, see `coding_of`."""
+    if span.low >= 0 and span.high <= 1 and dtype.kind == "f":
+        return 0.0, 1.0
+    if span.low >= 0 and span.high <= 255:
+        return 0.0, 255.0
+    return span.low, span.high if span.high > span.low else span.low + 1
+
+
+def span_of(array: StoredArray) -> Span:
+    """Look at all values of an array of numbers.
 
     Raises:
         InputError: some values are not finite.
     """
-    lows, highs = [], []
+    found = []
     for values in array.slices():
         low, high = float(values.min()), float(values.max())
         require(
             np.isfinite(low) and np.isfinite(high),  # both are NaN if a value is
-            f"{array.title}: has values that are NaN or infinite; expected 0 to 1 or 0 to 255; replace them",
+            f"{array.title}: has values that are NaN or infinite; expected numbers; replace them",
         )
-        lows.append(low)
-        highs.append(high)
-    return min(lows), max(highs)
+        inside = values.dtype.kind == "f" and low >= 0 and high <= 255
+        whole = values.dtype.kind != "f" or (inside and bool((values == np.rint(values)).all()))
+        in_255ths = inside and high <= 1 and _nearly_whole(values.astype(np.float64) * 255)
+        found.append(Span(low, high, whole, in_255ths))
+    lows, highs, wholes, parts = zip(*found, strict=True)
+    return Span(min(lows), max(highs), all(wholes), all(parts))
+
+
+def _nearly_whole(values: np.ndarray) -> bool:
+    return bool((np.abs(values - np.rint(values)) < _ROUNDING).all())
 
 
 def pictures_of(parts: Sequence[tuple[StoredArray, Tensor]], layout: Layout, coding: Coding, invert: bool) -> Tensor:
-    """Read images and lay them out as bytes, a slice at a time: there is never more than the result and a slice.
+    """Read images and lay them out, a slice at a time: there is never more than the result and a slice.
 
     Bytes in a file of their own that lie as they should are memory-mapped if all of them are asked for.
 
@@ -178,19 +215,19 @@ def pictures_of(parts: Sequence[tuple[StoredArray, Tensor]], layout: Layout, cod
         invert: exchange dark and light.
 
     Returns:
-        ``(N, C, H, W)`` uint8, part after part.
+        ``(N, C, H, W)`` uint8 or float32, as the coding says, part after part.
 
     Raises:
         InputError: a file is damaged, or the machine has no memory for the images.
     """
     first, places = parts[0]
-    if len(parts) == 1 and len(places) == first.shape[0] and first.dtype == np.uint8:
+    if len(parts) == 1 and len(places) == first.shape[0] and first.dtype == np.uint8 and coding.between is None:
         whole = first.mapped()
         if whole is not None and not invert and (layout.channels != "last" or layout.shape[0] == 1):
             return torch.from_numpy(layout.laid(whole))
     count = sum(len(places) for _, places in parts)
     try:
-        out = torch.empty(count, *layout.shape, dtype=torch.uint8)
+        out = torch.empty(count, *layout.shape, dtype=torch.uint8 if coding.between is None else torch.float32)
     except RuntimeError as error:
         raise InputError(
             f"{first.path}: {count:,} images {layout.shape} are more than there is memory for; take fewer"
@@ -201,23 +238,23 @@ def pictures_of(parts: Sequence[tuple[StoredArray, Tensor]], layout: Layout, cod
         for values in array.slices():
             here = places[(places >= start) & (places < start + len(values))] - start
             start += len(values)
-            pixels = torch.from_numpy(coding.coded(layout.laid(values[here.numpy()])))
-            out[end : end + len(here)] = 255 - pixels if invert else pixels
+            out[end : end + len(here)] = torch.from_numpy(coding.coded(layout.laid(values[here.numpy()]), invert))
             end += len(here)
     return out
 
 
-def read_array_pictures(path: Path, shape: tuple[int, int, int], invert: bool) -> Tensor:
+def read_array_pictures(path: Path, shape: tuple[int, int, int], reading: Reading) -> Tensor:
     """Read images for ``predict`` from a file of arrays.
 
     Args:
-        path: an ``.npy`` file, or an ``.npz`` file with one array or with images under one of the usual names, of which
-            those to test on are taken.
+        path: an ``.npy`` file, or an ``.npz``, MATLAB or HDF5 file with one array or with images under one of the usual
+            names, of which those to test on are taken.
         shape: ``(C, H, W)`` of each, with the channels first or last, or without them if there is one.
-        invert: exchange dark and light.
+        reading: which values become 0 and 1, if the network was not trained on bytes; whether dark and light are
+            exchanged.
 
     Returns:
-        ``(N, C, H, W)`` uint8.
+        ``(N, C, H, W)`` uint8, or float32 if they are not bytes.
 
     Raises:
         InputError: there are no such images.
@@ -231,6 +268,8 @@ def read_array_pictures(path: Path, shape: tuple[int, int, int], invert: bool) -
     channels, rows, columns = shape
     layouts: dict[tuple[int, ...], str] = {(rows, columns, channels): "last", shape: "first"}
     layouts |= {(rows, columns): "none"} if channels == 1 else {}
+    if images.is_matlab and images.shape[:-1] in layouts:
+        images = images.last_first()
     found = layouts.get(images.shape[1:])
     if found is None:
         raise InputError(
@@ -238,4 +277,23 @@ def read_array_pictures(path: Path, shape: tuple[int, int, int], invert: bool) -
             "channels), as the network was trained on; scale them"
         )
     every = torch.arange(images.shape[0])
-    return pictures_of([(images, every)], Layout(shape, found), coding_of([images]), invert)
+    return pictures_of([(images, every)], Layout(shape, found), _like_training(images, reading), reading.invert)
+
+
+def _like_training(images: StoredArray, reading: Reading) -> Coding:
+    """Return how the values of images become pictures like those that a network was trained on.
+
+    Raises:
+        InputError: they have another range than bytes, and the network was trained on bytes.
+    """
+    if reading.values is not None:
+        return coding_of([images], reading.values)
+    if (images.dtype.kind, images.dtype.itemsize) == ("u", 2) and span_of(images).high > 255:
+        return coding_of([images], (0, 65535))
+    coding = coding_of([images])
+    if coding.between not in (None, (0, 1), (0, 255)):
+        found = coding.note.partition(",")[0]
+        raise InputError(
+            f"{images.title}: {found}; expected 0 to 1 or 0 to 255, as the network was trained on; scale them"
+        )
+    return coding

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -16,14 +17,17 @@ from typing_extensions import override
 from capsule_lightning.augmentations.base import Augmentation, standardize
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
-from capsule_lightning.data.facts import Facts, Part, describe_facts, describe_oddities, size_in_words
+from capsule_lightning.data.deep_pictures import is_range
+from capsule_lightning.data.facts import Facts, Part, describe_counts, describe_facts, describe_oddities, size_in_words
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
 from capsule_lightning.data.own_pictures import read_own_pictures
 from capsule_lightning.data.pictures import MOST_PIXELS, Reading
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.regular_files import kind_of
-from capsule_lightning.data.statistics import Brightness, brightness, channel_statistics
+from capsule_lightning.data.shares import Share, shares_of_pairs
+from capsule_lightning.data.statistics import Brightness, brightness, channel_statistics, unit
 from capsule_lightning.errors import InputError, printable, require
 
 Normalization = Literal["none", "per_image", "channel"]
@@ -31,6 +35,8 @@ Normalization = Literal["none", "per_image", "channel"]
 ROOT_VARIABLE = "CAPSULE_LIGHTNING_DATA"
 BRIGHTNESS = "brightness"
 """Under which a data module's state has the brightness of its training images."""
+VALUES = "values"
+"""Under which it has the values that become 0 and 1, if its images are not bytes."""
 
 
 class ImageBatch(NamedTuple):
@@ -40,18 +46,24 @@ class ImageBatch(NamedTuple):
         images: ``(B, C, H, W)`` float32, augmented and normalized: the input of the network.
         pictures: ``(B, C, H, W)`` float32 in [0, 1], augmented and not normalized: what a decoder should reconstruct.
             ``(B, L, C, H, W)`` if an image has L labels: a picture of each object alone.
-        labels: ``(B)`` int64 in [0, num_classes); -1 if unknown. ``(B, L)`` if an image has L labels.
+        labels: ``(B)`` int64 in [0, num_classes); -1 if unknown. ``(B, L)`` if an image has L labels; if it may have
+            any number, they are in ascending order, and -1 fills the places that are left.
         indices: ``(B)`` int64, positions in the stored set.
+        shares: what the images count as in the loss; empty if each counts once, by its labels. Images that are mixed of
+            two have two shares, and the greater one gives ``labels``.
     """
 
     images: Tensor
     pictures: Tensor
     labels: Tensor
     indices: Tensor
+    shares: tuple[Share, ...] = ()
 
 
 class ImageDataModule(DataModule):
-    """Images in memory as ``uint8``, on the GPU if they fit, augmented a batch at a time on the device.
+    """Images in memory, on the GPU if they fit, augmented a batch at a time on the device.
+
+    They are kept as ``uint8``, or, if they have more than 8 bits, as ``float32`` from 0 to 1.
 
     A data set is a subclass that states ``stored_shape`` and ``class_names`` and implements ``load``.
 
@@ -75,6 +87,9 @@ class ImageDataModule(DataModule):
         skip_damaged: leave out image files that cannot be read, and say which, instead of refusing them all.
         balanced: train on each class as often: each epoch draws as many examples as there are, with replacement, the
             class first. It depends on ``seed`` and epoch alone, as the usual order does.
+        fit: how image files of another ratio of rows to columns come to the size asked for: ``squeeze`` or stretch
+            them; ``crop``, which scales them to cover it and cuts off what stands out, on both sides alike; ``pad``,
+            which scales them to lie within it, on the background.
 
     Attributes:
         in_shape: ``(C, H, W)`` of the network's input.
@@ -93,8 +108,8 @@ class ImageDataModule(DataModule):
     """Mean and standard deviation of each channel of the training images in [0, 1]; None to measure them."""
     usual_augmentation: ClassVar[Callable[[], Augmentation]] = NoAugmentation
     usual_normalization: ClassVar[Normalization] = "none"
-    num_labels: ClassVar[int] = 1
-    """Labels of an image."""
+    num_labels: int = 1
+    """Labels of an image; 0 if it may have any number, none included."""
 
     def __init__(
         self,
@@ -112,6 +127,7 @@ class ImageDataModule(DataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
     ) -> None:
         super().__init__(batch_size, val_size, seed, balanced)
         require(images != "", "images='': expected an image file, or a folder of them")
@@ -125,7 +141,7 @@ class ImageDataModule(DataModule):
         self.asked_normalization = normalization
         self.normalization = self.usual_normalization if normalization is None else normalization
         self.download, self.predict_path, self.fake = download, images, fake
-        self.reading = Reading(background, invert, max_pixels, skip_damaged)
+        self.reading = Reading(background, invert, max_pixels, skip_damaged, fit)
         self.predict_files: list[Path] = []
         self.met: dict[str, Facts] = {}
         self._brightness: Brightness | None = None
@@ -140,6 +156,11 @@ class ImageDataModule(DataModule):
     @override
     def num_draws(self) -> int:
         return self.augmentation.num_draws
+
+    @property
+    @override
+    def mixes(self) -> bool:
+        return self.augmentation.mixes
 
     @abstractmethod
     def load(self, split: Split) -> Images:
@@ -160,11 +181,17 @@ class ImageDataModule(DataModule):
         """Augment and normalize, on the device."""
         if isinstance(batch, ImageBatch):
             return batch
-        pictures = batch.inputs.float() / 255
+        pictures, labels, indices = unit(batch.inputs), batch.labels, batch.indices
+        shares: tuple[Share, ...] = ()
         if batch.draws is None:
             pictures = self.augmentation.evaluate(pictures)
+        elif batch.draws.ndim == 3:
+            pictures, labels, shares = self._mixed(pictures, batch)
+            indices = indices[:, 0]
         else:
             pictures = self.augmentation.train(pictures, batch.draws)
+            weights = self.weights_of(indices)
+            shares = () if weights is None else (Share(labels, weights),)
         images = pictures
         if self.normalization == "per_image":
             images = standardize(pictures)
@@ -172,7 +199,15 @@ class ImageDataModule(DataModule):
             assert self.statistics is not None
             mean, deviation = (torch.tensor(s, device=pictures.device).view(-1, 1, 1) for s in self.statistics)
             images = (pictures - mean) / deviation
-        return ImageBatch(images, pictures.clamp(0, 1), batch.labels, batch.indices)
+        return ImageBatch(images, pictures.clamp(0, 1), labels, indices, shares)
+
+    def _mixed(self, pictures: Tensor, batch: StoredBatch) -> tuple[Tensor, Tensor, tuple[Share, ...]]:
+        """Return pictures ``(B, C, H, W)`` of pairs ``(B, 2, C, H, W)``, labels of the greater share, and both."""
+        assert batch.draws is not None
+        changed = self.augmentation.train(pictures.flatten(0, 1), batch.draws.flatten(0, 1))
+        first, second = changed.view(-1, 2, *changed.shape[1:]).unbind(dim=1)
+        mixed, own = self.augmentation.mix(first, second, batch.draws[:, 0])
+        return mixed, *shares_of_pairs(batch.labels, own, self.weights_of(batch.indices))
 
     @override
     def name_of(self, index: int) -> str:
@@ -195,8 +230,9 @@ class ImageDataModule(DataModule):
 
         Args:
             split: for the message.
-            images: ``(N, *shape)`` uint8.
-            labels: ``(N)``, whole numbers from 0 to the number of classes.
+            images: ``(N, *shape)`` uint8, or float32 from 0 to 1.
+            labels: ``(N)``, whole numbers from 0 to the number of classes; ``(N, L)``, -1 where there are fewer, if an
+                image may have any number of labels.
             shape: ``(C, H, W)``.
 
         Raises:
@@ -207,13 +243,14 @@ class ImageDataModule(DataModule):
                 f"the {split} set of {self.name} has {len(images)} images and {len(labels)} labels: expected as many, "
                 "and at least one; fetch or prepare the data again"
             )
-        numbers = labels.ndim == 1 and labels.dtype != torch.bool and not labels.is_floating_point()
-        if images.dtype != torch.uint8 or not numbers:
+        several = self.num_labels == 0
+        numbers = labels.ndim == 1 + several and labels.dtype != torch.bool and not labels.is_floating_point()
+        if images.dtype not in (torch.uint8, torch.float32) or not numbers:
             raise InputError(
                 f"the {split} images of {self.name} are {images.dtype} and their labels {tuple(labels.shape)} "
                 f"{labels.dtype}: expected uint8 and a whole number for each; prepare the data again"
             )
-        if labels.min() < 0 or labels.max() >= self.num_classes:
+        if labels.min() < -several or labels.max() >= self.num_classes:
             wrong = int(labels.max() if labels.max() >= self.num_classes else labels.min())
             raise InputError(
                 f"num_classes={self.num_classes} but labels reach {wrong} in the {split} set of {self.name}: "
@@ -235,9 +272,9 @@ class ImageDataModule(DataModule):
         counts = [len(part.places) for part in self._parts().values()]
         of = f"{sum(counts):,} images of " if counts else ""
         lines = [f"{source}{self.title}: {of}{self.num_classes} classes, {size}", self.describe_splits()]
-        lines += describe_facts(self.met, self.reading.background)
+        lines += describe_facts(self.met, self.reading, channels)
         if not self.fake:
-            lines += describe_oddities(self._parts())
+            lines += [*describe_counts(self._parts(), self.class_names), *describe_oddities(self._parts())]
         return printable(lines[0]) + "".join(f"\n  {line}" for line in lines[1:])
 
     def _parts(self) -> dict[str, Part]:
@@ -266,14 +303,35 @@ class ImageDataModule(DataModule):
             self._brightness = brightness(self.store("train"))
         return self._brightness
 
+    def keep_values(self, values: Sequence[float] | None) -> None:
+        """Read images of more than 8 bits on the scale of a run, whatever images there are now.
+
+        Args:
+            values: those that become 0 and 1; None if its images were bytes.
+        """
+        if values is not None:
+            self.reading = replace(self.reading, values=(float(values[0]), float(values[1])))
+
+    def reopen(self) -> None:
+        """Read again what is open, and measure it again, after another range of values has been chosen."""
+        self.stores |= {split: self.open(split) for split in get_args(Split) if split in self.stores}
+        if "train" in self.stores and "statistics" in vars(self):
+            self.statistics = channel_statistics(self.stores["train"])
+
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the split and the brightness of the training images."""
+        """Return the split, and brightness and range of the training images."""
         state = super().state_dict()
-        return {**state, BRIGHTNESS: self.brightness()._asdict()} if state else state
+        if not state:
+            return state
+        values = {} if self.reading.values is None else {VALUES: list(self.reading.values)}
+        return {**state, BRIGHTNESS: self.brightness()._asdict(), **values}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        values = state_dict.get(VALUES) if isinstance(state_dict, dict) else None
+        if state_dict:
+            self.keep_values(values if is_range(values) else None)
         super().load_state_dict(state_dict)
         found = state_dict.get(BRIGHTNESS) if isinstance(state_dict, dict) else None
         if isinstance(found, dict) and all(isinstance(found.get(name), float) for name in Brightness._fields):
@@ -281,16 +339,16 @@ class ImageDataModule(DataModule):
 
     def _predict_images(self, path: Path) -> Store:
         if path.suffix in ARRAYS:
-            return unlabeled(read_array_pictures(path, self.stored_shape, self.reading.invert))
+            return unlabeled(read_array_pictures(path, self.stored_shape, self.reading))
         own = read_own_pictures(path, self.stored_shape, self.reading)
         self.predict_files, self.met["predict"] = own.files, own.facts
-        for line in describe_facts({"predict": self.met["predict"]}, self.reading.background):
+        for line in describe_facts({"predict": self.met["predict"]}, self.reading, self.stored_shape[0]):
             rank_zero_info(line)
         return unlabeled(own.images)
 
 
 def unlabeled(images: Tensor) -> MemoryStore:
-    """Return images ``(N, C, H, W)`` uint8 as a store, their labels unknown."""
+    """Return images ``(N, C, H, W)`` as a store, their labels unknown."""
     return MemoryStore(images, torch.full((len(images),), -1))
 
 

@@ -3,51 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
-from capsule_lightning.data.array_labels import Classes, Labels, classes_of, read_labels
+from capsule_lightning.data.array_labels import read_labels
 from capsule_lightning.data.array_pictures import Coding, coding_of, layout_of, pictures_of, require_layout
-from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.base import Normalization
+from capsule_lightning.data.deep_pictures import require_range
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named_arrays import ANY, PAIRS, NamedArrays, StoredArray
+from capsule_lightning.data.parted_images import SPLITS, PartedImagesDataModule, SplitPart
 from capsule_lightning.data.pictures import MOST_PIXELS
-from capsule_lightning.data.prepared import Images
-from capsule_lightning.data.stratified import split_off
+from capsule_lightning.data.shares import require_weights
 from capsule_lightning.errors import InputError, printable, require, some_of
 
-SPLITS = ("train", "val", "test")
 SPLIT_ARRAY = "split"
 """Name of the array that has the split of each image, where one array has the images of all."""
+WEIGHTS = "weights"
+"""Name of the array that has the weight of each image, after that of a split if each has arrays of its own."""
 
 
-class ArrayPart(NamedTuple):
-    """Images of a split.
-
-    Attributes:
-        images: the array that they are in.
-        places: ``(M)`` int64, ascending: their rows.
-        labels: ``(M)``, those of the rows.
-    """
-
-    images: StoredArray
-    places: Tensor
-    labels: Labels
-
-    def some(self, chosen: Tensor) -> ArrayPart:
-        """Return the images at positions ``(K)`` int64, ascending, of this part."""
-        return ArrayPart(self.images, self.places[chosen], self.labels.some(chosen))
-
-
-class ImageArrayDataModule(ImageDataModule):
-    """Images in arrays of NumPy: in one ``.npz`` file, or in the ``.npy`` files of a folder.
+class ImageArrayDataModule(PartedImagesDataModule):
+    """Images in arrays: in one ``.npz``, MATLAB or HDF5 file, or in the ``.npy`` files of a folder.
 
     The arrays are called ``train_images``, ``train_labels``, ``val_images``, ..., ``test_labels``, as in MedMNIST (Yang
     et al., MedMNIST v2, Scientific Data 2023); ``x_train``, ``y_train``, ``x_test``, ``y_test``, as in Keras; or
@@ -55,24 +41,31 @@ class ImageArrayDataModule(ImageDataModule):
     train, val or test. If there are images to validate on, they are, whatever number ``val_size`` is above 0; if there
     are none to test on, ``test_size`` of those to train on are split off.
 
-    Images are ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``. They are kept as bytes: uint8 as it is; bool as 0
-    and 255; floats from 0 to 1 times 255, rounded; other numbers from 0 to 255 rounded; of uint16 beyond 255 the upper
-    8 bits, v / 257 rounded. What was done is told before training, and any other range is refused. Labels are whole
-    numbers or words, ``(N)`` or ``(N, 1)``, or one of J columns, ``(N, J)``.
+    Images are ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``, of any number of channels. Nothing of them is cut
+    off: they are kept as bytes if they are uint8 or bool, whole numbers from 0 to 255, or 255ths from 0 to 1, and else
+    as floats on a scale from 0 to 1, see ``value_range``. What was done is told before training. Labels are whole
+    numbers or words, ``(N)`` or ``(N, 1)``, or columns of 0 and 1, ``(N, J)``: images then have the class of the column
+    with the 1, or any number of classes, none included, as `LabelSetTask` takes them. ``weights``, or ``train_weights``
+    where each split has arrays of its own, are numbers of 0 or more, ``(N)``: the loss of each image to train on is
+    multiplied by its weight, whose mean over them counts as 1. MATLAB's arrays may have the images along their last
+    dimension, and labels ``(1, N)``.
 
     Bytes in ``.npy`` files, channels first or none, are memory-mapped where no test set is split off, so that processes
     share them. Everything else is read into the memory of each process. `ImageDataModule` describes the arguments that
     are not listed.
 
     Args:
-        path: an ``.npz`` file, or a folder of ``.npy`` files.
+        path: an ``.npz``, ``.mat`` or HDF5 file, or a folder of ``.npy`` files.
         images_name, labels_name: names of the arrays if they have others than those above, with ``{}`` in place of
             train, val and test if each split has its own; both or neither.
         channels_last: whether images of three dimensions have their channels last; null to judge by the shape.
         class_names: names of the classes, in the order of their labels; null for the labels themselves, in ascending
             order.
+        value_range: the values that become 0 and 1; null for 0 and 1 if those to train on are floats from 0 to 1, for 0
+            and 255 if they are from 0 to 255, and else for the smallest and the largest of them.
         test_size: number or fraction of the images that form the test set if there is none; the choice is stratified
             and the same for every seed.
+        several_labels: whether images may have any number of classes; null for yes if some image has several, or none.
 
     Raises:
         InputError: there are no such arrays, they do not fit each other, they hold something else, or a value is out of
@@ -82,6 +75,7 @@ class ImageArrayDataModule(ImageDataModule):
     name = "image_arrays"
     usual_augmentation: ClassVar[Callable[[], Augmentation]] = PaddedCrop
     usual_normalization: ClassVar[Normalization] = "channel"
+    _coding: Coding | None = None
 
     def __init__(
         self,
@@ -91,6 +85,7 @@ class ImageArrayDataModule(ImageDataModule):
         channels_last: bool | None = None,
         class_names: list[str] | None = None,
         test_size: float | int = 0.2,
+        several_labels: bool | None = None,
         batch_size: int = 128,
         val_size: float | int = 0.1,
         seed: int | None = None,
@@ -102,9 +97,11 @@ class ImageArrayDataModule(ImageDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(
-            None,
+            test_size,
             batch_size,
             val_size,
             seed,
@@ -116,46 +113,33 @@ class ImageArrayDataModule(ImageDataModule):
             max_pixels=max_pixels,
             skip_damaged=skip_damaged,
             balanced=balanced,
+            fit=fit,
         )
-        require(path, "no file of arrays is given: set --data.path to an .npz file or to a folder of .npy files")
+        if value_range is not None:
+            require_range(value_range)
+            self.keep_values(value_range)
         require(
-            test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer()),
-            f"test_size={test_size}: expected a fraction below 1 or a number of images",
+            path,
+            "no file of arrays is given: set --data.path to an .npz, .mat or HDF5 file, or to a folder of .npy files",
         )
         require(
             (images_name is None) == (labels_name is None),
             f"images_name={images_name}, labels_name={labels_name}: expected both names, or neither",
         )
         self.path = Path(os.path.expanduser(str(path)))
-        self.test_size = test_size
         arrays = NamedArrays(self.path)
-        self._parts_of = find_parts(arrays, None if images_name is None else (images_name, str(labels_name)))
-        self.layout = layout_of(self._parts_of["train"].images, channels_last)
-        for part in self._parts_of.values():
+        parts_of = find_parts(arrays, None if images_name is None else (images_name, str(labels_name)))
+        self.layout = layout_of(parts_of["train"].images, channels_last)
+        for part in parts_of.values():
             require_layout(part.images, self.layout)
         self.stored_shape = self.layout.shape
-        self.is_split_off = "test" not in self._parts_of
-        self._classes: Classes = classes_of(self._parts_of["train"].labels, class_names)
-        self.class_names = list(self._classes.names)
-        for part in self._parts_of.values():
-            self._classes.numbered(part.labels)
-        self._coding: Coding | None = None
+        self.take_parts(parts_of, class_names, several_labels)
 
     @override
-    def load(self, split: Split) -> Images:
-        parts = self._parts_to(split)
-        labels = torch.cat([self._classes.numbered(part.labels) for part in parts])
+    def pictures(self, split: Split, parts: Sequence[SplitPart]) -> tuple[Tensor, list[int]]:
         places = [(part.images, part.places) for part in parts]
-        return Images(pictures_of(places, self.layout, self._code(), self.reading.invert), labels)
-
-    @override
-    def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Hold out the images to validate on, which come last, or else ``val_size`` images."""
-        if "val" not in self._parts_of or self.val_size == 0:
-            return super().hold_out(labels)
-        indices = torch.arange(len(labels))
-        kept = len(labels) - len(self._parts_of["val"].places)
-        return indices[:kept], indices[kept:]
+        found = pictures_of(places, self.layout, self._code(), self.reading.invert)
+        return found, [*range(len(found))]
 
     @property
     @override
@@ -163,50 +147,34 @@ class ImageArrayDataModule(ImageDataModule):
         return str(self.path)
 
     @override
-    def origin_of(self, part: str) -> str:
-        if part == "val" and "val" in self._parts_of:
-            return f" ({self._parts_of['val'].images.member or self._parts_of['val'].images.path.name})"
-        split_off = part == "test" and self.is_split_off
-        return f" (--data.test_size {self.test_size})" if split_off else super().origin_of(part)
-
-    @override
     def describe(self) -> str:
-        if len(self._train):
-            self.store("test")
         dims = f"images {self._parts_of['train'].images.shape} are taken as {self.layout.in_words()}"
         columns = self._parts_of["train"].labels.num_columns
         notes = [f"{dims} (--data.channels_last)" if self.layout.channels != "none" else dims]
         notes += [self._coding.note] if self._coding is not None and self._coding.note else []
         notes += [f"labels are the columns, of {columns}, that have a 1"] if columns is not None else []
+        given = self._parts_of["train"].weights
+        notes += [] if given is None else [f"weights of images to train on from {given.min():g} to {given.max():g}"]
         return super().describe() + "".join(f"\n  {printable(note)}" for note in notes)
+
+    @override
+    def keep_values(self, values: Sequence[float] | None) -> None:
+        super().keep_values(values)
+        if self._coding is not None and self._coding.between != self.reading.values:
+            self._coding = None
+            self.reopen()
 
     def _code(self) -> Coding:
         """Return how values become bytes, found out once for all images of the file."""
         if self._coding is None:
             arrays = {part.images.title: part.images for part in self._parts_of.values()}
-            self._coding = coding_of([*arrays.values()])
+            self._coding = coding_of([*arrays.values()], self.reading.values)
+            if self._coding.between is not None:
+                self.keep_values(self._coding.between)
         return self._coding
 
-    def _parts_to(self, split: Split) -> list[ArrayPart]:
-        """Return the images of a split; those to validate on are the last of the training set."""
-        train, val = self._parts_of["train"], self._parts_of.get("val")
-        if self.is_split_off:
-            labels = self._classes.numbered(train.labels)
-            kept, taken = split_off(labels, self.test_size, 0, option="test_size", class_names=self.class_names)
-            if not len(taken):
-                raise InputError(
-                    f"test_size={self.test_size}: leaves no image to test on of the {len(labels)} in {self.path}; set "
-                    f"--data.test_size to at least {len(self.class_names)}, or add images"
-                )
-            train, test = train.some(kept), train.some(taken)
-        else:
-            test = self._parts_of["test"]
-        if split == "test":
-            return [test]
-        return [train] if val is None or self.val_size == 0 else [train, val]
 
-
-def find_parts(arrays: NamedArrays, names: tuple[str, str] | None) -> dict[str, ArrayPart]:
+def find_parts(arrays: NamedArrays, names: tuple[str, str] | None) -> dict[str, SplitPart]:
     """Return the images and labels of each split that there is, by ``train``, ``val`` and ``test``.
 
     Args:
@@ -232,22 +200,62 @@ def find_parts(arrays: NamedArrays, names: tuple[str, str] | None) -> dict[str, 
     return parted(whole, arrays[SPLIT_ARRAY]) if SPLIT_ARRAY in arrays else {"train": whole}
 
 
-def pair_of(arrays: NamedArrays, images_name: str, labels_name: str) -> ArrayPart:
+def pair_of(arrays: NamedArrays, images_name: str, labels_name: str) -> SplitPart:
     """Return images and their labels.
 
     Raises:
         InputError: one of them is missing, or there are more of one than of the other.
     """
     images, labels = arrays[images_name], arrays[labels_name]
+    if labels.is_matlab:
+        images, labels = _examples_first(images, labels)
     require(
         images.shape[0] == labels.shape[0],
         f"{arrays.path}: {images_name} has {images.shape[0]:,} images and {labels_name} {labels.shape[0]:,} labels; "
         "expected as many",
     )
-    return ArrayPart(images, torch.arange(images.shape[0]), read_labels(labels))
+    name = images.member or images.path.name
+    weights = read_weights(arrays, images_name)
+    return SplitPart(images, torch.arange(images.shape[0]), read_labels(labels), name, weights)
 
 
-def parted(whole: ArrayPart, words: StoredArray) -> dict[str, ArrayPart]:
+def read_weights(arrays: NamedArrays, images_name: str) -> Tensor | None:
+    """Return the weights of images ``(N)`` float64; None if there are none.
+
+    Raises:
+        InputError: there are more or fewer than images, or they are no weights.
+    """
+    name = next((f"{split}_{WEIGHTS}" for split in SPLITS if split in images_name.split("_")), WEIGHTS)
+    if name not in arrays:
+        return None
+    found, count = arrays[name], arrays[images_name].shape[0]
+    require(
+        found.shape in ((count,), (count, 1)) and found.dtype.kind in "biuf",
+        f"{found.title}: holds {found.shape} {found.dtype}; expected a number for each of {count:,} images",
+    )
+    return require_weights(torch.from_numpy(found.read().astype(np.float64).reshape(count)), found.title)
+
+
+def _examples_first(images: StoredArray, labels: StoredArray) -> tuple[StoredArray, StoredArray]:
+    """Return images and labels of MATLAB, where the last dimension may number them, with the first doing so.
+
+    Raises:
+        InputError: it may be the first or the last.
+    """
+    if labels.shape[0] == 1:
+        labels = labels.last_first()
+    count = labels.shape[0]
+    if images.shape[-1] != count:
+        return images, labels
+    require(
+        images.shape[0] != count,
+        f"{images.title}: cannot tell whether the first or the last dimension of {images.shape} numbers the images; "
+        "take one image more or fewer",
+    )
+    return images.last_first(), labels
+
+
+def parted(whole: SplitPart, words: StoredArray) -> dict[str, SplitPart]:
     """Part images by the word that each has.
 
     Args:

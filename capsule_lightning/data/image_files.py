@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
@@ -30,7 +31,7 @@ class FilesRead(NamedTuple):
     """Pictures of image files.
 
     Attributes:
-        images: ``(M, C, H, W)`` uint8.
+        images: ``(M, C, H, W)`` of the type of the reading.
         kept: which of the N files they are of, ascending; all of them unless damaged ones are left out.
         facts: what was met in them.
     """
@@ -40,13 +41,27 @@ class FilesRead(NamedTuple):
     facts: Facts
 
 
-def size_of(path: Path, reading: Reading | None = None) -> tuple[int, int]:
-    """Return the numbers of rows and columns of an image file as a person sees it, upright.
+def require_size(channels: int, image_size: tuple[int, int] | None, max_pixels: int) -> None:
+    """Refuse what image files cannot be brought to.
+
+    Raises:
+        InputError: neither gray nor color; no pixels, or more than a file may have.
+    """
+    require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
+    require(
+        image_size is None or (min(image_size) >= 1 and image_size[0] * image_size[1] <= max_pixels),
+        f"image_size={image_size}: expected at least 1 row and 1 column, and at most {max_pixels:,} pixels "
+        "(--data.max_pixels)",
+    )
+
+
+def size_of(path: Path, reading: Reading | None = None, content: bytes | None = None) -> tuple[int, int]:
+    """Return the numbers of rows and columns of an image file as a person sees it, upright; see `open_image`.
 
     Raises:
         InputError: the file is not an image.
     """
-    with warnings.catch_warnings(action="ignore"), open_image(path, reading or Reading()) as image:
+    with warnings.catch_warnings(action="ignore"), open_image(path, reading or Reading(), content) as image:
         if image.format == "TIFF":
             image.load()  # which turns it
         return (image.width, image.height) if orientation(image) >= 5 else (image.height, image.width)
@@ -55,23 +70,29 @@ def size_of(path: Path, reading: Reading | None = None) -> tuple[int, int]:
 def read_images(
     paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
 ) -> Tensor:
-    """Return the pictures ``(N, C, H, W)`` uint8 of image files, see `read_files`."""
+    """Return the pictures ``(N, C, H, W)`` of image files, see `read_files`."""
     return read_files(paths, shape, resize, reading).images
 
 
 def read_files(
-    paths: Sequence[Path], shape: tuple[int, int, int], resize: bool = False, reading: Reading | None = None
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    resize: bool = False,
+    reading: Reading | None = None,
+    content_of: Callable[[int], bytes | None] | None = None,
 ) -> FilesRead:
     """Decode image files into what a person sees.
 
     A picture is turned upright as its EXIF data say. Transparency is laid on the background. Of 16 bits the upper 8 are
-    taken, palettes and CMYK become colors, and of several frames or pages the first is read.
+    taken, unless the reading states which values become 0 and 1; palettes and CMYK become colors, gray becomes color or
+    color gray, and of several frames or pages the first is read.
 
     Args:
         paths: N files with 8 or 16 bits for each channel.
         shape: ``(C, H, W)`` of the result; one channel for gray, three for color.
-        resize: scale images of another size (bilinear, antialiased) instead of refusing them.
+        resize: bring images of another size to this one (bilinear, antialiased) instead of refusing them.
         reading: how files become pictures; None for the defaults.
+        content_of: returns what a file holds, by its number, if it is not to be opened.
 
     Raises:
         InputError: files cannot be read or have another size; the message names ten of them.
@@ -83,7 +104,7 @@ def read_files(
         f"{paths[0] if paths else 'no files'}: the network takes images of {channels} channels, and image files are "
         "gray or color; give arrays, --data.images FILE.npz",
     )
-    out = _room_for(len(paths), shape)
+    out = _room_for(len(paths), shape, reading.dtype)
     damaged: dict[int, UnreadableImageError] = {}
     misfits: dict[int, tuple[int, int]] = {}
     most = MOST_DAMAGED if reading.skip_damaged else NAMED
@@ -92,7 +113,8 @@ def read_files(
         if len(damaged) > most or len(misfits) > NAMED:
             return None  # there are more than a message needs
         try:
-            picture, seen = read_picture(paths[number], channels, (rows, columns), resize, reading)
+            content = None if content_of is None else content_of(number)
+            picture, seen = read_picture(paths[number], channels, (rows, columns), resize, reading, content)
         except UnreadableImageError as error:
             damaged[number] = error
             return None
@@ -120,23 +142,30 @@ def read_files(
         sum(each.transparent for each in seen),
         sum(each.animated for each in seen),
         {str(paths[number]): damaged[number].reason for number in sorted(damaged)},
+        reshaped=sum(each.size[0] * columns != each.size[1] * rows for each in seen),
+        cut=sum(each.cut for each in seen),
+        modes=dict(Counter(each.mode for each in seen).most_common()),
     )
-    pictures = torch.from_numpy(out if len(kept) == len(paths) else out[kept])
+    out = out if len(kept) == len(paths) else out[kept]
+    if reading.raw:
+        facts = facts._replace(span=(float(out.min()), float(out.max())))
+    pictures = torch.from_numpy(out)
     return FilesRead(pictures.permute(0, 3, 1, 2).contiguous(), kept, facts)
 
 
-def _room_for(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return an array ``(N, H, W, C)`` uint8 for pictures.
+def _room_for(count: int, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
+    """Return an array ``(N, H, W, C)`` for pictures.
 
     Raises:
         InputError: the machine has no memory for them.
     """
     channels, rows, columns = shape
+    size = count * prod(shape) * dtype.itemsize / 2**30
     try:
-        return np.empty((count, rows, columns, channels), dtype=np.uint8)
+        return np.empty((count, rows, columns, channels), dtype)
     except (MemoryError, ValueError) as error:
         raise InputError(
-            f"{count:,} images of {rows}x{columns} pixels take {count * prod(shape) / 2**30:,.0f} GiB, more than there "
+            f"{count:,} images of {rows}x{columns} pixels take {size:,.0f} GiB, more than there "
             "is; scale them, all images of an image folder with --data.image_size"
         ) from error
 

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.base import Normalization
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.image_trees import ClassTree, Walked, class_tree
 from capsule_lightning.data.listed_images import ListedImagesDataModule
 from capsule_lightning.data.pictures import MOST_PIXELS
@@ -54,6 +55,8 @@ class ImageFolderDataModule(ListedImagesDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -73,6 +76,8 @@ class ImageFolderDataModule(ListedImagesDataModule):
             max_pixels,
             skip_damaged,
             balanced,
+            fit,
+            value_range,
         )
         require(
             kind_of(self.root) == "folder", f"{self.root}: no such folder; set --data.root to a folder of class folders"

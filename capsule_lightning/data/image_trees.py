@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,9 @@ class ClassTree(NamedTuple):
         others: files that are left out because they are not images or lie in no class folder.
         odd: what is left out because it is not a file, though its name is one of an image.
         groups: what must stay together of each file, such as its patient; empty if nothing must.
+        sets: the classes of each file if it may have any number, in ascending order, ``labels`` being 0 then; else
+            empty.
+        weights: how much each file counts in the loss; empty if all count the same.
     """
 
     paths: list[Path]
@@ -51,6 +55,12 @@ class ClassTree(NamedTuple):
     others: Sequence[Path] = ()
     odd: Sequence[UnreadableImageError] = ()
     groups: Sequence[str] = ()
+    sets: Sequence[tuple[int, ...]] = ()
+    weights: Sequence[float] = ()
+
+    def counts(self) -> Counter[int]:
+        """Return how many files are of each class."""
+        return Counter(label for each in self.sets for label in each) if self.sets else Counter(self.labels)
 
     def some(self, numbers: Sequence[int]) -> ClassTree:
         """Return the tree with some of its files."""
@@ -58,6 +68,8 @@ class ClassTree(NamedTuple):
             paths=[self.paths[n] for n in numbers],
             labels=[self.labels[n] for n in numbers],
             groups=[self.groups[n] for n in numbers] if self.groups else (),
+            sets=[self.sets[n] for n in numbers] if self.sets else (),
+            weights=[self.weights[n] for n in numbers] if self.weights else (),
         )
 
 
@@ -187,6 +199,8 @@ def joined(first: ClassTree, second: ClassTree) -> ClassTree:
         [*first.others, *second.others],
         [*first.odd, *second.odd],
         [*first.groups, *second.groups],
+        [*first.sets, *second.sets],
+        [*first.weights, *second.weights],
     )
 
 

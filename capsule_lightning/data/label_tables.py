@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from capsule_lightning.data.regular_files import kind_of, open_regular
 from capsule_lightning.errors import InputError, first_line, nearest, require, some_of
 
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+
 MOST_BYTES = 2**30
-"""Largest file that is read: a table of ten million images."""
+"""Largest file that is read, and most that a Parquet file may unpack to: a table of ten million images."""
+LONGEST_NUMBER = 64
+"""Most bytes of a number in a Parquet file."""
 DELIMITERS = ",;\t"
+BATCH = 8192
+"""Rows of a Parquet file that are unpacked at a time."""
 TABLES = (".csv", ".tsv", ".parquet")
 """How the names of tables end."""
 
@@ -32,6 +40,11 @@ class Table(NamedTuple):
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     lines: Sequence[int]
+
+    def some(self, chosen: Sequence[bool]) -> Table:
+        """Return the table with the rows that are chosen."""
+        numbers = [number for number, each in enumerate(chosen) if each]
+        return self._replace(rows=[self.rows[n] for n in numbers], lines=[self.lines[n] for n in numbers])
 
     def column(self, name: str, option: str) -> list[str]:
         """Return the cells of a column, without blanks around them.
@@ -63,11 +76,14 @@ def read_table(path: Path) -> Table:
     """
     try:
         with open_regular(path) as file:
-            content = file.read(MOST_BYTES + 1)
+            require(
+                os.fstat(file.fileno()).st_size <= MOST_BYTES,
+                f"{path}: more than {MOST_BYTES / 2**30:.0f} GiB; split the table",
+            )
+            content = file.read()
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise InputError(f"{path}: cannot be read ({reason.lower()}); expected a CSV, TSV or Parquet file") from error
-    require(len(content) <= MOST_BYTES, f"{path}: more than {MOST_BYTES / 2**30:.0f} GiB; split the table")
     table = _parquet(path, content) if path.suffix.lower() == ".parquet" else _text(path, content)
     require(table.rows, f"{path}: the table has no rows below its first line, which names the columns")
     twice = sorted({name for name in table.columns if table.columns.count(name) > 1})
@@ -114,14 +130,49 @@ def _parquet(path: Path, content: bytes) -> Table:
             f'{path}: pyarrow reads such files, and is not installed: pip install "capsule_lightning[parquet]", or '
             "save the table as CSV"
         ) from error
+    columns: list[str] = []
+    rows: list[tuple[str, ...]] = []
     try:
-        found = pyarrow.parquet.read_table(io.BytesIO(content)).to_pydict()
+        size = sum(_least_text(batch) for batch in _batches(content))
+        require(size <= MOST_BYTES, f"{path}: has {size:,} bytes of text; split the table")
+        for batch in _batches(content):
+            columns = list(batch.schema.names)
+            cells = [["" if cell is None else str(cell) for cell in column.to_pylist()] for column in batch.columns]
+            rows += zip(*cells, strict=True)
+    except InputError:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as Parquet ({first_line(error)}); write it again") from error
-    columns = ["" if cell is None else str(cell) for cell in found]
-    cells = [["" if cell is None else str(cell) for cell in column] for column in found.values()]
-    rows = list(zip(*cells, strict=True))
     return Table(path, columns, rows, range(1, len(rows) + 1))
+
+
+def _batches(content: bytes) -> Iterator[RecordBatch]:
+    """Yield some rows of a Parquet file at a time, each text once; lists, structures and long fixed bytes are left out.
+
+    A few bytes may stand for any number of rows, and for texts of any length.
+    """
+    import pyarrow.parquet
+
+    schema = pyarrow.parquet.ParquetFile(io.BytesIO(content)).schema
+    columns = [schema.column(number) for number in range(len(schema))]
+    flat = [each for each in columns if each.path == each.name and not each.max_repetition_level]
+    flat = [each for each in flat if each.physical_type != "FIXED_LEN_BYTE_ARRAY" or each.length <= LONGEST_NUMBER]
+    texts = [each.name for each in flat if each.physical_type == "BYTE_ARRAY"]
+    file = pyarrow.parquet.ParquetFile(io.BytesIO(content), read_dictionary=texts)
+    yield from file.iter_batches(batch_size=BATCH, columns=[each.name for each in flat])
+
+
+def _least_text(batch: RecordBatch) -> int:
+    """Return how many bytes the cells of some rows have at least as text, without unfolding them."""
+    import pyarrow.compute
+    from pyarrow import types
+
+    total: int = batch.num_rows * batch.num_columns
+    for column in batch.columns:
+        if types.is_dictionary(column.type) and not types.is_primitive(column.type.value_type):
+            lengths = pyarrow.compute.binary_length(column.dictionary).take(column.indices)
+            total += int(pyarrow.compute.sum(lengths).as_py() or 0)
+    return total
 
 
 def files_in(table: Table) -> list[Path]:

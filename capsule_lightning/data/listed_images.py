@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
 import torch
@@ -16,10 +16,13 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.decoded_trees import DecodedTree, decode_tree
-from capsule_lightning.data.image_files import size_of, unreadable
+from capsule_lightning.data.deep_pictures import require_range, scaled_images
+from capsule_lightning.data.fitting import Fit
+from capsule_lightning.data.image_files import require_size, size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
+from capsule_lightning.data.label_sets import padded
 from capsule_lightning.data.module import Split
-from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
+from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError, is_deep
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
@@ -50,6 +53,9 @@ class ListedImagesDataModule(ImageDataModule):
         folds: number of parts, stratified and the same for every seed, one of which is the test set in place of
             ``test_size`` images; null for none.
         fold: which of the ``folds`` parts to test on, from 0.
+        value_range: the values of files of 16 or 32 bits that become 0 and 1; null for the smallest and the largest of
+            the training set, if its first image is of that kind. Nothing is cut off: other values are below 0 or
+            above 1. Without it, and with a first image of 8 bits, all are read as bytes.
 
     Attributes:
         own_parts: what the data call the validation and the test images that they list, by ``val`` and ``test``; parts
@@ -64,6 +70,8 @@ class ListedImagesDataModule(ImageDataModule):
     usual_normalization = "channel"
 
     own_parts: Mapping[Part, str]
+    most_labels: int = 1
+    """Most labels of an image, if it may have any number."""
 
     def __init__(
         self,
@@ -84,6 +92,8 @@ class ListedImagesDataModule(ImageDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -98,18 +108,20 @@ class ListedImagesDataModule(ImageDataModule):
             max_pixels=max_pixels,
             skip_damaged=skip_damaged,
             balanced=balanced,
+            fit=fit,
         )
-        require(channels in (1, 3), f"channels={channels}: expected 1 (gray) or 3 (color)")
-        require(
-            image_size is None or (min(image_size) >= 1 and image_size[0] * image_size[1] <= max_pixels),
-            f"image_size={image_size}: expected at least 1 row and 1 column, and at most {max_pixels:,} pixels "
-            "(--data.max_pixels)",
-        )
+        require_size(channels, image_size, max_pixels)
         require_folds(folds, fold)
         self.channels, self.image_size = channels, image_size
         self.test_size, self.folds, self.fold = test_size, folds, fold
+        if value_range is not None:
+            require_range(value_range)
+        self.value_range = value_range
+        self.is_deep = value_range is not None
         self._files: dict[str, list[PurePath]] = {}  # of each split that has been read, in the order of its images
         self._groups: dict[PurePath, str] = {}  # of the files that have one
+        self._sets: dict[PurePath, tuple[int, ...]] = {}  # of the files that may have any number of classes
+        self._weights_of: dict[PurePath, float] = {}  # of the files that have one
         self._recorded: dict[Split, list[int]] = {}  # keys of the files of each split, if they are those of a run
 
     @abstractmethod
@@ -140,9 +152,16 @@ class ListedImagesDataModule(ImageDataModule):
         if len(tree.class_names) < 2:
             raise InputError(f"{self.title}: only the class {tree.class_names[0]}; expected two classes or more")
         self._require_enough(tree)
-        for part in self.own_parts:
-            self.listed(part, {})
+        trees = [tree, *(self.listed(part, {}) for part in self.own_parts)]
+        if tree.sets:
+            self.num_labels = 0
+            self.most_labels = max(1, *(len(each) for one in trees for each in one.sets))
+            require(
+                not self.balanced,
+                "balanced=true: images of any number of classes are not drawn by class; set it to false",
+            )
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
+        self.is_deep = self.is_deep or is_deep(tree.paths[0], self.reading)
 
     def prepare_data(self) -> None:
         """Decode the files once, all of them before any are kept; called by one process of each machine."""
@@ -154,7 +173,32 @@ class ListedImagesDataModule(ImageDataModule):
         found = self._read(split)
         found.keep()
         self._files[split], self.met[split] = found.files, found.facts
-        return found.images
+        images = found.images
+        if self.num_labels == 0:
+            images = images._replace(labels=padded([self._sets[file] for file in found.files], self.most_labels))
+        if not self.is_deep:
+            return images
+        values = self.reading.values
+        if values is None:
+            low, high = self.value_range or (found if split == "train" else self._read("train")).facts.span or (0, 1)
+            values = low, high if high > low else low + 1
+            self.reading = replace(self.reading, values=values)
+        return images._replace(images=scaled_images(images.images, values, self.reading.invert))
+
+    @override
+    def keep_values(self, values: Sequence[float] | None) -> None:
+        before = self.is_deep, self.reading.values
+        self.is_deep = values is not None
+        self.reading = replace(self.reading, values=None)
+        super().keep_values(values)
+        if self.stores and before != (self.is_deep, self.reading.values):
+            self.reopen()
+
+    @override
+    def example_weights(self) -> Tensor | None:
+        if not self._weights_of:
+            return None
+        return torch.tensor([self._weights_of[file] for file in self._files["train"]], dtype=torch.float64)
 
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,7 +325,7 @@ class ListedImagesDataModule(ImageDataModule):
         splits = ["train"]
         splits += ["validate"] if "val" not in self.own_parts and self.val_size != 0 else []
         splits += ["test"] if "test" not in self.own_parts else []
-        counts = Counter(tree.labels)
+        counts = tree.counts()
         few = [label for label in range(len(tree.class_names)) if counts[label] < len(splits)]
         if few:
             counted = some_of([f"{tree.class_names[label]} has {counts[label]}" for label in few])
@@ -303,7 +347,9 @@ class ListedImagesDataModule(ImageDataModule):
     def _read(self, split: Split) -> DecodedTree:
         folder = self.root / ".prepared" / self.kept_below / split
         resize = self.image_size is not None
-        return decode_tree(self._listed(split), self.root, folder, self.stored_shape, resize, self.reading)
+        # values as they are in the files, from which it follows what becomes 0 and 1
+        reading = replace(self.reading, raw=True) if self.is_deep else self.reading
+        return decode_tree(self._listed(split), self.root, folder, self.stored_shape, resize, reading)
 
     def _listed(self, split: Split) -> ClassTree:
         """Return the files of a split: those of the run that goes on, or else those that are listed for it."""
@@ -317,13 +363,16 @@ class ListedImagesDataModule(ImageDataModule):
         if recorded is not None:
             keys = file_keys(path.relative_to(self.root) for path in tree.paths)
             tree = tree.some(torch.isin(keys, torch.tensor(recorded)).nonzero()[:, 0].tolist())
-        if tree.groups:
-            self._groups |= {path.relative_to(self.root): g for path, g in zip(tree.paths, tree.groups, strict=True)}
+        names = [path.relative_to(self.root) for path in tree.paths]
+        self._groups |= zip(names, tree.groups, strict=False)  # all images of a tree have one, or none has
+        self._sets |= zip(names, tree.sets, strict=False)
+        self._weights_of |= zip(names, tree.weights, strict=False)
         return tree
 
     def _part(self, split: Split, tree: ClassTree) -> ClassTree:
         """Return what is left to train on when a test set is split off, or what is split off."""
-        labels, groups = torch.tensor(tree.labels), tree.groups or None
+        labels = padded(tree.sets, self.most_labels) if tree.sets else torch.tensor(tree.labels)
+        groups = tree.groups or None
         if self.folds is None:
             train, test = split_off(
                 labels, self.test_size, seed=0, option="test_size", class_names=self.class_names, groups=groups

@@ -15,10 +15,10 @@ class StoredBatch(NamedTuple):
     Attributes:
         inputs: ``(B, ...)``, as stored: images ``(B, C, H, W)`` uint8, or ``(B, L, C, H, W)`` from a loader that puts L
             of them together.
-        labels: ``(B)`` int64, or ``(B, L)``.
+        labels: ``(B)`` int64, or ``(B, L)``; ``(B, L)`` of a store whose examples have several.
         indices: ``(B)`` int64, positions in the store; those of the first if there are L.
         draws: ``(B, K)`` float32 in [0, 1), the random numbers of each example's augmentation; None in evaluation
-            without chance.
+            without chance. A `PartnerLoader` gives inputs, labels, indices and draws ``(B, 2, ...)``.
     """
 
     inputs: Tensor
@@ -31,7 +31,7 @@ class Store(Protocol):
     """Where a loader takes examples from: memory, or files that are read when asked for.
 
     Attributes:
-        labels: ``(N)`` int64, on the device where batches are put together.
+        labels: ``(N)`` int64, on the device where batches are put together; ``(N, L)`` if examples may have several.
     """
 
     labels: Tensor

@@ -14,6 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.data.loader import ExactLoader, Store
+from capsule_lightning.data.partners import PartnerLoader
+from capsule_lightning.data.shares import of_mean_one
 from capsule_lightning.data.split_record import KEY, SplitRecord, digest_of, parted, read_record
 from capsule_lightning.data.stratified import split_off
 from capsule_lightning.errors import InputError, require
@@ -71,6 +73,7 @@ class DataModule(L.LightningDataModule, ABC):
         self.stores: dict[str, Store] = {}
         self._train = self._val = torch.empty(0, dtype=torch.int64)
         self._record: SplitRecord | None = None
+        self._weights: Tensor | None = None  # of the training set's examples, as far as they are being trained on
 
     @override
     def __str__(self) -> str:
@@ -92,13 +95,38 @@ class DataModule(L.LightningDataModule, ABC):
         return 0
 
     @property
+    def mixes(self) -> bool:
+        """Whether the augmentation mixes each training example with another one."""
+        return False
+
+    def example_weights(self) -> Tensor | None:
+        """Return how much each example of the training set counts in the loss, ``(N)``; None for all the same.
+
+        Only their ratios matter: they are divided by their mean over the examples to train on.
+        """
+        return None
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether examples count differently in the loss; known after ``setup("fit")``."""
+        return self.example_weights() is not None
+
+    def weights_of(self, indices: Tensor) -> Tensor | None:
+        """Return the weights of training examples at ``indices (B, ...)``, of mean 1; None if all count the same."""
+        if self._weights is None:
+            return None
+        self._weights = self._weights.to(indices.device)
+        return self._weights[indices]
+
+    @property
     def steps_per_epoch(self) -> int:
         """Training batches an epoch, of all processes together; known after ``setup("fit")``."""
         return len(self._train) // self.batch_size
 
     def class_counts(self) -> Tensor:
         """Return how many examples of each class are trained on, ``(J)`` int64; known after ``setup("fit")``."""
-        return torch.bincount(self.store("train").labels.cpu()[self._train], minlength=self.num_classes)
+        labels = self.store("train").labels.cpu()[self._train]
+        return torch.bincount(labels[labels >= 0], minlength=self.num_classes)
 
     @abstractmethod
     def open(self, split: Split) -> Store:
@@ -154,6 +182,8 @@ class DataModule(L.LightningDataModule, ABC):
     def train_dataloader(self) -> ExactLoader:
         """Return the training examples, shuffled and augmented."""
         self.require_whole_shares(self.process[1])
+        weights = self.example_weights()
+        self._weights = None if weights is None else of_mean_one(weights, self._train)
         return self.loader("train", self._train, training=True)
 
     @override
@@ -179,7 +209,8 @@ class DataModule(L.LightningDataModule, ABC):
             training: see `ExactLoader`.
         """
         store, (rank, world_size) = self.placed(split), self.process
-        return ExactLoader(
+        kind = PartnerLoader if training and self.mixes else ExactLoader
+        return kind(
             store,
             torch.arange(len(store)) if subset is None else subset,
             self.batch_size,

@@ -5,8 +5,6 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -50,7 +48,7 @@ class MultiMNISTDataModule(ImageDataModule):
     name = "multimnist"
     stored_shape = MNISTDataModule.stored_shape
     class_names = MNISTDataModule.class_names
-    num_labels: ClassVar[int] = 2
+    num_labels = 2
 
     def __init__(
         self,

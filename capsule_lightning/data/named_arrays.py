@@ -1,4 +1,4 @@
-"""Arrays that are known by their names: members of an ``.npz`` archive, or the ``.npy`` files of a folder.
+"""Arrays that are known by their names: in an ``.npz``, MATLAB or HDF5 file, or in the ``.npy`` files of a folder.
 
 Nothing that a file says of itself is believed before it is compared with the length of that file, and nothing in it is
 ever unpickled. The format is NumPy's: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -16,6 +16,8 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from capsule_lightning.data.array_files import Header, header_of, map_array
+from capsule_lightning.data.hdf5_arrays import Hdf5Array, hdf5_arrays
+from capsule_lightning.data.matlab_arrays import MatlabArray, matlab_arrays
 from capsule_lightning.data.regular_files import kind_of, open_regular
 from capsule_lightning.errors import InputError, first_line, require, some_of
 
@@ -23,6 +25,7 @@ ANY = "{}"
 """What stands for the split in a name."""
 PAIRS = (
     ("{}_images", "{}_labels"),  # MedMNIST
+    ("{}/images", "{}/labels"),  # groups of HDF5
     ("x_{}", "y_{}"),  # Keras
     ("X_{}", "y_{}"),  # scikit-learn
     ("images", "labels"),
@@ -36,10 +39,12 @@ MOST_RATIO = 100
 """How many times its packed size a larger array may have: a hundred for pictures is far more than they give."""
 _SLICE = 2**24
 """Bytes that are read at a time."""
-_OTHERS = {
-    b"MATLAB": "a MATLAB file; read it with scipy.io.loadmat, images first, and save it with numpy.savez",
-    b"\x89HDF": "an HDF5 file (so are MATLAB files of version 7.3); read it with h5py and save it with numpy.savez",
+_READERS: dict[bytes, Callable[[Path, int, int], Mapping[str, MatlabArray | Hdf5Array]]] = {
+    b"MATLAB 5": matlab_arrays,
+    b"MATLAB 7": hdf5_arrays,
+    b"\x89HDF": hdf5_arrays,
 }
+"""What reads a file that begins so."""
 
 
 class StoredArray(NamedTuple):
@@ -49,11 +54,13 @@ class StoredArray(NamedTuple):
         path: the archive, or the file.
         member: of the archive; None if the file holds nothing else.
         header: what it states, and its length bears out.
+        source: what reads it, if the file is not NumPy's.
     """
 
     path: Path
     member: str | None
     header: Header
+    source: MatlabArray | Hdf5Array | None = None
 
     @property
     def title(self) -> str:
@@ -74,6 +81,17 @@ class StoredArray(NamedTuple):
         """Memory-map the values, changes to which stay in memory; None if they cannot be, as those of an archive."""
         return map_array(self.path, self.header) if self.member is None and not self.header.fortran else None
 
+    @property
+    def is_matlab(self) -> bool:
+        """Whether MATLAB has written it, where the last dimension usually numbers the examples."""
+        return isinstance(self.source, MatlabArray) or (self.source is not None and self.source.is_matlab)
+
+    def last_first(self) -> StoredArray:
+        """Return the array of a MATLAB file with its last dimension, which numbers the examples, as the first."""
+        assert self.source is not None
+        source = self.source._replace(is_last=True)
+        return self._replace(header=self.header._replace(shape=self.shape[-1:] + self.shape[:-1]), source=source)
+
     def read(self) -> np.ndarray:
         """Return all values.
 
@@ -90,6 +108,10 @@ class StoredArray(NamedTuple):
         Raises:
             InputError: the file is damaged, or has been changed since its header was read.
         """
+        if self.source is not None:
+            with reading(self.path):
+                yield from self.source.slices(self._rows())
+            return
         whole = self.mapped()
         if whole is not None:
             size = self._rows()
@@ -129,7 +151,8 @@ class NamedArrays:
     """The arrays of an archive or a folder, by name.
 
     Args:
-        path: an ``.npz`` file, a folder with ``.npy`` files, or one ``.npy`` file, whose array has no name.
+        path: an ``.npz``, ``.mat`` or HDF5 file, a folder with ``.npy`` files, or one ``.npy`` file, whose array has no
+            name.
         option: the option that gave the path, for messages.
 
     Attributes:
@@ -141,8 +164,9 @@ class NamedArrays:
 
     def __init__(self, path: Path, option: str = "--data.path") -> None:
         self.path = path
+        self._sources: Mapping[str, MatlabArray | Hdf5Array] = {}
         kind = kind_of(path)
-        wanted = f"expected an .npz file or a folder of .npy files; set {option}"
+        wanted = f"expected an .npz, .mat or HDF5 file, or a folder of .npy files; set {option}"
         if kind == "folder":
             self.names = sorted(file.stem for file in path.glob("*.npy"))
             require(
@@ -154,16 +178,19 @@ class NamedArrays:
         missing = "no such file or folder" if kind.startswith("no such") else f"is not a file ({kind})"
         require(kind == "file", f"{path}: {missing}; {wanted}")
         with reading(path), open_regular(path) as file:
-            start = file.read(6)
+            start = file.read(8)
         self.is_archive = start.startswith(b"PK")
         if self.is_archive:
             with opened(path) as archive:
                 self.names = sorted(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
             require(self.names, f"{path}: holds no arrays; {wanted}")
+        elif read := next((read for magic, read in _READERS.items() if start.startswith(magic)), None):
+            with reading(path):
+                self._sources = read(path, MOST_UNPACKED, MOST_RATIO)
+            self.names = sorted(self._sources)
+            require(self.names, f"{path}: holds no arrays of numbers; {wanted}")
         else:
-            other = next((what for magic, what in _OTHERS.items() if start.startswith(magic)), None)
-            require(other is None, f"{path}: is {other}")
-            require(start == b"\x93NUMPY", f"{path}: is no file of NumPy, or cut short; {wanted}")
+            require(start.startswith(b"\x93NUMPY"), f"{path}: is no file of NumPy, or cut short; {wanted}")
             self.names = [""]
 
     def __contains__(self, name: str) -> bool:
@@ -178,7 +205,9 @@ class NamedArrays:
         """
         require(name in self.names, f"{self.path}: no array {name!r}; there are {some_of(self.names)}")
         file = self.path / f"{name}.npy" if kind_of(self.path) == "folder" else self.path
-        if name == "" or file != self.path:
+        if name in self._sources:
+            found = StoredArray(file, name, self._sources[name].header, self._sources[name])
+        elif name == "" or file != self.path:
             with reading(file), open_regular(file) as values:
                 found = StoredArray(file, None, header_of(values, file.name, os.fstat(values.fileno()).st_size))
         else:

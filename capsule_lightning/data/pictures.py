@@ -10,11 +10,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 
+from capsule_lightning.data.deep_pictures import all_bits, is_wide, one_deep_channel, require_range, scaled
+from capsule_lightning.data.fitting import Fit, fitted
 from capsule_lightning.data.regular_files import open_regular
 from capsule_lightning.errors import InputError, first_line, require
 
@@ -38,21 +41,31 @@ class Reading:
         invert: exchange dark and light.
         max_pixels: most pixels of a file.
         skip_damaged: leave out files that cannot be read, instead of refusing all.
+        fit: how pictures of another shape are brought to the one asked for.
+        values: the values of files with more than 8 bits a channel that become 0 and 1, which makes pictures float32;
+            None for bytes.
+        raw: values as they are in files with more than 8 bits a channel, float32; others are refused.
 
     Raises:
-        InputError: no such color, or a limit out of range.
+        InputError: no such color or way to fit, or a limit or a range out of order.
     """
 
     background: str = "white"
     invert: bool = False
     max_pixels: int = MOST_PIXELS
     skip_damaged: bool = False
+    fit: Fit = "squeeze"
+    values: tuple[float, float] | None = None
+    raw: bool = False
 
     def __post_init__(self) -> None:
         require(
             1 <= self.max_pixels <= HIGHEST_LIMIT,
             f"max_pixels={self.max_pixels}: expected 1 to {HIGHEST_LIMIT}, the most pixels of an image file",
         )
+        require(self.fit in get_args(Fit), f"fit={self.fit}: expected one of {', '.join(get_args(Fit))}")
+        if self.values is not None:
+            require_range(self.values)
         _ = self.color
 
     @property
@@ -70,7 +83,13 @@ class Reading:
     @property
     def mark(self) -> str:
         """What tells pictures read in one way from those of another."""
-        return f"upright on {self.color} inverted={self.invert}"
+        fit = "" if self.fit == "squeeze" else f" {self.fit}"
+        return f"upright on {self.color} inverted={self.invert}{fit}{' raw' if self.raw else ''}"
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the pixels."""
+        return np.dtype(np.float32 if self.raw or self.values is not None else np.uint8)
 
 
 class UnreadableImageError(InputError):
@@ -96,16 +115,25 @@ class Seen(NamedTuple):
         size: ``(rows, columns)`` of the picture, upright.
         transparent: whether any of it was laid on the background.
         animated: whether the file has more frames or pages than the one that was read.
+        mode: what its pixels are: gray, color, or one of these with transparency or in 16 bits.
+        cut: whether only the upper 8 bits of each value were kept.
     """
 
     size: tuple[int, int]
     transparent: bool
     animated: bool
+    mode: str
+    cut: bool
 
 
 @contextmanager
-def open_image(path: Path, reading: Reading) -> Iterator[Image.Image]:
+def open_image(path: Path, reading: Reading, content: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image file, its pixels not decoded yet.
+
+    Args:
+        path: the file, or what its content is called.
+        reading: how it becomes a picture.
+        content: what the file holds; None to open it.
 
     Raises:
         UnreadableImageError: it is not a file, not an image of a known format, or has too many pixels.
@@ -115,8 +143,8 @@ def open_image(path: Path, reading: Reading) -> Iterator[Image.Image]:
     limit = f"more than {reading.max_pixels:,} pixels"
     remedy = "scale it down, remove it, or raise --data.max_pixels"
     try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > _BYTES * reading.max_pixels:
+        with open_regular(path) if content is None else BytesIO(content) as file:
+            if (os.fstat(file.fileno()).st_size if content is None else len(content)) > _BYTES * reading.max_pixels:
                 raise UnreadableImageError(path, f"has more bytes than {limit[5:]} take", remedy)
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > reading.max_pixels:
@@ -136,30 +164,84 @@ def open_image(path: Path, reading: Reading) -> Iterator[Image.Image]:
 
 
 def read_picture(
-    path: Path, channels: int, size: tuple[int, int], resize: bool, reading: Reading
+    path: Path,
+    channels: int,
+    size: tuple[int, int],
+    resize: bool,
+    reading: Reading,
+    content: bytes | None = None,
 ) -> tuple[np.ndarray | None, Seen]:
-    """Return the picture of a file, ``(H, W)`` or ``(H, W, 3)``, None if it has another size; and what was met."""
+    """Return the picture of a file, and what was met in it.
+
+    Args:
+        path: the file.
+        channels: 1 for gray, 3 for color.
+        size: rows and columns, H and W.
+        resize: bring a picture of another size to this one, as ``reading`` says.
+        reading: how the file becomes a picture.
+        content: what the file holds; None to open it.
+
+    Returns:
+        ``(H, W)`` or ``(H, W, 3)`` of the type of ``reading``; None in place of it if it has another size and may not
+        be resized.
+
+    Raises:
+        UnreadableImageError: there is no picture in the file, or one of another depth.
+    """
     from PIL import Image
 
-    with open_image(path, reading) as image:
-        animated = _is_animated(image)
+    with open_image(path, reading, content) as image:
+        animated, wide = _is_animated(image), is_wide(image)
         image.load()
-        turn = orientation(image)
-        image = _eight_bits(image)
-        image, transparent = _opaque(image, reading)
-        if channels == 3 or image.mode not in ("1", "L"):
-            image = image.convert("RGB")
-        if channels == 1:
-            image = image.convert("L")
+        turn, mode = orientation(image), _in_words(image)
+        deep = _keeps_all_bits(image, reading)
+        if deep:
+            image, transparent = all_bits(image, mode, reading.color)
+        else:
+            image = _eight_bits(image)
+            image, transparent = _opaque(image, reading)
+            if channels == 3 or image.mode not in ("1", "L"):
+                image = image.convert("RGB")
+            if channels == 1:
+                image = image.convert("L")
         if turn in _TURNS:
             image = image.transpose(Image.Transpose(_TURNS[turn]))
-        seen = Seen((image.height, image.width), transparent, animated)
+        seen = Seen((image.height, image.width), transparent, animated, mode, wide and not deep)
         if seen.size != size:
             if not resize:
                 return None, seen
-            image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+            image = fitted(image, size, reading.fit, reading.color)
         picture = np.asarray(image)
-    return 255 - picture if reading.invert else picture, seen
+    if reading.raw:
+        pixels = picture
+    elif deep:
+        assert reading.values is not None
+        pixels = scaled(picture, reading.values, reading.invert)
+    else:
+        pixels = 255 - picture if reading.invert else picture
+        pixels = pixels if reading.values is None else scaled(pixels, (0, 255))
+    return np.repeat(pixels[:, :, None], 3, axis=2) if channels == 3 and pixels.ndim == 2 else pixels, seen
+
+
+def _keeps_all_bits(image: Image.Image, reading: Reading) -> bool:
+    """Return whether the values of a file are taken as they are, and not as bytes.
+
+    A network that was trained on floats from 0 to 1, or on numbers from 0 to 255, takes bytes as well.
+    """
+    if reading.values is None or reading.raw:
+        return reading.raw
+    if reading.values == (0, 1) and image.mode.startswith("I;16"):
+        return bool(np.asarray(image).max() <= 1)
+    return one_deep_channel(image) or reading.values not in ((0, 1), (0, 255))
+
+
+def is_deep(path: Path, reading: Reading) -> bool:
+    """Return whether an image file has more than 8 bits a pixel in one channel; False if it cannot be read."""
+    try:
+        with open_image(path, reading) as image:
+            return one_deep_channel(image)
+    except UnreadableImageError:
+        return False
 
 
 def orientation(image: Image.Image) -> int:
@@ -181,6 +263,16 @@ def _is_animated(image: Image.Image) -> bool:
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except Exception:  # a second frame that is broken does not make the first one worse
         return False
+
+
+def _in_words(image: Image.Image) -> str:
+    """Return what the pixels of a decoded file are."""
+    if one_deep_channel(image):
+        return f"gray of {16 if image.mode.startswith('I;16') else 32} bits"
+    if image.mode == "CMYK":
+        return image.mode
+    colors = "gray" if image.mode in ("1", "L", "LA", "La") else "color"
+    return f"{colors} with transparency" if image.has_transparency_data else colors
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -26,7 +26,7 @@ class Images(NamedTuple):
     """A stored data set.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8, or float32 if they have more than 8 bits.
         labels: ``(N)`` int64.
     """
 
@@ -112,8 +112,8 @@ def _require_set(images: Header, labels: Header, columns: int | None) -> None:
         ValueError: types or shapes are others.
     """
     require(
-        images.dtype == np.uint8 and len(images.shape) == 4,
-        f"images.npy holds {images.shape} {images.dtype}, expected (N, C, H, W) uint8",
+        images.dtype in (np.uint8, np.float32) and len(images.shape) == 4,
+        f"images.npy holds {images.shape} {images.dtype}, expected (N, C, H, W) uint8 or float32",
     )
     shape = (images.shape[0],) if columns is None else (images.shape[0], columns)
     require(

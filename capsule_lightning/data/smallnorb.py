@@ -25,6 +25,7 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.augmentations.patch import RandomPatch
 from capsule_lightning.data import prepared
 from capsule_lightning.data.base import Normalization
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
 from capsule_lightning.data.pictures import MOST_PIXELS
@@ -135,6 +136,7 @@ class SmallNORBDataModule(NamedDataModule):
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
         balanced: bool = False,
+        fit: Fit = "squeeze",
     ) -> None:
         super().__init__(
             root,
@@ -151,6 +153,7 @@ class SmallNORBDataModule(NamedDataModule):
             max_pixels,
             skip_damaged,
             balanced,
+            fit,
         )
         original = MATRICES["dat"].shape[-1]
         require(1 <= size <= original, f"size={size}: expected 1 to {original}, the size of the original images")

@@ -12,6 +12,7 @@ from torch import Tensor
 from capsule_lightning.data.loader import Store
 
 _AT_ONCE = 10_000  # images that are looked at a time
+_FLOATS_AT_ONCE = 500
 _LEAST_DEVIATION = 0.02
 """Deviation of brightness, of [0, 1], that is always allowed for: a set may be all alike."""
 
@@ -28,8 +29,18 @@ class Brightness(NamedTuple):
     deviation: float
 
 
+def unit(images: Tensor) -> Tensor:
+    """Return stored images as float32, bytes divided by 255: on the scale from 0 to 1, on which others are stored."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
 def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of uint8 images ``(N, C, H, W)``, on the [0, 1] scale."""
+    """Return mean and standard deviation of each channel of images ``(N, C, H, W)``, on the [0, 1] scale.
+
+    Of bytes they are exact: they follow from how often each value is there.
+    """
+    if store.take(_first(store)).dtype != torch.uint8:
+        return _statistics_of_floats(store)
     counts = torch.zeros(store.take(_first(store)).shape[1], 256, dtype=torch.float64)
     for images in _parts(store):
         for count, channel in zip(counts, images.unbind(dim=1), strict=True):
@@ -40,16 +51,31 @@ def channel_statistics(store: Store) -> tuple[list[float], list[float]]:
     return means, [max(v, 1e-12) ** 0.5 for v in variances]
 
 
+def _statistics_of_floats(store: Store) -> tuple[list[float], list[float]]:
+    count, means = 0, torch.zeros(())
+    squares = torch.zeros(())  # sums of squared distances from the means (Chan, Golub & LeVeque, 1983)
+    for images in _parts(store, _FLOATS_AT_ONCE):
+        values = images.cpu().double().transpose(0, 1).flatten(1)
+        more, mean = values.shape[1], values.mean(dim=1)
+        squares = (
+            squares + ((values - mean[:, None]) ** 2).sum(dim=1) + (mean - means) ** 2 * count * more / (count + more)
+        )
+        means = means + (mean - means) * more / (count + more)
+        count += more
+    return means.tolist(), (squares / count).clamp(min=1e-12).sqrt().tolist()
+
+
 def brightness_of(pictures: Tensor) -> Tensor:
     """Return the mean brightness ``(N)`` of pictures ``(N, C, H, W)``, in their own scale, as float64."""
     return pictures.flatten(1).sum(dim=1, dtype=torch.float64) / pictures[0].numel()
 
 
 def brightness(store: Store) -> Brightness:
-    """Measure how bright stored images ``(N, C, H, W)`` uint8 are, on at most 10,000 of them, evenly spread."""
+    """Measure how bright stored images ``(N, C, H, W)`` are, on at most 10,000 of them, evenly spread."""
     every = -(-len(store) // _AT_ONCE)
     some = torch.arange(0, len(store), every, device=store.labels.device)
-    found = brightness_of(store.take(some)) / 255
+    images = store.take(some)
+    found = brightness_of(images) / (255 if images.dtype == torch.uint8 else 1)
     return Brightness(float(found.mean()), float(found.std(correction=0)))
 
 
@@ -99,6 +125,6 @@ def _first(store: Store) -> Tensor:
     return torch.arange(1, device=store.labels.device)
 
 
-def _parts(store: Store) -> Iterator[Tensor]:
-    for part in torch.split(torch.arange(len(store), device=store.labels.device), _AT_ONCE):
+def _parts(store: Store, at_once: int = _AT_ONCE) -> Iterator[Tensor]:
+    for part in torch.split(torch.arange(len(store), device=store.labels.device), at_once):
         yield store.take(part)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from capsule_lightning.data.label_sets import fold_of_sets_off, split_sets_off
 from capsule_lightning.errors import InputError, require, some_of
 
 
@@ -22,7 +23,7 @@ def split_off(
     """Split a set, stratified by label.
 
     Args:
-        labels: ``(N)`` int64.
+        labels: ``(N)`` int64; or ``(N, L)``, see `split_sets_off`.
         size: size of the part split off, a number of examples or a fraction of N.
         seed: chooses the examples.
         option: the option that sets ``size``, for the error.
@@ -40,6 +41,8 @@ def split_off(
     count = round(size * len(labels)) if 0 < size < 1 else int(size)
     if count == 0:
         return indices, indices[:0]
+    if labels.ndim == 2:
+        return split_sets_off(labels, min(count, len(labels)), seed, f"{option}={size}", class_names, groups)
     counts = labels.bincount()
     classes, rarest = int((counts > 0).sum()), int(counts[counts > 0].min())
     if rarest < 2:
@@ -72,7 +75,7 @@ def fold_off(
     Each example is in exactly one part.
 
     Args:
-        labels: ``(N)`` int64.
+        labels: ``(N)`` int64; or ``(N, L)``, see `fold_of_sets_off`.
         folds: number of parts, at least 2.
         fold: the part that is split off, from 0.
         class_names: names of the classes, for the error; their numbers if there are none.
@@ -90,6 +93,8 @@ def fold_off(
         >>> sorted(torch.cat(parts).tolist()), labels[parts[0]].tolist()
         ([0, 1, 2, 3, 4, 5], [0, 1])
     """
+    if labels.ndim == 2:
+        return fold_of_sets_off(labels, folds, fold, class_names, groups)
     for label in sorted(set(labels.tolist())):
         members = (labels == label).nonzero()[:, 0].tolist()
         count, what = len(members), "examples"

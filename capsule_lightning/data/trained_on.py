@@ -13,6 +13,7 @@ from torch import Tensor
 
 from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.deep_pictures import is_range
 from capsule_lightning.data.statistics import Brightness, unlike
 from capsule_lightning.errors import InputError, first_line, printable
 from capsule_lightning.runs.plain_values import path_of, stated
@@ -34,6 +35,7 @@ class TrainedOn:
         normalization: of the network's input.
         statistics: mean and deviation of each channel, for the normalization ``channel``; None if they are not known.
         brightness: mean and deviation, over training images, of an image's mean in [0, 1]; None if it is not known.
+        value_range: the values that become 0 and 1, if the images are not bytes; None if they are.
         slot: class and arguments of the data module, without those of one machine; None if they are not known.
     """
 
@@ -46,6 +48,7 @@ class TrainedOn:
     statistics: Sequence[Sequence[float]] | None = None
     brightness: Sequence[float] | None = None
     slot: Mapping[str, Any] | None = None
+    value_range: Sequence[float] | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -92,7 +95,11 @@ class TrainedOn:
             )
 
     def normalizes(self, data: ImageDataModule) -> None:
-        """Let data be normalized as the network's training images were, unless another normalization is asked for."""
+        """Let data be scaled and normalized as the network's training images were.
+
+        Another normalization is taken if it is asked for.
+        """
+        data.keep_values(self.value_range)
         asked = data.asked_normalization
         if asked not in (None, self.normalization):
             rank_zero_info(f"data.normalization={asked}, as asked; the network was trained with {self.normalization}")
@@ -115,7 +122,8 @@ def trained_on(data: ImageDataModule) -> TrainedOn:
     statistics = data.statistics if data.normalization == "channel" else None
     shape = getattr(data, "stored_shape", None)  # a class of one's own may do without
     store = data.store("train")
-    bytes_alone = store.take(torch.zeros(1, dtype=torch.int64, device=store.labels.device)).dtype == torch.uint8
+    kind = store.take(torch.zeros(1, dtype=torch.int64, device=store.labels.device)).dtype
+    are_images = kind == torch.uint8 or data.reading.values is not None
     return TrainedOn(
         name=data.name or type(data).__name__,
         class_names=names_of(data),
@@ -124,8 +132,9 @@ def trained_on(data: ImageDataModule) -> TrainedOn:
         num_labels=data.num_labels,
         normalization=data.normalization,
         statistics=None if statistics is None else [list(each) for each in statistics],
-        brightness=list(data.brightness()) if data.num_labels == 1 and bytes_alone else None,
+        brightness=list(data.brightness()) if data.num_labels == 1 and are_images else None,
         slot=slot,
+        value_range=None if data.reading.values is None else list(data.reading.values),
     )
 
 
@@ -202,6 +211,7 @@ def require_form(found: TrainedOn) -> None:
         or (len(found.statistics) == 2 and all(len(each) == channels for each in found.statistics)),
         "brightness": found.brightness is None or len(found.brightness) == 2,
         "numbers": all(isinstance(n, float | int) and isfinite(n) for each in numbers for n in each),
+        "value_range": found.value_range is None or is_range(found.value_range),
         "slot": found.slot is None or set(found.slot) == {"class_path", "init_args"},
     }.items():
         if not good:

@@ -27,7 +27,10 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, poses: Tensor, labels: Tensor) -> Tensor:
-        """Return pictures ``(B, C, H, W)`` in [0, 1] from ``poses (B, J, E)``, those of ``labels (B)`` alone."""
+        """Return pictures ``(B, C, H, W)`` in [0, 1] from ``poses (B, J, E)``, those of ``labels (B)`` alone.
+
+        A decoder that is ``masked`` takes several labels of an image as well, see `mask`.
+        """
 
     def steps(self) -> Sequence[nn.Module] | None:
         """Return the layers that, one after the other, are the decoder in evaluation, for pages that compute it.
@@ -62,7 +65,7 @@ def mask(poses: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         poses: ``(B, J, E)``.
-        labels: ``(B)``, int64 in [0, J).
+        labels: ``(B)``, int64 in [0, J); or ``(B, L)`` to keep the capsules of several, -1 for none.
 
     Returns:
         ``(B, J, E)``.
@@ -70,7 +73,8 @@ def mask(poses: Tensor, labels: Tensor) -> Tensor:
     Source: Sabour et al. 2017, section 4.1.
     """
     classes = torch.arange(poses.shape[-2], device=poses.device)
-    return torch.where((labels.unsqueeze(-1) == classes).unsqueeze(-1), poses, 0)
+    kept = labels.unsqueeze(-1) == classes
+    return torch.where((kept.any(dim=-2) if kept.ndim > 2 else kept).unsqueeze(-1), poses, 0)
 
 
 @full_precision

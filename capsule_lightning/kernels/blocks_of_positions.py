@@ -116,16 +116,13 @@ class _InBlocks(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *of_parents: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[4:]
-        saved = [
-            tensor.detach().requires_grad_(need) for tensor, need in zip(ctx.saved_tensors, needed, strict=True)
-        ]
+        saved = [tensor.detach().requires_grad_(need) for tensor, need in zip(ctx.saved_tensors, needed, strict=True)]
         gradients = [torch.zeros_like(tensor) if need else None for tensor, need in zip(saved, needed, strict=True)]
         parameters = saved[2:]
         weights = dict(zip(ctx.names, parameters, strict=True))
         for block in ctx.blocks if any(part is not None for part in of_parents) else ():
             children = [
-                part.detach().requires_grad_(need)
-                for part, need in zip(_seen(block, *saved[:2]), needed, strict=False)
+                part.detach().requires_grad_(need) for part, need in zip(_seen(block, *saved[:2]), needed, strict=False)
             ]
             with torch.enable_grad(), _same_autocast(ctx.autocast):
                 parents = functional_call(ctx.router, weights, (Capsules(*children),))

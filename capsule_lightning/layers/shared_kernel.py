@@ -75,20 +75,22 @@ class SharedKernel:
             return slice(first, last + sum(self._around(1)))
         return slice(first * self.stride, (last - 1) * self.stride + self.size)
 
-    def votes(self, maps: Tensor, weight: Tensor) -> Tensor:
+    def votes(self, maps: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
         """Return the votes of children in a padded map, or in some rows of it, as one convolution.
 
         Args:
             maps: ``(N, D, H, W)``, poses of the children.
-            weight: ``(C, D, K, K)``, for the C = J E numbers in the votes for all parents.
+            weight: ``(C, D / groups, K, K)``, for the C = J E numbers in the votes for all parents.
+            groups: parts of D and C, each of which is convolved by itself.
 
         Returns:
             ``(N, C, rows, columns)``, in the precision that autocast asks for; each vote is the sum of what the
             children of one type in its window say, ``sum_k W[k] u[p + k]``.
         """
         if not self.transposed:
-            return F.conv2d(maps, weight, stride=self.stride)
-        votes = F.conv_transpose2d(maps, weight.flip(-2, -1).transpose(0, 1), stride=self.stride)
+            return F.conv2d(maps, weight, stride=self.stride, groups=groups)
+        of_children = weight.flip(-2, -1).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        votes = F.conv_transpose2d(maps, of_children, stride=self.stride, groups=groups)
         before, halo = self._around(1)[0], sum(self._around(1))
         top = before * self.stride + (self.size - self.stride) // 2
         rows, columns = ((n - halo) * self.stride for n in maps.shape[2:])
@@ -139,7 +141,7 @@ def _sums(values: Tensor, kernel: SharedKernel) -> Tensor:
 
 
 def enlarge(maps: Tensor, factor: int) -> Tensor:
-    """Return maps ``(B, factor * H, factor * W, ...)`` of maps ``(B, H, W, ...)``, in which each capsule is repeated."""
+    """Return maps ``(B, factor * H, factor * W, ...)`` of maps ``(B, H, W, ...)``, by repeating capsules."""
     if factor == 1:
         return maps
     repeated = maps[:, :, None, :, None].expand(-1, -1, factor, -1, factor, *(-1,) * (maps.ndim - 3))

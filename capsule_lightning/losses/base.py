@@ -1,7 +1,8 @@
-"""The contract of every classification loss, the two forms of its targets, and the weights of classes."""
+"""The contract of every classification loss, the two forms of its targets, and the weights of classes and examples."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import isfinite
@@ -87,9 +88,31 @@ class ClassificationLoss(nn.Module, ABC):
                 f"{type(self).__name__}: {len(weights)} class_weights for {num_classes} classes: expected one for each"
             )
 
+    @property
+    def takes_weights(self) -> bool:
+        """Whether examples may have weights; a loss of one's own need not allow it."""
+        return "weights" in inspect.signature(self.forward).parameters
+
     @abstractmethod
-    def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
-        """Return a scalar from ``poses (B, J, E), activations (B, J)`` and labels ``(B)`` or multi-hot ``(B, J)``."""
+    def forward(self, capsules: Capsules, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            capsules: ``poses (B, J, E), activations (B, J)``.
+            targets: labels ``(B)``, or multi-hot ``(B, J)``.
+            weights: ``(B)``, at least 0, by which the loss of each example is multiplied before the mean is taken over
+                all B; None for 1.
+
+        Returns:
+            Scalar.
+        """
+
+    def presence(self, capsules: Capsules) -> Tensor:
+        """Return how sure a network that was trained with this loss is that each class is there, ``(B, J)`` in [0, 1].
+
+        These are the activations, unless a loss overrides it; for images of any number of classes.
+        """
+        return capsules.activations
 
     def probabilities(self, activations: Tensor) -> Tensor:
         """Return what a network that was trained with this loss says as probabilities of the classes.
@@ -114,21 +137,26 @@ class ClassificationLoss(nn.Module, ABC):
         """
 
 
-def weighted(losses: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """Return ``w_y l``: losses of examples, each multiplied by the weight of its class.
+def weighted(
+    losses: Tensor, targets: Tensor, class_weights: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """Return ``u w_y l``: losses of examples, each multiplied by its own weight and by that of its class.
 
-    A loss then takes their mean as without weights, ``sum of w_y l / B``. So the loss of a data set is the mean of the
-    losses of its batches, however they are put together and whatever processes share them; `torch`'s cross-entropy
+    A loss then takes their mean as without weights, ``sum of u w_y l / B``. So the loss of a data set is the mean of
+    the losses of its batches, however they are put together and whatever processes share them; `torch`'s cross-entropy
     divides by the sum of the batch's weights instead.
 
     Args:
         losses: ``(B)``, or ``(B, J)`` of the terms of each.
         targets: class indices ``(B)``.
-        class_weights: ``(J)``, above 0; None to return the losses as they are.
+        class_weights: ``(J)``, w, above 0; None for 1.
+        weights: ``(B)``, u, at least 0; None for 1.
 
     Raises:
-        InputError: there are weights, and targets are not one class index for each example.
+        InputError: there are weights of classes, and targets are not one class index for each example.
     """
+    if weights is not None:
+        losses = losses * weights.to(losses.dtype).view(-1, *[1] * (losses.ndim - 1))
     if class_weights is None:
         return losses
     if targets.ndim != 1:
@@ -136,8 +164,8 @@ def weighted(losses: Tensor, targets: Tensor, class_weights: Tensor | None) -> T
             f"targets of shape {tuple(targets.shape)}: class_weights expect one class index for each image; "
             "set class_weights to null for images of several classes"
         )
-    weights = class_weights.to(losses.dtype)[targets.long()]
-    return losses * weights.view(-1, *[1] * (losses.ndim - 1))
+    of_classes = class_weights.to(losses.dtype)[targets.long()]
+    return losses * of_classes.view(-1, *[1] * (losses.ndim - 1))
 
 
 def multi_hot(targets: Tensor, scores: Tensor) -> Tensor:

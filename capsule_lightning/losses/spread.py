@@ -29,6 +29,7 @@ def spread_loss(
     margin: Tensor | float,
     mode: Variant = "paper",
     class_weights: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return ``L = sum of max(0, m - (a_t - a_j))^2`` over the classes j other than the target t.
 
@@ -38,6 +39,7 @@ def spread_loss(
         margin: m, in [0, 1]; a number or a tensor without dimensions.
         mode: ``paper`` sums over classes; ``official`` takes the mean over all J classes, as the released code does.
         class_weights: ``(J)``, see `weighted`.
+        weights: ``(B)``, see `weighted`.
 
     Returns:
         Scalar, the mean over the batch.
@@ -59,7 +61,7 @@ def spread_loss(
         )
     target = targets.unsqueeze(-1)
     losses = F.relu(margin - (activations.gather(-1, target) - activations)).square()  # (B, J)
-    losses = weighted(losses.scatter(-1, target, 0.0), targets, class_weights)
+    losses = weighted(losses.scatter(-1, target, 0.0), targets, class_weights, weights)
     return losses.sum(dim=-1).mean() if mode == "paper" else losses.mean()
 
 
@@ -142,6 +144,6 @@ class SpreadLoss(ClassificationLoss):
         self.margin.fill_(margin)  # sends a number to the device without waiting for it
 
     @override
-    def forward(self, capsules: Capsules, targets: Tensor) -> Tensor:
+    def forward(self, capsules: Capsules, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the mean over the batch; targets are class indices."""
-        return spread_loss(capsules.activations, targets, self.margin, self.mode, self.class_weights)
+        return spread_loss(capsules.activations, targets, self.margin, self.mode, self.class_weights, weights)

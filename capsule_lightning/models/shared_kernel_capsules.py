@@ -42,7 +42,7 @@ class WindowRouter(nn.Module):
         if weight is None:
             parents: Capsules = self.routing(self.window_children(children))
             return parents
-        votes = self.kernel.votes(_by_type(children.poses), weight)  # (B * A, J * E, y, x)
+        votes = self.kernel.votes(by_type(children.poses), weight)  # (B * A, J * E, y, x)
         of_types = votes.reshape(len(children.poses), -1, self.routing.num_out, self.routing.dim_out, *votes.shape[2:])
         return self.routing.from_votes(of_types.permute(0, 4, 5, 1, 2, 3), self._activations(children))
 
@@ -57,7 +57,7 @@ class WindowRouter(nn.Module):
 
     def window_children(self, children: Capsules) -> Capsules:
         """Return the children of each window, ``poses (B, y, x, A, D * K * K), activations (B, y, x, A)``."""
-        windows = self.kernel.windows(_by_type(children.poses))
+        windows = self.kernel.windows(by_type(children.poses))
         of_types = windows.unflatten(0, (len(children.poses), -1)).movedim(1, 3)
         return Capsules(of_types, self._activations(children))
 
@@ -66,7 +66,7 @@ class WindowRouter(nn.Module):
         return self.kernel.means(by_type.flatten(0, 1)).unflatten(0, by_type.shape[:2]).movedim(1, 3)
 
 
-def _by_type(poses: Tensor) -> Tensor:
+def by_type(poses: Tensor) -> Tensor:
     """Return poses ``(B, H, W, A, D)`` as ``(B * A, D, H, W)``, the dimensions of a pose next to each other."""
     return poses.permute(0, 3, 4, 1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
@@ -147,8 +147,8 @@ class SharedKernelCapsules(nn.Module):
             capsules: ``poses (B, H, W, A, D), activations (B, H, W, A)``.
 
         Returns:
-            ``poses (B, y, x, J, E), activations (B, y, x, J)``, with ``y = ceil(H / stride)``, or ``stride * H`` if maps
-            are made larger.
+            ``poses (B, y, x, J, E), activations (B, y, x, J)``, with ``y = ceil(H / stride)``, or ``stride * H``
+            if maps are made larger.
         """
         children, kernel = self._padded(capsules), self.router.kernel
         whole = self.routing.of_whole_maps or (self.training and not self.blocked)

@@ -37,7 +37,9 @@ def images_of(metadata: Metadata, path: str | Path) -> TrainedOn:
             key: parse_json(metadata[key], key) for key in ("class_names", "normalization", "in_shape", "num_classes")
         }
         more = {
-            key: parse_json(metadata[key], key) for key in ("stored_shape", "brightness", "data") if key in metadata
+            key: parse_json(metadata[key], key)
+            for key in ("stored_shape", "brightness", "data", "value_range")
+            if key in metadata
         }
         normalization = said["normalization"]
         numbers = [normalization[name] for name in ("mean", "deviation") if name in normalization]
@@ -51,6 +53,7 @@ def images_of(metadata: Metadata, path: str | Path) -> TrainedOn:
             statistics=numbers or None,
             brightness=more.get("brightness"),
             slot=more.get("data"),
+            value_range=more.get("value_range"),
         )
         require_form(found)
         good = len(found.class_names) == said["num_classes"]
@@ -73,6 +76,7 @@ def metadata_of(images: TrainedOn) -> Metadata:
         "num_labels": images.num_labels,
         "brightness": images.brightness,
         "data": images.slot,
+        "value_range": images.value_range,
     }
     stated = {key: json.dumps(value) for key, value in said.items() if value is not None}
     return {**stated, "data_name": images.name, "input": expected_input(images)}
@@ -80,7 +84,10 @@ def metadata_of(images: TrainedOn) -> Metadata:
 
 def expected_input(images: TrainedOn) -> str:
     """Return one sentence about what is done to images before the network sees them."""
-    text = f"images (batch, {', '.join(map(str, images.in_shape))}) float32, pixels from 0 to 1"
+    scale = "from 0 to 1"
+    if images.value_range is not None:
+        scale += f", which are {images.value_range[0]:g} and {images.value_range[1]:g} in files and arrays"
+    text = f"images (batch, {', '.join(map(str, images.in_shape))}) float32, pixels {scale}"
     if images.stored_shape is not None and list(images.in_shape) != list(images.stored_shape):
         slot = (images.slot or {}).get("init_args", {}).get("augmentation") or {}
         named = slot.get("class_path", "the data's own augmentation").rpartition(".")[2]

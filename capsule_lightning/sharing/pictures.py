@@ -15,6 +15,7 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
 from capsule_lightning.data.base import ImageDataModule, Normalization, unlabeled
 from capsule_lightning.data.facts import describe_facts
+from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.image_files import read_files, unreadable
 from capsule_lightning.data.image_trees import class_folders, find_images
 from capsule_lightning.data.label_tables import TABLES, files_in, read_table
@@ -44,15 +45,17 @@ class PicturesDataModule(ImageDataModule):
 
     Args:
         images: image files, folders of them, or patterns such as ``photos/*.png``; a CSV or Parquet table with a column
-            ``path`` and, if they are known, ``label``; or one ``.npy`` or ``.npz`` file of images. The labels of a
-            folder of class folders, each with the name of a class, are those of the folders; others are not known.
+            ``path`` and, if they are known, ``label``; or one ``.npy``, ``.npz``, ``.mat`` or HDF5 file of images. The
+            labels of a folder of class folders, each with the name of a class, are those of the folders; others are not
+            known.
         class_names: names of the network's classes.
         shape: ``(C, H, W)`` to which every image is scaled.
         batch_size: images at a time.
         augmentation: whose evaluation brings images to the shape of the network's input.
         normalization: of the network's input.
         mean, deviation: of each channel of the training images, for the normalization ``channel``.
-        background, invert, max_pixels, skip_damaged: see `ImageDataModule`.
+        background, invert, max_pixels, skip_damaged, fit: see `ImageDataModule`.
+        value_range: the values of files and arrays that become 0 and 1; null if the network was trained on bytes.
         root, download: not needed; accepted because they say where data are.
     """
 
@@ -74,6 +77,8 @@ class PicturesDataModule(ImageDataModule):
         invert: bool = False,
         max_pixels: int = MOST_PIXELS,
         skip_damaged: bool = False,
+        fit: Fit = "squeeze",
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         self.class_names, self.stored_shape = list(class_names), (shape[0], shape[1], shape[2])
         super().__init__(
@@ -88,7 +93,9 @@ class PicturesDataModule(ImageDataModule):
             invert=invert,
             max_pixels=max_pixels,
             skip_damaged=skip_damaged,
+            fit=fit,
         )
+        self.keep_values(value_range)
         if mean is not None and deviation is not None:
             self.statistics = mean, deviation
         self.paths = [images] if isinstance(images, str) else list(images or ())
@@ -103,7 +110,7 @@ class PicturesDataModule(ImageDataModule):
         require(stage == "predict" and self.paths, f"{self.name}: are for predict --data.images, and nothing else")
         if len(self.paths) == 1 and Path(self.paths[0]).suffix in ARRAYS:
             path = expanded(self.paths[0], "--data.images")
-            self.stores["predict"] = unlabeled(read_array_pictures(path, self.stored_shape, self.reading.invert))
+            self.stores["predict"] = unlabeled(read_array_pictures(path, self.stored_shape, self.reading))
             return
         found = find_pictures(self.paths, self.class_names)
         if found.odd and not (found.paths and self.reading.skip_damaged):
@@ -112,7 +119,7 @@ class PicturesDataModule(ImageDataModule):
         self.predict_files = [found.paths[number] for number in read.kept]
         odd = {str(each.path): each.reason for each in found.odd}
         facts = read.facts._replace(damaged={**read.facts.damaged, **odd})
-        for line in describe_facts({"predict": facts}, self.reading.background):
+        for line in describe_facts({"predict": facts}, self.reading, self.stored_shape[0]):
             rank_zero_info(line)
         labels = torch.tensor([found.labels[number] for number in read.kept])
         self.stores["predict"] = MemoryStore(read.images, labels)

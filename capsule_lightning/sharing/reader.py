@@ -18,7 +18,7 @@ from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import require
 from capsule_lightning.runs.folders import expanded
 
-READ_AS = ("background", "invert", "max_pixels")
+READ_AS = ("background", "invert", "max_pixels", "fit")
 """Arguments of a data module that say how image files become pictures, see `Reading`."""
 
 
@@ -33,7 +33,8 @@ class ImageReader:
     def __init__(self, images: TrainedOn, augmentation: Augmentation | None = None) -> None:
         self.images, self.augmentation = images, augmentation or NoAugmentation()
         given = (images.slot or {}).get("init_args", {})
-        self.reading = Reading(**{name: given[name] for name in READ_AS if name in given})
+        values = None if images.value_range is None else (images.value_range[0], images.value_range[1])
+        self.reading = Reading(**{name: given[name] for name in READ_AS if name in given}, values=values)
         stored = tuple(images.in_shape if images.stored_shape is None else images.stored_shape)
         if tuple(self.augmentation.out_shape((stored[0], stored[1], stored[2]))) != tuple(images.in_shape):
             stored, self.augmentation = tuple(images.in_shape), NoAugmentation()
@@ -41,7 +42,7 @@ class ImageReader:
 
     def __call__(self, images: Any) -> Tensor:
         """Return the network's input ``(B, C, H, W)`` of images, see `pictures`."""
-        return self.images.normalize(self.pictures(images))
+        return self.images.normalize(self._prepared(images))
 
     def pictures(self, images: Any) -> Tensor:
         """Return images as ``(B, C, H, W)`` float32 in [0, 1], of the shape of the network's input.
@@ -53,6 +54,10 @@ class ImageReader:
         Raises:
             InputError: a file cannot be read, or pixels have another shape or range.
         """
+        return self._prepared(images).clamp(0, 1)
+
+    def _prepared(self, images: Any) -> Tensor:
+        """Return images as they are before they are normalized; of more than 8 bits they may be outside of [0, 1]."""
         paths = [images] if isinstance(images, str | Path) else images
         if isinstance(paths, Sequence) and all(isinstance(path, str | Path) for path in paths):
             require(paths, "no images: expected paths of image files, or pixels")
@@ -62,7 +67,7 @@ class ImageReader:
         else:
             stored = self._pixels(images)
         pictures = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
-        return self.augmentation.evaluate(pictures).clamp(0, 1)
+        return self.augmentation.evaluate(pictures)
 
     def _pixels(self, images: Any) -> Tensor:
         """Return pixels as ``(B, C, H, W)``."""

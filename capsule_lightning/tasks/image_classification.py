@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.data.base import ImageBatch
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.reconstruction import reconstruction_error
@@ -134,10 +135,16 @@ class ImageClassificationTask(ImageTask):
 
     @override
     def losses(self, output: Output, batch: ImageBatch) -> dict[str, Tensor]:
-        loss = self.loss(output.capsules, self.targets(batch.labels))
-        if output.errors is None:
+        capsules, errors = output.capsules, output.errors
+        if batch.shares:
+            parts = [self.loss(capsules, self.targets(each.labels), each.weights) for each in batch.shares]
+            loss, weights = torch.stack(parts).sum(), torch.stack([each.weights for each in batch.shares]).sum(dim=0)
+            errors = None if errors is None else errors * weights
+        else:
+            loss = self.loss(capsules, self.targets(batch.labels))
+        if errors is None:
             return {"loss": loss}
-        error = output.errors.mean()
+        error = errors.mean()
         return {
             "loss": loss + self.reconstruction_weight * error,
             "class_loss": loss,
@@ -161,17 +168,27 @@ class ImageClassificationTask(ImageTask):
 
     @override
     def setup(self, stage: str) -> None:
-        """Refuse data whose images have another number of labels.
+        """Refuse data whose images have another number of labels, or weights that the loss cannot take.
 
         Raises:
-            InputError: the numbers differ, or what `ImageTask.setup` refuses.
+            InputError: they have, or what `ImageTask.setup` refuses.
         """
-        given = getattr(getattr(self.trainer, "datamodule", None), "num_labels", self.num_labels)
+        data = getattr(self.trainer, "datamodule", None)
+        given = getattr(data, "num_labels", self.num_labels)
         if given != self.num_labels:
-            remedy = "ClassificationTask" if given == 1 else f"MultiLabelTask --model.num_labels {given}"
+            remedies = {0: "LabelSetTask", 1: "ClassificationTask"}
+            remedy = remedies.get(given, f"MultiLabelTask --model.num_labels {given}")
+            numbers = [str(number or "any number") for number in (given, self.num_labels)]
             raise InputError(
-                f"num_labels={given} of each image, and {type(self).__name__} expects {self.num_labels}: choose other "
+                f"num_labels={numbers[0]} of each image, and {type(self).__name__} expects {numbers[1]}: choose other "
                 f"data or --model {remedy}"
+            )
+        if stage == "fit" and isinstance(data, DataModule) and (data.mixes or data.is_weighted):
+            what = "mixes images" if data.mixes else "has weights of examples"
+            require(
+                self.loss.takes_weights,
+                f"{type(self.loss).__name__}: takes no weights, and this training {what}: choose another loss, or let "
+                "its forward take weights",
             )
         super().setup(stage)
 

@@ -36,6 +36,7 @@ SMALLEST = {
     "data": f"{FEW} --images 256 --datasets mnist",
     "floor": f"{FEW} --batch_size 2 --config digits.yaml --matmul 64 --copy_mib 1",
     "profile_step": f"{FEW} --batch_size 2 --config digits.yaml --precision 32-true --rows 5",
+    "segmentation": f"{FEW} --batch_size 2 --sizes 16",
     "time_to_accuracy": "--seeds 0 --config digits.yaml --set trainer.max_epochs=1 data.batch_size=256",
 }
 
@@ -125,6 +126,14 @@ def test_routing(records: dict[str, Future[dict[str, Any]]]) -> None:
         assert_spread(found["ms"])
         assert_spread(found["time_ratio"])
         assert found["peak_mib"] is None or found["peak_mib"] >= 0
+
+
+@of_the_scripts
+def test_segmentation(records: dict[str, Future[dict[str, Any]]]) -> None:
+    (found,) = records["segmentation"].result()["results"]
+    assert found["size"] == 16
+    assert found["steps"]["blocks"]["loss"] == pytest.approx(found["steps"]["stored"]["loss"], rel=1e-3)
+    assert_spread(found["ratio"]["time"])
 
 
 @of_the_scripts

@@ -7,6 +7,8 @@ import torch
 from capsule_lightning.data.array_pictures import read_array_pictures
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_files import read_files
+from capsule_lightning.data.pictures import Reading
+from capsule_lightning.data.statistics import unit
 from capsule_lightning.errors import InputError
 
 COLOR = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
@@ -25,8 +27,8 @@ COLOR = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
 def test_images_are_found_by_their_names(tmp_path, arrays):
     np.savez(tmp_path / "a.npz", **arrays)
     expected = torch.from_numpy(COLOR).movedim(-1, 1)
-    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), invert=False), expected)
-    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), invert=True), 255 - expected)
+    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading()), expected)
+    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading(invert=True)), 255 - expected)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,28 @@ def test_images_are_found_by_their_names(tmp_path, arrays):
 def test_other_images_are_refused(tmp_path, arrays, named):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=named):
-        read_array_pictures(tmp_path / "a.npz", (3, 8, 6), invert=False)
+        read_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading())
+
+
+@pytest.mark.parametrize(
+    ("array", "values", "expected"),
+    [
+        (COLOR * 16.0, (0, 4080), COLOR / 255),
+        (COLOR.astype(np.uint16) * 16, (0, 4080), COLOR / 255),
+        (COLOR.astype(np.uint16) * 16, (80, 2080), (COLOR * 16.0 - 80) / 2000),
+        (COLOR, (0, 1), COLOR / 255),
+        (COLOR, (0, 255), COLOR / 255),
+        (COLOR % 2, (0, 1), COLOR % 2),
+        (COLOR.astype(np.uint16) * 257, None, COLOR / 255),
+    ],
+    ids=["floats", "16-bits", "outside", "bytes-for-floats", "bytes", "truth", "16-bits-for-bytes"],
+)
+def test_values_are_those_of_the_images_trained_on(tmp_path, array, values, expected):
+    np.savez(tmp_path / "a.npz", a=array)
+    for invert in (False, True):
+        found = unit(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading(invert=invert, values=values)))
+        exact = torch.from_numpy(np.asarray(1 - expected if invert else expected, np.float64)).movedim(-1, 1)
+        torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 8), (5, 1, 8, 8), (5, 8, 8, 1)])

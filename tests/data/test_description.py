@@ -1,10 +1,14 @@
 """What a person is told about the data before training."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from capsule_lightning.data import facts
 from capsule_lightning.data.digits import DigitsDataModule
+from capsule_lightning.data.facts import Part, describe_counts
+from capsule_lightning.data.image_arrays import ImageArrayDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.data.loader import MemoryStore
 from capsule_lightning.data.mnist import MNISTDataModule
@@ -44,7 +48,10 @@ def test_sizes_and_splits_of_a_folder_are_told(tmp_path, write_tree, write_image
     assert (
         splits.strip() == "30 to train on, 3 to validate on (--data.val_size 0.1), 8 to test on (--data.test_size 0.2)"
     )
-    assert others == []
+    assert [line.strip() for line in others] == [
+        "41 of another ratio of rows to columns, squeezed to it (--data.fit squeeze)",
+        "train/validation/test: cat 15/1/4, dog 15/2/4",
+    ]
 
 
 def test_what_is_odd_is_told_once_more_when_the_pictures_are_kept(tmp_path, write_tree):
@@ -72,6 +79,46 @@ def test_a_picture_in_two_splits_is_told(tmp_path, write_tree):
     (tmp_path / "test/b/copy.png").write_bytes((tmp_path / "train/a/3.png").read_bytes())
     lines = told(folder(tmp_path, val_size=0))
     assert "1 to measure with that are also in another split, pixel for pixel: test/b/copy.png = train/a/3.png" in lines
+
+
+def test_a_picture_in_two_classes_is_told(tmp_path, write_tree):
+    write_tree(tmp_path, ["a", "b"], count=10)
+    (tmp_path / "b/copy.png").write_bytes((tmp_path / "a/3.png").read_bytes())
+    lines = told(folder(tmp_path, test_size=4, val_size=4))
+    assert "1 have the pixels of another one of another class: " in lines
+    assert "b/copy.png" in lines
+    assert "a/3.png" in lines
+
+
+def test_leaks_and_classes_of_arrays_are_told(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 6, 6), dtype=np.uint8)
+    images[50] = images[4]
+    labels = np.repeat(np.arange(30), 2)
+    cuts = {"train": slice(40), "test": slice(40, 60)}
+    numbers = np.concatenate([labels[:40] % 10, labels[40:] % 10])
+    numbers[50] = numbers[4]
+    arrays = {f"{split}_images": images[cut] for split, cut in cuts.items()}
+    arrays |= {f"{split}_labels": numbers[cut] for split, cut in cuts.items()}
+    np.savez(tmp_path / "a.npz", **arrays)
+    lines = told(ImageArrayDataModule(str(tmp_path / "a.npz"), batch_size=4, val_size=0))
+    assert "1 to measure with that are also in another split, pixel for pixel: test image 10 = train image 4" in lines
+    assert "train/test: 0 4/2, 1 4/2, 2 4/3" in lines
+
+
+def test_many_classes_are_told_by_the_rarest_and_the_most_frequent():
+    labels = torch.cat([torch.arange(30).repeat_interleave(3), torch.tensor([7, 7])])
+    labels = labels[1:]  # class 0 has two, class 7 five
+    store = MemoryStore(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels)
+    part = Part(store, torch.arange(len(labels)), None)
+    (line,) = describe_counts({"train": part}, [f"class {number}" for number in range(30)])
+    assert line.startswith("train: 2 of the rarest class to 5 of the most frequent")
+    assert line.endswith("class 0 and class 7")
+
+
+def test_what_is_not_searched_is_told(monkeypatch):
+    monkeypatch.setattr(facts, "MOST_BYTES", 10)
+    data = DigitsDataModule()
+    assert "train and validation: too many pixels to be searched for the same picture twice" in told(data)
 
 
 def test_a_class_that_is_called_as_a_split_is_told(tmp_path, write_tree):

@@ -10,10 +10,12 @@ from PIL import Image
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data import named_arrays
 from capsule_lightning.data.array_files import map_array
+from capsule_lightning.data.array_pictures import read_array_pictures
 from capsule_lightning.data.image_arrays import ImageArrayDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
-from capsule_lightning.data.trained_on import trained_on
+from capsule_lightning.data.trained_on import read_trained_on, trained_on
 from capsule_lightning.errors import InputError
+from capsule_lightning.sharing.reader import ImageReader
 
 GRAY = np.random.default_rng(0).integers(0, 256, (40, 6, 7), dtype=np.uint8)
 COLOR = np.random.default_rng(1).integers(0, 256, (40, 6, 7, 3), dtype=np.uint8)
@@ -226,28 +228,95 @@ def test_there_is_never_more_than_the_result_and_a_slice(make, monkeypatch):
         (GRAY > 100, np.where(GRAY > 100, 255, 0), "bool: true is white"),
         (GRAY / 255, GRAY, "float64 from 0 to 1, times 255"),
         ((GRAY / 255).astype(np.float32), GRAY, "float32 from 0 to 1, times 255"),
-        (GRAY / 255 * 1.0000001, GRAY, "times 255"),
-        (GRAY.astype(np.float16), GRAY, "float16 from 0 to 255, rounded to bytes"),
-        (np.clip(GRAY + 0.4, 0, 255), GRAY, "rounded to bytes"),
+        (GRAY / 255 * 0.9999999, GRAY, "times 255"),
+        (GRAY.astype(np.float16), GRAY, "float16 from 0 to 255, taken as bytes"),
         (GRAY.astype(np.int64), GRAY, "int64 from 0 to 255, taken as bytes"),
         (GRAY.astype(">i2"), GRAY, "int16 from 0 to 255, taken as bytes"),
         (GRAY.astype(np.uint16), GRAY, "uint16 from 0 to 255, taken as bytes"),
-        (GRAY.astype(np.uint16) * 257, GRAY, "uint16 from 0 to 65535, of which the upper 8 bits are kept"),
-        (GRAY.astype(">u2") * 257 - (GRAY > 0), GRAY, "the upper 8 bits are kept"),
     ],
 )
-def test_every_range_becomes_bytes_and_is_told(make, images, expected, note):
+def test_what_is_the_same_in_bytes_is_kept_so_and_told(make, images, expected, note):
     data = make(medmnist(images))
     assert torch.equal(kept(data), torch.from_numpy(expected.astype(np.uint8)).unsqueeze(1))
     lines = told(data).splitlines()[1:]
     assert note in "".join(lines)
-    assert len(lines) == 2 + (images.dtype != np.uint8)
+    assert len(lines) == 3 + (images.dtype != np.uint8)
 
 
-def test_one_range_is_found_for_all_splits(make):
+WIDE = np.random.default_rng(2).integers(300, 4096, (40, 6, 7), dtype=np.uint16)  # 12 of 16 bits
+LOW, HIGH = float(WIDE[:20].min()), float(WIDE[:20].max())
+
+
+@pytest.mark.parametrize(
+    ("images", "low", "high"),
+    [
+        (WIDE, LOW, HIGH),
+        (WIDE.astype(">u2"), LOW, HIGH),
+        (WIDE.astype(np.int16) - 2000, LOW - 2000, HIGH - 2000),
+        (WIDE / 8000.0, 0, 1),
+        ((WIDE / 8000).astype(np.float16), 0, 1),
+        (WIDE / 20, 0, 255),
+        (WIDE / 20 - 30, LOW / 20 - 30, HIGH / 20 - 30),
+    ],
+    ids=["12-bits", "other-endian", "signed", "floats", "half", "to-255", "any"],
+)
+def test_no_bit_is_cut_off(make, images, low, high):
+    data = make(medmnist(images), val_size=0)  # 20 images to train on
+    expected = (images[[*range(20), *range(28, 40)]].astype(np.float64) - low) / (high - low)
+    torch.testing.assert_close(kept(data).double(), torch.from_numpy(expected).unsqueeze(1), atol=1e-6, rtol=0)
+    assert f"as floats: {low:.6g} becomes 0 and {high:.6g} becomes 1" in told(data)
+    inverted = kept(make(medmnist(images), val_size=0, invert=True))
+    torch.testing.assert_close(inverted, 1 - kept(data), atol=1e-6, rtol=0)
+
+
+def test_values_that_become_0_and_1_can_be_chosen(make):
+    data = make(medmnist(WIDE), value_range=(0, 4095))
+    torch.testing.assert_close(kept(data), torch.from_numpy(WIDE / 4095.0).float().unsqueeze(1))
+    assert data.state_dict() == {}
+    data.setup("fit")
+    assert data.state_dict()["values"] == [0, 4095]
+
+
+def test_each_band_of_many_is_normalized_by_the_training_images(make):
+    cubes = np.random.default_rng(3).normal(np.arange(30) * 100, np.arange(1, 31), (40, 6, 7, 30))
+    data = make(medmnist(cubes), channels_last=True, val_size=0)
+    data.setup("fit")
+    assert data.in_shape == (30, 6, 7)
+    low, high = cubes[:20].min(), cubes[:20].max()
+    shares = (cubes[:20] - low) / (high - low)
+    mean, deviation = data.statistics
+    np.testing.assert_allclose(mean, shares.mean(axis=(0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(deviation, shares.std(axis=(0, 1, 2)), rtol=1e-5)
+    (batch,) = [data.on_after_batch_transfer(each, 0) for each in data.loader("train", torch.arange(4))]
+    expected = (cubes[:4] - cubes[:20].mean(axis=(0, 1, 2))) / cubes[:20].std(axis=(0, 1, 2))
+    np.testing.assert_allclose(batch.images, np.moveaxis(expected, -1, 1), atol=1e-3)
+
+
+def test_a_run_keeps_its_range_and_tells_those_who_use_its_network(make, tmp_path):
+    data = make(medmnist(WIDE))
+    data.setup("fit")
+    state, about = data.state_dict(), trained_on(data)
+    assert about.value_range == [LOW, HIGH]
+    other = make(medmnist((WIDE * 2).astype(np.uint16)))
+    other.setup("fit")
+    before = kept(other)
+    other.load_state_dict(state)
+    low, high = about.value_range
+    torch.testing.assert_close(kept(other), torch.from_numpy((WIDE * 2.0 - low) / (high - low)).float().unsqueeze(1))
+    assert not torch.allclose(before, kept(other))
+    assert other.store("train").inputs.max() > 1.5  # what was open has been read again
+    np.save(tmp_path / "new.npy", WIDE[:3])
+    prepared = ImageReader(read_trained_on(about.plain(), "here"))
+    pictures = read_array_pictures(tmp_path / "new.npy", (1, 6, 7), prepared.reading)
+    torch.testing.assert_close(pictures, data.store("train").inputs[:3])
+
+
+def test_bytes_are_those_of_all_splits(make):
     arrays = medmnist(GRAY.astype(np.float32))
     arrays["test_images"] = np.ones_like(arrays["test_images"])
     assert make(arrays).load("test").images.max() == 1
+    arrays["test_images"] = arrays["test_images"] / 2
+    assert make(arrays).load("test").images.max() == 0.5 / 255
 
 
 def test_dark_and_light_are_exchanged_on_demand(make):
@@ -310,8 +379,8 @@ FAULTS = {
     "many-channels": (one(np.zeros((40, 6, 7, 5), np.uint8)), {}, r"--data\.channels_last"),
     "text": (one(np.full((40, 6, 7), "a")), {}, "holds <U1; expected images as numbers"),
     "complex": (one(GRAY * 1j), {}, "holds complex128"),
-    "range": (one(GRAY / 10 - 3.1), {}, r"float64 from -3.1 to 22.4: expected 0 to 1 or 0 to 255; scale them"),
-    "range-int": (one(GRAY.astype(np.int16) * 2), {}, "int16 from 0 to 510: expected 0 to 1 or 0 to 255"),
+    "range": (one(GRAY * 3.0), {"value_range": (9, 3)}, r"value_range=\[9, 3\]: expected the value that becomes 0"),
+    "range-nan": (one(GRAY * 3.0), {"value_range": (0, float("nan"))}, "value_range="),
     "nan": (one(np.where(GRAY == 7, np.nan, GRAY)), {}, "NaN or infinite"),
     "infinite": (one(np.where(GRAY == 7, np.inf, GRAY)), {}, "NaN or infinite"),
     "types": ({**medmnist(), "test_images": COLOR[28:] / 255}, {}, "holds float64, and .*train_images uint8"),
@@ -324,7 +393,7 @@ FAULTS = {
     "fractions": (one(labels=LABELS + 0.5), {}, "labels: has 0.5; expected whole numbers"),
     "nan-labels": (one(labels=np.where(LABELS == 1, np.nan, 0)), {}, "labels: has nan"),
     "huge-labels": (one(labels=LABELS * 1e300), {}, "labels: has 1e"),
-    "several": (one(labels=1 - np.eye(4)[LABELS]), {}, "several of 4 classes, or none, which is not supported yet"),
+    "several": (one(labels=1 - np.eye(4)[LABELS]), {"several_labels": False}, "several classes, or none; leave it out"),
     "columns": (one(labels=np.stack([LABELS] * 2, axis=1)), {}, "has 2 columns; expected one"),
     "cube": (one(labels=LABELS[:, None, None]), {}, r"holds \(40, 1, 1\) int64"),
     "unknown-label": (

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from capsule_lightning.data.facts import describe_facts
 from capsule_lightning.data.image_files import read_files, read_images, size_of
-from capsule_lightning.data.image_trees import image_paths
+from capsule_lightning.data.image_trees import find_images, image_paths
 from capsule_lightning.data.pictures import Reading
 from capsule_lightning.errors import InputError
 
@@ -350,3 +351,188 @@ def test_damaged_files_are_left_out_on_demand(many_damaged):
 def test_nothing_is_left_of_damaged_files_alone(many_damaged):
     with pytest.raises(InputError, match="none of the 15 image files can be read"):
         read_images(image_paths(many_damaged)[::2], (1, 4, 4), reading=Reading(skip_damaged=True))
+
+
+# Pictures of another shape.
+
+
+def stripes(rows, columns, along):
+    """A gray picture whose values are the numbers of its rows or columns, times 20."""
+    numbers = np.arange(rows)[:, None] if along == "rows" else np.arange(columns)[None]
+    return np.broadcast_to(numbers * 20, (rows, columns)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["bytes", "16-bits"])
+@pytest.mark.parametrize(
+    ("picture", "size", "expected"),
+    [
+        (stripes(4, 8, "columns"), (4, 4), stripes(4, 8, "columns")[:, 2:6]),
+        (stripes(9, 3, "rows"), (3, 3), stripes(9, 3, "rows")[3:6]),
+        (stripes(2, 5, "columns"), (2, 2), [[30, 50]] * 2),  # columns 1.5 to 3.5
+        (stripes(2, 4, "columns").repeat(4, 0).repeat(4, 1), (2, 2), [[20, 40]] * 2),  # as if scaled, then cropped
+    ],
+    ids=["wide", "high", "between", "scaled"],
+)
+def test_cropping_keeps_the_middle(tmp_path, picture, size, expected, dtype):
+    Image.fromarray(picture.astype(dtype)).save(tmp_path / "a.png")
+    if dtype == np.uint8:
+        found, off = read(tmp_path / "a.png", (1, *size), resize=True, reading=Reading(fit="crop")), 0.51
+    else:
+        reading = Reading(fit="crop", values=(0, 1000))
+        found, off = read(tmp_path / "a.png", (1, *size), resize=True, reading=reading) * 1000, 1e-3
+    np.testing.assert_allclose(found, expected, atol=off)
+
+
+@pytest.mark.parametrize("background", ["white", "#ff8000"])
+@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize("place", [np.s_[1:3, :], np.s_[:, 1:3]], ids=["wide", "high"])
+def test_padding_puts_a_picture_into_the_middle_of_the_background(tmp_path, write_image, background, invert, place):
+    expected = np.full((4, 4, 3), {"white": 255, "#ff8000": [255, 128, 0]}[background], dtype=np.uint8)
+    expected[place] = write_image(tmp_path / "a.png", expected[place].shape)
+    reading = Reading(background, invert, fit="pad")
+    found = read(tmp_path / "a.png", (3, 4, 4), resize=True, reading=reading)
+    np.testing.assert_array_equal(found, 255 - expected if invert else expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["bytes", "16-bits"])
+def test_padding_scales_to_lie_within(tmp_path, dtype):
+    picture = np.full((10, 40), 100, dtype)
+    picture[:2], picture[-2:] = 200, 0  # background and ink are as bright as the picture's own extremes
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    values = None if dtype == np.uint8 else (0, 255)
+    found = read(tmp_path / "a.png", (1, 20, 20), resize=True, reading=Reading("black", fit="pad", values=values))
+    expected = np.zeros((20, 20))
+    expected[7:12] = [[200], [100], [100], [100], [0]]
+    inner = found * (1 if values is None else 255)
+    assert abs(inner - expected).max() < 45  # triangles mix neighboring rows
+    np.testing.assert_array_equal(inner[:7], 0)
+    np.testing.assert_array_equal(inner[12:], 0)
+    np.testing.assert_allclose(inner[9], 100, atol=1e-3)
+
+
+@pytest.mark.parametrize("fit", ["squeeze", "crop", "pad"])
+def test_a_picture_of_the_same_shape_is_read_the_same_however_others_fit(tmp_path, write_image, fit):
+    write_image(tmp_path / "a.png", (12, 8, 3))
+    expected = read(tmp_path / "a.png", (3, 6, 4), resize=True)
+    found = read_files([tmp_path / "a.png"], (3, 6, 4), resize=True, reading=Reading(fit=fit))
+    np.testing.assert_array_equal(found.images[0].movedim(0, -1), expected)
+    assert found.facts.reshaped == 0
+
+
+def test_a_picture_is_turned_before_it_is_cropped(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = stripes(8, 4, "rows")
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    found = read(tmp_path / "a.png", (1, 4, 4), resize=True, reading=Reading(fit="crop"))
+    np.testing.assert_array_equal(found, UPRIGHT[6](picture)[:, 2:6])
+
+
+# More than 8 bits.
+
+WIDE = np.array([[0, 300, 40_000], [65_535, 1, 4095]], dtype=np.uint16)
+DEEP = {
+    "a.png": WIDE,
+    "a.tif": WIDE,
+    "b.tif": WIDE / np.float32(7) - 100,  # floats
+    "c.tif": WIDE.astype(np.int32) * 1000 - 5,
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_bit_is_cut_off_if_a_range_is_stated(tmp_path, name, channels):
+    Image.fromarray(DEEP[name]).save(tmp_path / name)
+    for invert in (False, True):
+        found = read(tmp_path / name, (channels, 2, 3), reading=Reading(invert=invert, values=(10, 4095)))
+        expected = (DEEP[name].astype(np.float64) - 10) / 4085
+        expected = expected if channels == 1 else np.repeat(expected[..., None], 3, axis=-1)
+        np.testing.assert_allclose(found, 1 - expected if invert else expected, rtol=1e-5, atol=1e-6)
+
+
+def test_16_bits_of_a_portable_map_are_kept_as_well(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 2 65535\n" + WIDE.astype(">u2").tobytes())
+    found = read(tmp_path / "a.pgm", (1, 2, 3), reading=Reading(values=(0, 65_535)))
+    np.testing.assert_allclose(found, WIDE / 65_535, rtol=1e-6)
+
+
+def test_a_transparent_value_of_16_bits_becomes_the_background(tmp_path):
+    Image.fromarray(np.array([[500, 7, 1500]], dtype=np.uint16)).save(tmp_path / "a.png", transparency=7)
+    found = read_files([tmp_path / "a.png"], (1, 1, 3), reading=Reading(values=(500, 1500)))
+    assert found.images.flatten().tolist() == [0, 1, 1]
+    assert found.facts.transparent == 1
+
+
+def test_bytes_serve_a_network_of_floats_and_no_other(tmp_path, write_image):
+    pixels = write_image(tmp_path / "a.png", (2, 3))
+    for values in ((0, 1), (0, 255)):
+        found = read(tmp_path / "a.png", (1, 2, 3), reading=Reading(values=values, invert=True))
+        np.testing.assert_allclose(found, 1 - pixels / 255, atol=1e-6)
+    with pytest.raises(InputError, match=r"a\.png: .*\(gray of 8 bits, expected one channel of 16 bits or more"):
+        read(tmp_path / "a.png", (1, 2, 3), reading=Reading(values=(0, 4095)))
+    write_image(tmp_path / "b.png", WIDE)
+    found = read(tmp_path / "b.png", (1, 2, 3), reading=Reading(values=(0, 1)))
+    np.testing.assert_allclose(found, (WIDE >> 8) / 255, atol=1e-6)
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path, write_image):
+    write_image(tmp_path / "c.tif", np.array([[0, np.nan]], np.float32))
+    with pytest.raises(InputError, match=r"c\.tif: .*NaN or infinite"):
+        read(tmp_path / "c.tif", (1, 1, 2), reading=Reading(values=(0, 1)))
+
+
+def png_of_16_bits(values):
+    """The bytes of a PNG file in color, ``values (H, W, 3)`` uint16, which Pillow does not write."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def test_of_16_bits_in_color_the_upper_8_are_kept_and_that_is_told(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65_536, (4, 5, 3), dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(values))
+    found = read_files([tmp_path / "a.png"], (3, 4, 5))
+    np.testing.assert_array_equal(found.images[0].movedim(0, -1), values >> 8)
+    assert "1 of 16 bits, of which the upper 8 are kept" in describe_facts({"train": found.facts}, Reading(), 3)
+
+
+def test_kinds_of_pixels_are_counted(tmp_path, write_image):
+    write_image(tmp_path / "a.png", (4, 4))
+    write_image(tmp_path / "b.png", (4, 4, 3))
+    write_image(tmp_path / "c.png", (4, 4, 4))
+    Image.new("CMYK", (4, 4)).save(tmp_path / "d.jpg")
+    write_image(tmp_path / "e.png", np.zeros((4, 4), np.uint16))
+    Image.new("P", (4, 4)).save(tmp_path / "f.gif")
+    facts = read_files(image_paths(tmp_path), (1, 4, 4)).facts
+    assert facts.modes == {"gray": 1, "color": 2, "color with transparency": 1, "CMYK": 1, "gray of 16 bits": 1}
+    line = describe_facts({"train": facts}, Reading(), 1)[0]
+    assert line.startswith("2 color, 1 ")
+    assert line.endswith(": all read as gray (--data.channels 1)")
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_photos_are_turned_upright(tmp_path, orientation):
+    quarters = np.kron([[0, 80], [160, 240]], np.ones((16, 24))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(quarters).save(tmp_path / "A b.JPG", exif=exif, quality=95)
+    expected = UPRIGHT[orientation](quarters)
+    found = read(tmp_path / "A b.JPG", (1, *expected.shape))
+    assert abs(found.astype(int) - expected).max() <= 12
+
+
+def test_names_may_be_any(tmp_path, write_image):
+    names = ["a b.PNG", "\N{CAMERA}.png", "e\u0301.png", "\u00e9.png", "photo.JPG", "x.jpeg", ".hidden.png"]
+    for name in names:
+        write_image(tmp_path / name, (4, 4), format="PNG")  # whatever the name says
+    (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    found = find_images(tmp_path)
+    assert [path.name for path in found.images] == sorted(set(names) - {".hidden.png"})
+    assert [path.name for path in found.others] == ["Thumbs.db"]
+    assert read_images(found.images, (1, 4, 4)).shape == (6, 1, 4, 4)

@@ -49,8 +49,9 @@ FILES = {
     "no-arrays": (archive(), "holds no arrays"),
     "claims": (archive(images=npy(GRAY, (10**9, 6, 7)), labels=npy(LABELS)), "its header speaks of 42,000,000,000"),
     "no-array": (archive(images=b"hello, this is no array", labels=npy(LABELS)), "cannot be read"),
-    "matlab": (b"MATLAB 5.0 MAT-file", r"is a MATLAB file; read it with scipy\.io\.loadmat"),
-    "hdf": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
+    "matlab": (b"MATLAB 5.0 MAT-file", "pictures.npz: cannot be read"),
+    "matlab-4": (b"\0" * 20 + b"images\0", "is no file of NumPy"),
+    "hdf": (b"\x89HDF\r\n\x1a\n", "pictures.npz: (cannot be read|is an HDF5 file, which h5py reads; install it)"),
 }
 
 
@@ -91,7 +92,7 @@ def test_an_archive_that_lies_about_its_size_is_not_believed(tmp_path):
     [
         (None, r"set --data\.path"),
         ("", r"set --data\.path"),
-        ("nowhere.npz", r"nowhere\.npz: no such file or folder; expected an \.npz file"),
+        ("nowhere.npz", r"nowhere\.npz: no such file or folder; expected an \.npz, \.mat or HDF5 file"),
         ("folder", r"folder: no \.npy file in this folder; .*image_folder\.yaml"),
         ("pipe", r"pipe: is not a file \(pipe\)"),
         ("nul\0", "embedded null"),

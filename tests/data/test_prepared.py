@@ -74,7 +74,7 @@ def test_labels_that_are_no_column_of_whole_numbers_are_refused(stored, labels):
 
 
 BAD_IMAGES = {
-    "float": IMAGES.float().numpy(),
+    "double": IMAGES.double().numpy(),
     "flat": IMAGES.flatten(1).numpy(),
     "signed": IMAGES.numpy().view(np.int8),
 }

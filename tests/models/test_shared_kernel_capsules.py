@@ -47,7 +47,10 @@ def maps(rows=5, columns=4, batch=2, types=TYPES):
     return Capsules(poses, torch.rand(batch, rows, columns, types, dtype=torch.float64))
 
 
-def layer(routing=partial(DynamicRouting, bias=True), types=TYPES, **form):
+BIASED = partial(DynamicRouting, bias=True)
+
+
+def layer(routing=BIASED, types=TYPES, **form):
     """A layer in float64 for evaluation, every parameter moved from where it starts."""
     made = SharedKernelCapsules(types, DIM, PARENTS, DIM_OUT, routing=routing, **form)
     with torch.no_grad():
@@ -78,8 +81,10 @@ def plain_votes(poses, weight, kernel_size, stride=1, upsampling=None):
             for row in range(rows):
                 for column in range(columns):
                     if upsampling == "transposed":  # a child reaches K x K parents
-                        a, b = (kernel_size - 1 - p - o + stride * c for p, o, c in
-                                zip((y, x), before, (row, column), strict=True))
+                        a, b = (
+                            kernel_size - 1 - p - o + stride * c
+                            for p, o, c in zip((y, x), before, (row, column), strict=True)
+                        )
                     else:
                         a, b = (c - stride * p + o for p, o, c in zip((y, x), before, (row, column), strict=True))
                     if 0 <= a < kernel_size and 0 <= b < kernel_size:

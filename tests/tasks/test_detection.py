@@ -157,19 +157,3 @@ def test_a_missing_package_is_named_before_training(monkeypatch):
     monkeypatch.setattr("capsule_lightning.metrics.boxes.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"capsule_lightning\[detection\]"):
         DetectionTask((1, 48, 48), 10, NETS["control"])
-
-
-def test_dynamic_routing_of_few_children_is_that_of_many():
-    """Few children are summed in another way."""
-    torch.manual_seed(0)
-    votes = torch.randn(5, 6, 4, 3, dtype=torch.float64)
-    from capsule_lightning.routing import dynamic
-
-    few = dynamic.dynamic_routing(votes)
-    dynamic._FEW, before = 0, dynamic._FEW
-    try:
-        many = dynamic.dynamic_routing(votes)
-    finally:
-        dynamic._FEW = before
-    assert_close(few, many, rtol=1e-12, atol=1e-12)
-    assert DynamicRouting(6, 4, 4, 3).iterations == 3
