@@ -20,7 +20,8 @@ from capsule_lightning.routing.squeeze_excite import SERouting
 from capsule_lightning.tasks.detection import BoxPrediction, DetectionTask
 
 pytest.importorskip("faster_coco_eval")
-SMALL = partial(CenterCapsNet, stem=4, planes=(8, 8), num_types=3, dim=4, kernel_size=3, presence_dim=4, deformable=False)
+SIZES = {"stem": 4, "planes": (8, 8), "num_types": 3, "dim": 4, "kernel_size": 3, "presence_dim": 4}
+SMALL = partial(CenterCapsNet, **SIZES, deformable=False)
 NETS = {
     "dynamic": SMALL,
     "se": partial(SMALL, routing=partial(SERouting, bias=True, map_dims=2)),
