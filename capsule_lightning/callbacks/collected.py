@@ -48,6 +48,12 @@ def named(classes: list[int]) -> list[int]:
     return [each for each in classes if each >= 0]
 
 
+def offers_pictures(batch: object) -> bool:
+    """Return whether a batch has pictures that can be drawn; a vector, a single pixel of many channels, is none."""
+    pictures = getattr(batch, "pictures", None)
+    return pictures is not None and tuple(pictures.shape[-2:]) != (1, 1)
+
+
 def of_all_processes(trainer: L.Trainer, rows: list[Each]) -> list[Each]:
     """Return what all processes of a run have collected, one after the other; every process calls this."""
     if trainer.world_size == 1:

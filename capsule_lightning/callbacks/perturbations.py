@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.callbacks.collected import offers
+from capsule_lightning.callbacks.collected import offers, offers_pictures
 from capsule_lightning.callbacks.figures import SparseFigures, publish
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import require
@@ -42,6 +42,7 @@ class PerturbationFigures(SparseFigures):
             and trainer.is_global_zero
             and offers(outputs, "classes")
             and offers(batch, "labels", "pictures")
+            and offers_pictures(batch)
             and batch.labels.ndim == 1
             and bool((batch.labels >= 0).all())
         ):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.callbacks.collected import offers
+from capsule_lightning.callbacks.collected import offers, offers_pictures
 from capsule_lightning.callbacks.figures import ImageFigures
 from capsule_lightning.data.base import ImageBatch
 
@@ -20,7 +20,7 @@ Reconstruction = tuple[Tensor, Tensor, int, int, float]
 class ReconstructionFigures(ImageFigures[Reconstruction]):
     """Draws images of one class each and their reconstructions; see `ImageFigures`.
 
-    Predictions of several classes an image, and those without reconstructions, are left out.
+    Predictions of several classes an image, those without reconstructions, and those of vectors are left out.
     """
 
     def __init__(self, count: int = 20) -> None:
@@ -30,7 +30,7 @@ class ReconstructionFigures(ImageFigures[Reconstruction]):
     def wrong(self, outputs: Any, batch: ImageBatch) -> Tensor | None:
         if not offers(outputs, "classes", "activations", "reconstructions") or not offers(batch, "labels", "pictures"):
             return None
-        if outputs.classes.ndim != 1:
+        if outputs.classes.ndim != 1 or not offers_pictures(batch):
             return None
         wrong: Tensor = outputs.classes != batch.labels
         return wrong & (batch.labels >= 0)

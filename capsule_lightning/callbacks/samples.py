@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.callbacks.collected import confidences, named, of_all_processes, offers
+from capsule_lightning.callbacks.collected import confidences, named, of_all_processes, offers, offers_pictures
 from capsule_lightning.callbacks.informing import Informing
 from capsule_lightning.data.base import ImageBatch, ImageDataModule
 from capsule_lightning.errors import require
@@ -74,7 +74,7 @@ class PredictionSamples(Informing):
     ) -> None:
         """Keep the images that may get into the table."""
         drawable = offers(outputs, "classes", "activations") and offers(batch, "labels", "indices", "pictures")
-        if not drawable or not table_loggers(trainer):
+        if not drawable or not offers_pictures(batch) or not table_loggers(trainer):
             return
         found = samples(outputs, batch)
         kept = {sample.number: sample for sample in shortlist([*self._kept, *found], self.count)}

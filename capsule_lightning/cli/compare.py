@@ -27,6 +27,8 @@ def run(words: Sequence[str]) -> None:
         raise InputError("compare: --wandb takes runs from W&B alone; leave out --config and folders")
     if options.config is not None and len(options.folders) > 1:
         raise InputError("compare: --config takes one folder, of all experiments; leave the others out")
+    if options.fit and options.config is None:
+        raise InputError("compare: --fit adds words to the runs of a study; say which by --config STUDY")
     if options.publish and options.wandb is None:
         raise InputError("compare: --publish makes a report of runs in W&B; say which by --wandb ENTITY/PROJECT")
     output, csv_file = (None if path is None else Path(path) for path in (options.output, options.csv))
@@ -34,23 +36,24 @@ def run(words: Sequence[str]) -> None:
         if path is not None:
             require_name_of_no_run(path, option)
             require_free(path, options.overwrite, option)
-    by, console, status = options.by or [], new_console(), 0
+    by, metric, also = options.by or [], options.metric, options.also or []
+    console, status = new_console(), 0
     if options.config is not None:
         from capsule_lightning.cli import main
         from capsule_lightning.cli.check import check
         from capsule_lightning.comparison.study import read_study
         from capsule_lightning.comparison.study_processes import run_study
 
-        study = read_study(options.config)
+        study = read_study(options.config, options.fit or "")
         folders, status = run_study(study, expanded((options.folders or ["runs"])[0], "folder"), console, main, check)
         runs = [read_run(folder) for folder in folders]
-        by = by or study.keys
+        by, metric, also = by or study.keys, metric or study.metric, also or study.also
         output = output or folders[0].parent / "comparison"
     elif options.wandb is not None:
         runs = read_wandb(options.wandb)
     else:
         runs = [read_run(folder) for folder in find_runs(options.folders or ["runs"])]
-    found = compare(runs, options.metric, by)
+    found = compare(runs, metric or METRIC, by, also)
     show(found, console, output, csv_file)
     if options.publish:
         from capsule_lightning.comparison.wandb_report import publish
@@ -68,6 +71,7 @@ def options_parser() -> LightParser:
         f"""examples:
   python -m {PROGRAM} compare runs/digits --by model.net.routing --output comparison
   python -m {PROGRAM} compare --config studies/digits_routings.yaml
+  python -m {PROGRAM} compare --config studies/audit.yaml --fit "--data.table photos/labels.csv"
   python -m {PROGRAM} compare --wandb me/capsule_lightning --by routing""",
     )
     parser.add_argument(
@@ -89,8 +93,17 @@ def options_parser() -> LightParser:
         metavar="KEY",
         help="what tells the groups apart, may be repeated (default: all that differs, seeds aside)",
     )
-    parser.add_argument("--metric", default=METRIC, help="last value of each run (default: %(default)s)")
-    parser.add_argument("--output", metavar="FOLDER", help="gets comparison.csv, scores.png and learning_curves.png")
+    parser.add_argument("--metric", help=f"last value of each run (default: that of the study, or {METRIC})")
+    parser.add_argument(
+        "--also",
+        action="append",
+        metavar="METRIC",
+        help="show another metric with its interval, or several, such as 'test/coverage/*'; may be repeated",
+    )
+    parser.add_argument("--fit", metavar="WORDS", help="of --config: more words of fit for all runs of the study")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="gets comparison.csv, scores.png, learning_curves.png and more tables"
+    )
     parser.add_argument("--csv", metavar="FILE", help="gets the table")
     parser.add_argument("--overwrite", action="store_true", help="replace what --output and --csv wrote before")
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import statistics
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from capsule_lightning.comparison.runs import METRIC, Run, lower_is_better
-from capsule_lightning.errors import InputError, nearest, require
+from capsule_lightning.errors import InputError, nearest, require, some_of
 from capsule_lightning.shipped import PROGRAM
 
 PLACES = (
@@ -77,6 +78,7 @@ class Comparison:
         groups: at least one group.
         left_out: runs that are not counted, and why.
         pooled: full names of the other keys that differ within a group.
+        also: the metrics that are shown beside the compared one.
     """
 
     metric: str
@@ -85,6 +87,7 @@ class Comparison:
     groups: list[Group]
     left_out: list[str]
     pooled: list[str] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)
 
     @property
     def validation(self) -> str:
@@ -103,13 +106,14 @@ class Comparison:
         return ", ".join(f"{name}={value}" for name, value in zip(self.names, group.values, strict=True))
 
 
-def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = ()) -> Comparison:
+def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = (), also: Sequence[str] = ()) -> Comparison:
     """Group the finished runs, and sort the groups by the mean of a metric.
 
     Args:
         runs: finished and unfinished runs.
         metric: the metric whose last value is compared.
         by: keys that tell the groups apart, full or shortened; if empty, the keys whose values differ.
+        also: further metrics, or patterns of several, such as ``test/coverage/*``.
 
     Raises:
         InputError: there is no finished run, no such metric or no such key.
@@ -141,7 +145,26 @@ def compare(runs: Sequence[Run], metric: str = METRIC, by: Sequence[str] = ()) -
         found.append(Group(values, members, [scores[run.name] for run in members]))
     found.sort(key=lambda group: group.mean, reverse=not lower_is_better(metric))
     pooled = dict.fromkeys(key for runs in groups.values() for key in differences(runs) if key not in keys)
-    return Comparison(metric, keys, [short_key(key, known) for key in keys], found, left_out, list(pooled))
+    names_of_keys = [short_key(key, known) for key in keys]
+    return Comparison(metric, keys, names_of_keys, found, left_out, list(pooled), matching(also, counted))
+
+
+def matching(patterns: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Return the metrics of runs that patterns name, in the order of the patterns.
+
+    Raises:
+        InputError: no run has one that a pattern names.
+    """
+    known = list(dict.fromkeys(name for run in runs for name in run.history))
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        named = [pattern] if pattern in known else fnmatch.filter(known, pattern)
+        if not named:
+            raise InputError(
+                f"--also {pattern}: no finished run has it{nearest(pattern, known)}; they have {some_of(known)}"
+            )
+        found |= dict.fromkeys(named)
+    return list(found)
 
 
 def without_repetitions(runs: Sequence[Run]) -> list[Run]:

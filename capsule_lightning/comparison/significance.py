@@ -78,6 +78,42 @@ def permutation_test(first: Sequence[float], second: Sequence[float]) -> tuple[f
     return float(np.mean(gaps >= gap - rounding)), exact
 
 
+def mean_interval(scores: Sequence[float], folds: int | None = None) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of the mean of scores, of Student's t; None for fewer than two.
+
+    Args:
+        scores: of runs of several seeds, or of seeds and folds.
+        folds: number of folds, whose shared training examples are allowed for as in `paired_difference`; None if the
+            scores are independent.
+    """
+    from scipy.special import stdtrit
+
+    count = len(scores)
+    if count < 2:
+        return None
+    shared = 0.0 if folds is None else 1 / (folds - 1)
+    error = math.sqrt((1 / count + shared) * statistics.variance(scores))
+    reach = float(stdtrit(count - 1, 1 - LEVEL / 2)) * error
+    mean = statistics.fmean(scores)
+    return mean - reach, mean + reach
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p-values made larger for being several, so that all together are wrong as seldom as one would be.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6, 1979.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    found, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=lambda n: values[n])):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        found[place] = largest
+    return found
+
+
 class PairedDifference(NamedTuple):
     """Mean difference of two methods over the same folds, and how certain it is.
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from capsule_lightning.shipped import PROGRAM, find_config
 MOST_RUNS = 10_000
 """Most runs of a study: more than a cluster trains in a year are a mistake in the file."""
 JOBS_PER_PROCESSOR = 4
-FIELDS = ("experiment", "fit", "each", "seeds", "jobs", "devices")
+FIELDS = ("experiment", "fit", "each", "seeds", "jobs", "devices", "by", "metric", "also")
 OWN_OPTIONS = ("--experiment", "--runs", "--run_id", "--resume", "--ckpt_path", "--seed_everything")
 """Options of ``fit`` that the study sets itself."""
 CHOOSES_DATA = ("--config", "-c", "--data", "--data.class_path")
@@ -54,6 +55,10 @@ class Study(NamedTuple):
         seeds: seeds that every choice is trained with.
         jobs: number of runs at the same time.
         devices: values of ``CUDA_VISIBLE_DEVICES``, given to the jobs in turn; empty to leave the variable alone.
+        by: keys that tell the groups apart; empty for those of ``each``.
+        metric: the metric that is compared; None for the usual one.
+        also: metrics that are shown beside it.
+        more: words that were added to ``fit`` on the command line.
     """
 
     path: str
@@ -63,10 +68,16 @@ class Study(NamedTuple):
     seeds: list[int]
     jobs: int
     devices: list[str]
+    by: Sequence[str] = ()
+    metric: str | None = None
+    also: Sequence[str] = ()
+    more: str = ""
 
     @property
     def keys(self) -> list[str]:
         """Keys that tell the groups apart, the fold left out; empty if overlays do, whose keys are not known yet."""
+        if self.by:
+            return list(self.by)
         if "config" in self.each:
             return []
         return [key.replace(".init_args", "").removesuffix(".class_path") for key in self.each if key != FOLD]
@@ -85,11 +96,12 @@ class Study(NamedTuple):
         return found
 
 
-def read_study(name: str) -> Study:
+def read_study(name: str, more: str = "") -> Study:
     """Read a study.
 
     Args:
         name: path of its file, or name of a shipped study.
+        more: words of the command line that all runs get after those of its field ``fit``.
 
     Raises:
         InputError: there is no such file, it is not YAML, or a field is unknown, missing or of the wrong type.
@@ -128,11 +140,18 @@ def read_study(name: str) -> Study:
     check("jobs", type(jobs) is int and 0 < jobs <= most, f"1 to {most} runs at the same time on this machine")
     count = math.prod([len(seeds), *map(len, each.values())])
     require(count <= MOST_RUNS, f"{path}: asks for {count:,} runs, expected at most {MOST_RUNS:,}; split the study")
-    try:
-        words = shlex.split(fit)
-    except ValueError as error:
-        raise InputError(f"{path}: fit: {fit!r}: {error}; close what is quoted") from error
-    study = Study(path, require_name(experiment, "experiment"), words, each, seeds, jobs, list(map(str, devices)))
+    by, metric, also = found.get("by", []), found.get("metric"), found.get("also", [])
+    for field, words in (("by", by), ("also", also)):
+        check(field, isinstance(words, list) and all(isinstance(word, str) for word in words), "a list of names")
+    check("metric", metric is None or isinstance(metric, str), "the name of a metric, such as test/accuracy")
+    words = []
+    for source, text in ((f"{path}: fit", fit), ("--fit", more)):
+        try:
+            words += shlex.split(text)
+        except ValueError as error:
+            raise InputError(f"{source}: {text!r}: {error}; close what is quoted") from error
+    named, shown = require_name(experiment, "experiment"), list(map(str, devices))
+    study = Study(path, named, words, each, seeds, jobs, shown, by, metric, also, more)
     require_runnable(study)
     return study
 

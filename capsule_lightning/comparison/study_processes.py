@@ -26,9 +26,9 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from capsule_lightning.comparison.formats import format_metric
 from capsule_lightning.comparison.runs import METRIC
 from capsule_lightning.comparison.study import Study, Trial
-from capsule_lightning.comparison.tables import format_metric
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.files import read_metrics, write_whole
 from capsule_lightning.runs.folders import CONFIG_NAME, lock_run, unlock_run
@@ -99,6 +99,7 @@ def run_study(
     if runner.received is not None:
         left = sum(not is_finished(folder) for folder in trials)
         again = f"python -m {PROGRAM} compare {shlex.quote(str(root))} --config {shlex.quote(study.path)}"
+        again += f" --fit {shlex.quote(study.more)}" if study.more else ""
         console.print(
             f"stopped with {left} of {len(trials)} runs to do; resume with: {again}", markup=False, soft_wrap=True
         )

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from capsule_lightning.comparison.formats import format_metric
 from capsule_lightning.comparison.groups import MISSING, Comparison, Group
+from capsule_lightning.comparison.more_tables import more_tables, write_more
 from capsule_lightning.comparison.runs import Run
 from capsule_lightning.comparison.verdict import verdict
 from capsule_lightning.runs.csv_text import csv_text
@@ -21,20 +23,6 @@ from capsule_lightning.runs.files import open_whole, write_whole
 
 LONGEST_LABEL = 48  # characters of a group's name in a picture
 WIDE = 200  # characters in a line of a table that is written to a file
-
-
-def format_metric(metric: str, value: float | None, deviation: float | None = None) -> str:
-    """Return a metric as text for a table, with its deviation if there is one.
-
-    Example:
-        >>> format_metric("test/accuracy", 0.987, 0.004), format_metric("test/loss", 0.5)
-        ('98.70 ± 0.40 %', '0.5')
-    """
-    if value is None:
-        return MISSING
-    scale, form, unit = (100, ".2f", " %") if metric.endswith("accuracy") else (1, ".4g", "")
-    spread = "" if deviation is None else f" ± {scale * deviation:{form}}"
-    return f"{scale * value:{form}}{spread}{unit}"
 
 
 class Costs(NamedTuple):
@@ -149,6 +137,12 @@ def show(comparison: Comparison, console: Console, output: Path | None, csv_file
     needed = Measurement.get(console, console.options.update(max_width=10_000), made).maximum
     console.width = max(console.width, needed)  # a narrow terminal wraps rows, which is better than cutting numbers
     console.print(made)
+    for more in more_tables(comparison):
+        console.width = max(
+            console.width, Measurement.get(console, console.options.update(max_width=10_000), more).maximum
+        )
+        console.print("")
+        console.print(more)
     text = verdict(comparison)
     if comparison.left_out:
         text += f"\nleft out: {', '.join(comparison.left_out)}"
@@ -158,6 +152,7 @@ def show(comparison: Comparison, console: Console, output: Path | None, csv_file
     for path in files:
         write_csv(comparison, path)
     if output is not None:
+        files += write_more(comparison, output)
         files.append(draw_scores(comparison, output / "scores.png"))
         if drawn := draw(comparison, output / "learning_curves.png"):
             files.append(drawn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from capsule_lightning.comparison.formats import format_difference
 from capsule_lightning.comparison.groups import Comparison, Group
 from capsule_lightning.comparison.significance import LEVEL, PERMUTATIONS, difference, paired_difference
 
@@ -88,15 +89,3 @@ def sampling_error(comparison: Comparison) -> str:
         f"\nThe {count:,} test images are themselves a sample: one accuracy of {100 * share:.2f} % on them has a "
         f"standard error of {100 * error:.2f} points, and one image is {100 / count:.2g}."
     )
-
-
-def format_difference(metric: str, value: float, unit: bool = True) -> str:
-    """Return a difference in a metric as text, in percentage points if it is an accuracy.
-
-    Example:
-        >>> format_difference("test/accuracy", 0.0123), format_difference("test/loss", -0.5)
-        ('1.23 points', '-0.5')
-    """
-    if metric.endswith("accuracy"):
-        return f"{100 * value:.2f}{' points' if unit else ''}"
-    return f"{value:.3g}"

@@ -15,7 +15,7 @@ SLOTS = {
     "--data": ("data", "ImageDataModule", "NamedDataModule", "ListedImagesDataModule", "AnnotatedDataModule"),
     "--data.augmentation": ("augmentations", "Augmentation"),
     "--model.net": ("models", "CapsuleNet", "Detector"),
-    "--model.net.encoder": ("encoders", "Encoder", "MapEncoder"),
+    "--model.net.encoder": ("encoders", "Encoder", "MapEncoder", "FeatureEncoder"),
     "--model.net.routing": ("routing", "Routing", "MatrixRouting"),
     "--model.net.decoder": ("decoders", "Decoder"),
     "--model.loss": ("losses", "ClassificationLoss", "HeatMapLoss"),

@@ -8,12 +8,13 @@ from math import isfinite
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from capsule_lightning.data.loader import Store
-from capsule_lightning.data.pictures import Reading
-from capsule_lightning.data.statistics import digests, single_colored
+from capsule_lightning.data.pictures import Reading, Seen
+from capsule_lightning.data.statistics import MeasuredStore, digests, single_colored
 from capsule_lightning.errors import printable, some_of
 
 MOST_BYTES = 2**29
@@ -55,6 +56,21 @@ class Facts(NamedTuple):
         damaged = {**self.damaged, **{str(path): reason for path, reason in odd.items()}}
         named = {_relative(name, folder): reason for name, reason in damaged.items()}
         return self._replace(damaged=named, others=[_relative(path, folder) for path in others])
+
+
+def facts_of(seen: Sequence[Seen], size: tuple[int, int]) -> Facts:
+    """Return what was met in N files, at least one, whose pictures were brought to a size ``(rows, columns)``."""
+    sizes = [each.size for each in seen]
+    return Facts(
+        min(sizes, key=area),
+        max(sizes, key=area),
+        sum(each.transparent for each in seen),
+        sum(each.animated for each in seen),
+        {},
+        reshaped=sum(rows * size[1] != columns * size[0] for rows, columns in sizes),
+        cut=sum(each.cut for each in seen),
+        modes=dict(Counter(each.mode for each in seen).most_common()),
+    )
 
 
 def read_facts(value: Any) -> Facts | None:
@@ -185,16 +201,17 @@ def describe_oddities(parts: Mapping[str, Part]) -> list[str]:
     lines = [f"{len(plain):,} of a single color: {some_of(plain)}"] if plain else []
     if large:
         lines.append(f"{' and '.join(large)}: too many pixels to be searched for the same picture twice")
-    seen: dict[int, str] = {}
     twice: list[str] = []
     torn = _in_two_classes(parts, found)
+    earlier, starts = torch.empty(0, dtype=torch.int64), dict[str, int]()
     for split, numbers in found.items():
-        mine: dict[int, str] = {}
-        for number, digest in enumerate(numbers.tolist()):
-            if digest in seen:
-                twice.append(f"{parts[split].name(split, number)} = {seen[digest]}")
-            mine.setdefault(digest, parts[split].name(split, number))
-        seen = {**mine, **seen}
+        first, places = np.unique(earlier.numpy(), return_index=True)
+        for number in torch.isin(numbers, earlier).nonzero()[:, 0].tolist():
+            place = int(places[np.searchsorted(first, int(numbers[number]))])
+            other = [each for each, start in starts.items() if start <= place][-1]
+            twice.append(f"{parts[split].name(split, number)} = {parts[other].name(other, place - starts[other])}")
+        starts[split] = len(earlier)
+        earlier = torch.cat([earlier, numbers])
     if twice:
         lines.append(
             f"{len(twice):,} to measure with that are also in another split, pixel for pixel: {some_of(twice, 3)}"
@@ -208,11 +225,15 @@ def _in_two_classes(parts: Mapping[str, Part], found: Mapping[str, Tensor]) -> l
     """Return the names of pictures that an earlier picture of another class equals, and of that one."""
     first: dict[int, tuple[int, str]] = {}
     torn: list[str] = []
+    together = np.concatenate([np.empty(0, dtype=np.int64), *(each.numpy() for each in found.values())])
+    every, counts = np.unique(together, return_counts=True)
+    several = torch.from_numpy(every[counts > 1])
     for split, part in parts.items():
         labels = part.store.labels.cpu()[part.places.cpu()]
         if labels.ndim > 1:
             return []
-        for number, (digest, label) in enumerate(zip(found[split].tolist(), labels.tolist(), strict=True)):
+        for number in torch.isin(found[split], several).nonzero()[:, 0].tolist():
+            digest, label = int(found[split][number]), int(labels[number])
             if digest not in first:
                 first[digest] = label, part.name(split, number)
             elif first[digest][0] != label:
@@ -221,7 +242,7 @@ def _in_two_classes(parts: Mapping[str, Part], found: Mapping[str, Tensor]) -> l
 
 
 def _is_small(store: Store) -> bool:
-    return (
+    return isinstance(store, MeasuredStore) or (
         len(store) > 0
         and len(store) * store.take(torch.zeros(1, dtype=torch.int64, device=store.labels.device)).nbytes <= MOST_BYTES
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from capsule_lightning.data.facts import Facts, area
+from capsule_lightning.data.facts import Facts, facts_of
 from capsule_lightning.data.pictures import Reading, Seen, UnreadableImageError, open_image, orientation, read_picture
 from capsule_lightning.errors import InputError, require, some_of
 
@@ -39,6 +38,20 @@ class FilesRead(NamedTuple):
     images: Tensor
     kept: list[int]
     facts: Facts
+
+
+class Decoded(NamedTuple):
+    """Pictures of image files, and of files that could not be read.
+
+    Attributes:
+        pictures: ``(N, H, W, C)`` of the type of the reading, undefined if a file could not be read.
+        seen: what was met in each file; None if it could not be read.
+        damaged: why files could not be read, by their numbers, ascending.
+    """
+
+    pictures: np.ndarray
+    seen: list[Seen | None]
+    damaged: dict[int, UnreadableImageError]
 
 
 def require_size(channels: int, image_size: tuple[int, int] | None, max_pixels: int) -> None:
@@ -98,6 +111,31 @@ def read_files(
         InputError: files cannot be read or have another size; the message names ten of them.
     """
     reading = reading or Reading()
+    decoded = decode_files(paths, shape, resize, reading, content_of)
+    kept = [number for number, seen in enumerate(decoded.seen) if seen is not None]
+    require(
+        kept, f"{paths[0] if paths else 'no files'}: none of the {len(paths)} image files can be read; replace them"
+    )
+    facts = facts_of([each for each in decoded.seen if each is not None], shape[1:])
+    facts = facts._replace(damaged={str(paths[number]): error.reason for number, error in decoded.damaged.items()})
+    out = decoded.pictures if len(kept) == len(paths) else decoded.pictures[kept]
+    if reading.raw:
+        facts = facts._replace(span=(float(out.min()), float(out.max())))
+    return FilesRead(torch.from_numpy(out).permute(0, 3, 1, 2).contiguous(), kept, facts)
+
+
+def decode_files(
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    resize: bool,
+    reading: Reading,
+    content_of: Callable[[int], bytes | None] | None = None,
+) -> Decoded:
+    """Decode image files, those that may be left out among them; see `read_files`.
+
+    Raises:
+        InputError: files cannot be read or have another size; the message names ten of them.
+    """
     channels, rows, columns = shape
     require(
         channels in (1, 3),
@@ -127,30 +165,12 @@ def read_files(
     # of Pillow, about metadata that nothing here reads
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
         found = list(pool.map(read, range(len(paths))))
+    damaged = {number: damaged[number] for number in sorted(damaged)}
     if damaged and (len(damaged) > most or not reading.skip_damaged):
-        raise unreadable([damaged[number] for number in sorted(damaged)])
+        raise unreadable(list(damaged.values()))
     if misfits:
-        raise _misfit(paths, misfits, (rows, columns))
-    kept = [number for number, seen in enumerate(found) if seen is not None]
-    require(
-        kept, f"{paths[0] if paths else 'no files'}: none of the {len(paths)} image files can be read; replace them"
-    )
-    seen = [each for each in found if each is not None]
-    facts = Facts(
-        min((each.size for each in seen), key=area),
-        max((each.size for each in seen), key=area),
-        sum(each.transparent for each in seen),
-        sum(each.animated for each in seen),
-        {str(paths[number]): damaged[number].reason for number in sorted(damaged)},
-        reshaped=sum(each.size[0] * columns != each.size[1] * rows for each in seen),
-        cut=sum(each.cut for each in seen),
-        modes=dict(Counter(each.mode for each in seen).most_common()),
-    )
-    out = out if len(kept) == len(paths) else out[kept]
-    if reading.raw:
-        facts = facts._replace(span=(float(out.min()), float(out.max())))
-    pictures = torch.from_numpy(out)
-    return FilesRead(pictures.permute(0, 3, 1, 2).contiguous(), kept, facts)
+        raise misfit(paths, misfits, (rows, columns))
+    return Decoded(out, found, damaged)
 
 
 def _room_for(count: int, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
@@ -183,7 +203,8 @@ def unreadable(errors: Sequence[UnreadableImageError]) -> InputError:
     )
 
 
-def _misfit(paths: Sequence[Path], misfits: dict[int, tuple[int, int]], expected: tuple[int, int]) -> InputError:
+def misfit(paths: Sequence[Path], misfits: dict[int, tuple[int, int]], expected: tuple[int, int]) -> InputError:
+    """Return an error for files of another size than expected, by their numbers; it names ten of them."""
     first, *others = sorted(misfits)
     also = f" (so are {some_of([paths[n].name for n in others])})" if others else ""
     rows, columns = misfits[first]

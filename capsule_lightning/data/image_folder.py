@@ -15,6 +15,7 @@ from capsule_lightning.data.listed_images import ListedImagesDataModule
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.split_folders import Part, find_splits
+from capsule_lightning.data.storage import Storage
 from capsule_lightning.errors import require
 
 
@@ -57,6 +58,7 @@ class ImageFolderDataModule(ListedImagesDataModule):
         balanced: bool = False,
         fit: Fit = "squeeze",
         value_range: tuple[float, float] | None = None,
+        storage: Storage | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -78,6 +80,7 @@ class ImageFolderDataModule(ListedImagesDataModule):
             balanced,
             fit,
             value_range,
+            storage,
         )
         require(
             kind_of(self.root) == "folder", f"{self.root}: no such folder; set --data.root to a folder of class folders"

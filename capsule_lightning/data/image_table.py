@@ -18,6 +18,7 @@ from capsule_lightning.data.listed_images import ListedImagesDataModule
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.split_folders import USUAL, Part
+from capsule_lightning.data.storage import Storage
 from capsule_lightning.data.table_labels import read_row_labels, read_row_weights, several_of
 from capsule_lightning.errors import InputError, require, some_of
 
@@ -118,6 +119,7 @@ class ImageTableDataModule(ListedImagesDataModule):
         balanced: bool = False,
         fit: Fit = "squeeze",
         value_range: tuple[float, float] | None = None,
+        storage: Storage | None = None,
     ) -> None:
         self.table = Path(os.path.expanduser(table))
         super().__init__(
@@ -140,6 +142,7 @@ class ImageTableDataModule(ListedImagesDataModule):
             balanced,
             fit,
             value_range,
+            storage,
         )
         require(label_separator != "", "label_separator='': expected what stands between labels, such as |, or null")
         require(
@@ -244,7 +247,7 @@ def read_listing(
     split_column = split_column or ("split" if "split" in table.columns else None)
     group_column = group_column or ("group" if "group" in table.columns else None)
     names = table.column(path_column, "path_column")
-    _require_cells(table, names, path_column)
+    require_cells(table, names, path_column)
     if not (all(said.known) or label_separator):
         missing = [line for line, known in zip(table.lines, said.known, strict=True) if not known]
         raise InputError(
@@ -254,7 +257,7 @@ def read_listing(
     weights = read_row_weights(table, weight_column) if weight_column else []
     paths = _paths_below(table, names, root)
     words = table.column(split_column, "split_column") if split_column else ["train"] * len(paths)
-    parts = _parts(table, words, split_column or "")
+    parts = parts_of(table, words, split_column or "")
     groups: list[str] = []
     note = f"paths of column {path_column}, {said.note}"
     note += f"; {unlabeled:,} rows without a label are left out" if skip_unlabeled and unlabeled else ""
@@ -262,8 +265,8 @@ def read_listing(
     note += f", splits of {split_column}" if split_column else ""
     if group_column:
         groups = table.column(group_column, "group_column")
-        _require_cells(table, groups, group_column)
-        _require_whole_groups(table, groups, parts, group_column)
+        require_cells(table, groups, group_column)
+        require_whole_groups(table, groups, parts, group_column)
         note += f", {len(set(groups)):,} groups of {group_column}, each in one split"
     own: dict[Part, str] = {
         part: f"{split_column} {word}" for part, word in zip(parts, words, strict=True) if part != "train"
@@ -272,7 +275,12 @@ def read_listing(
     return Listing(paths, said.labels, parts, groups, note, own, several, said.names, weights)
 
 
-def _require_cells(table: Table, cells: Sequence[str], column: str) -> None:
+def require_cells(table: Table, cells: Sequence[str], column: str) -> None:
+    """Refuse empty cells of a column.
+
+    Raises:
+        InputError: there are some; how many, and the line of the first.
+    """
     empty = [line for line, cell in zip(table.lines, cells, strict=True) if not cell]
     if empty:
         raise InputError(
@@ -308,7 +316,12 @@ def _paths_below(table: Table, names: Sequence[str], root: Path) -> list[Path]:
     return [root / path.relative_to(top) for path in paths]
 
 
-def _parts(table: Table, words: Sequence[str], column: str) -> list[Part]:
+def parts_of(table: Table, words: Sequence[str], column: str) -> list[Part]:
+    """Return the part that each row is listed for, of the words in a column.
+
+    Raises:
+        InputError: a word is no usual name of a split.
+    """
     part_of: dict[str, Part] = {word: part for part, usual in USUAL.items() for word in usual}
     unknown = [number for number, word in enumerate(words) if word.lower() not in part_of]
     if unknown:
@@ -319,7 +332,12 @@ def _parts(table: Table, words: Sequence[str], column: str) -> list[Part]:
     return [part_of[word.lower()] for word in words]
 
 
-def _require_whole_groups(table: Table, groups: Sequence[str], parts: Sequence[Part], column: str) -> None:
+def require_whole_groups(table: Table, groups: Sequence[str], parts: Sequence[Part], column: str) -> None:
+    """Refuse groups that the table itself puts into several parts.
+
+    Raises:
+        InputError: there are some; they are named.
+    """
     seen: dict[str, set[Part]] = {}
     for group, part in zip(groups, parts, strict=True):
         seen.setdefault(group, set()).add(part)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePath
+from itertools import chain
+from pathlib import Path, PurePath
+from typing import get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -21,14 +23,19 @@ from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.image_files import require_size, size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
 from capsule_lightning.data.label_sets import padded
+from capsule_lightning.data.loader import Store
 from capsule_lightning.data.module import Split
+from capsule_lightning.data.path_lists import PathList
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError, is_deep
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.sharded_trees import ShardedTree, shard_tree, stream
+from capsule_lightning.data.shards import How
 from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
 from capsule_lightning.data.statistics import channel_statistics, digests
+from capsule_lightning.data.storage import Plan, Storage, choose, folders_for
 from capsule_lightning.data.stratified import fold_off, require_folds, split_off
-from capsule_lightning.errors import InputError, require, some_of
+from capsule_lightning.errors import InputError, require, require_one_of, some_of
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -40,8 +47,9 @@ class ListedImagesDataModule(ImageDataModule):
     them ``val_size`` images are held out of the training set. Images of one group, such as those of one patient, are
     all in the same split.
 
-    Files are decoded once; the result is kept in ``<root>/.prepared`` if that can be written. `ImageDataModule`
-    describes the arguments that are not listed.
+    Files are decoded once; the result is kept in ``<root>/.prepared`` if that can be written. More images than memory
+    holds are read while training goes on (``storage``), in the same order, with the same augmentation and to the same
+    bits. `ImageDataModule` describes the arguments that are not listed.
 
     A subclass implements `listed`, and calls `take_stock` at the end of its constructor.
 
@@ -56,6 +64,10 @@ class ListedImagesDataModule(ImageDataModule):
         value_range: the values of files of 16 or 32 bits that become 0 and 1; null for the smallest and the largest of
             the training set, if its first image is of that kind. Nothing is cut off: other values are below 0 or
             above 1. Without it, and with a first image of 8 bits, all are read as bytes.
+        storage: where the pictures are while a network is trained: ``memory``; ``shards``, files of decoded pictures
+            that are made once; ``originals``, decoded each time from their files; null for memory if they take at most
+            a quarter of what is free, otherwise shards if these take no more disk than the files and a quarter of what
+            is free, otherwise originals.
 
     Attributes:
         own_parts: what the data call the validation and the test images that they list, by ``val`` and ``test``; parts
@@ -94,6 +106,7 @@ class ListedImagesDataModule(ImageDataModule):
         balanced: bool = False,
         fit: Fit = "squeeze",
         value_range: tuple[float, float] | None = None,
+        storage: Storage | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -112,16 +125,19 @@ class ListedImagesDataModule(ImageDataModule):
         )
         require_size(channels, image_size, max_pixels)
         require_folds(folds, fold)
+        if storage is not None:
+            require_one_of("storage", storage, get_args(Storage))
         self.channels, self.image_size = channels, image_size
-        self.test_size, self.folds, self.fold = test_size, folds, fold
+        self.test_size, self.folds, self.fold, self.asked_storage = test_size, folds, fold, storage
         if value_range is not None:
             require_range(value_range)
         self.value_range = value_range
         self.is_deep = value_range is not None
-        self._files: dict[str, list[PurePath]] = {}  # of each split that has been read, in the order of its images
+        self._files: dict[str, Sequence[PurePath]] = {}  # of each split that has been read, in the order of its images
         self._groups: dict[PurePath, str] = {}  # of the files that have one
         self._sets: dict[PurePath, tuple[int, ...]] = {}  # of the files that may have any number of classes
         self._weights_of: dict[PurePath, float] = {}  # of the files that have one
+        self._sharded: dict[Part, ShardedTree] = {}  # the parts that have been looked at
         self._recorded: dict[Split, list[int]] = {}  # keys of the files of each split, if they are those of a run
 
     @abstractmethod
@@ -162,9 +178,31 @@ class ListedImagesDataModule(ImageDataModule):
             )
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
         self.is_deep = self.is_deep or is_deep(tree.paths[0], self.reading)
+        self.storage_plan = self._plan(trees)
+
+    def _plan(self, trees: Sequence[ClassTree]) -> Plan:
+        """Return where the pictures are; those of more than 8 bits a channel can be in memory alone."""
+        count = sum(len(each.paths) for each in trees)
+        if self.is_deep:
+            require(
+                self.asked_storage in (None, "memory"),
+                f"storage={self.asked_storage}: images of more than 8 bits a channel are kept in memory; leave "
+                "--data.storage out, or give files of 8 bits",
+            )
+            return Plan("memory", f"{count:,} images of more than 8 bits a channel")
+        paths = chain.from_iterable(each.paths for each in trees)
+        return choose(self.asked_storage, count, paths, self.stored_shape, self._folders())
+
+    @property
+    def _is_streamed(self) -> bool:
+        return self.storage_plan.storage != "memory" and not self.is_deep
 
     def prepare_data(self) -> None:
         """Decode the files once, all of them before any are kept; called by one process of each machine."""
+        if self._is_streamed:
+            for part in self._parts_of("train") + self._parts_of("test"):
+                self._shard(part)
+            return
         for found in [self._read(split) for split in ("train", "test")]:
             found.keep()
 
@@ -201,6 +239,17 @@ class ListedImagesDataModule(ImageDataModule):
         return torch.tensor([self._weights_of[file] for file in self._files["train"]], dtype=torch.float64)
 
     @override
+    def open(self, split: Split) -> Store:
+        if not self._is_streamed:
+            return super().open(split)
+        parts = [self._shard(part) for part in self._parts_of(split)]
+        streamed = stream(self._listed(split), parts, self._how)
+        self._files[split], self.met[split] = streamed.files, streamed.facts
+        if self.num_labels == 0:
+            streamed.store.labels = padded([self._sets[file] for file in streamed.files], self.most_labels)
+        return streamed.store
+
+    @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Hold out the images that are listed to validate on, or else ``val_size`` images."""
         files = self._files["train"]
@@ -217,7 +266,7 @@ class ListedImagesDataModule(ImageDataModule):
         return str(self.root)
 
     @override
-    def files_of(self, split: str) -> list[PurePath] | None:
+    def files_of(self, split: str) -> Sequence[PurePath] | None:
         return self._files.get(split)
 
     @override
@@ -234,7 +283,9 @@ class ListedImagesDataModule(ImageDataModule):
     def describe(self) -> str:
         if len(self._train):
             self.store("test")
-        return super().describe()
+        storage, reason = self.storage_plan
+        where = {"memory": "in memory", "shards": "read from shards", "originals": "read from their files"}[storage]
+        return f"{super().describe()}\n  {where}: {reason}"
 
     # The split belongs to the run, see `DataModule`.
 
@@ -343,6 +394,28 @@ class ListedImagesDataModule(ImageDataModule):
     def kept_below(self) -> str:
         """Name of the folder of ``<root>/.prepared`` in which decoded images are kept."""
         return "x".join(map(str, self.stored_shape))
+
+    def _folders(self) -> list[Path]:
+        """Return where shards may be, of this way of reading alone: two runs that read otherwise take none away."""
+        return folders_for(self.root, self.kept_below, f"{self.reading.mark} {self.image_size is None}")
+
+    @property
+    def _how(self) -> How:
+        shape, resize = self.stored_shape, self.image_size is not None
+        return How(shape, resize, self.reading, self.root, with_pixels=self.storage_plan.storage == "shards")
+
+    def _parts_of(self, split: Split) -> list[Part]:
+        """Return the parts whose files a split is of."""
+        if split == "test":
+            return ["test" if "test" in self.own_parts else "train"]
+        return ["train", "val"] if "val" in self.own_parts and self.val_size != 0 else ["train"]
+
+    def _shard(self, part: Part) -> ShardedTree:
+        """Return a part, all of whose files have been looked at."""
+        if part not in self._sharded:
+            paths = PathList(self.listed(part, {}).paths)
+            self._sharded[part] = shard_tree(paths, [folder / part for folder in self._folders()], self._how)
+        return self._sharded[part]
 
     def _read(self, split: Split) -> DecodedTree:
         folder = self.root / ".prepared" / self.kept_below / split

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator
+from itertools import tee
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,6 +45,21 @@ class Store(Protocol):
 
     def on(self, device: torch.device) -> Store:
         """Return the store whose batches are put together on a device, or itself if it should stay where it is."""
+
+
+@runtime_checkable
+class ReadingAhead(Protocol):
+    """A store that reads the next batches while one is trained on."""
+
+    def in_turn(self, wanted: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the inputs of batches of indices ``(B)``, in their order.
+
+        Args:
+            wanted: the batches, of which only the next few are asked for ahead.
+
+        Yields:
+            The inputs ``(M, ...)``, and which of the B examples they are of, ``(M)`` int64; None for all of them.
+        """
 
 
 class MemoryStore:
@@ -150,10 +166,11 @@ class ExactLoader:
         share = slice(self.rank, used, self.world_size)
         device = self.store.labels.device
         order, draws = order[share].to(device), None if draws is None else draws[share].to(device)
-        for number in range(start, len(self)):
-            here = slice(number * size, (number + 1) * size)
+        places = [slice(number * size, (number + 1) * size) for number in range(start, len(self))]
+        batches = self.batches((order[here], None if draws is None else draws[here]) for here in places)
+        for number, batch in enumerate(batches, start):
             self.position = (number + 1) % len(self)  # before the yield: a checkpoint is taken while this batch is out
-            yield self.batch(order[here], None if draws is None else draws[here])
+            yield batch
 
     def plan(self) -> tuple[Tensor, Tensor | None]:
         """Return the indices ``(M)`` of the epoch in their order and draws ``(M, K)``, of all processes together."""
@@ -166,6 +183,18 @@ class ExactLoader:
             places = draw_balanced(self.classes, random)
         order = self.subset[places]
         return order, torch.rand(len(order), self.num_draws, generator=random)
+
+    def batches(self, wanted: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[StoredBatch]:
+        """Yield the batches of pairs of indices ``(B)`` and draws ``(B, K)``, read ahead if the store can."""
+        if not isinstance(self.store, ReadingAhead):
+            yield from (self.batch(indices, draws) for indices, draws in wanted)
+            return
+        ahead, here = tee(wanted)
+        read = self.store.in_turn(indices for indices, _ in ahead)
+        for (inputs, kept), (indices, draws) in zip(read, here, strict=True):
+            if kept is not None:
+                indices, draws = indices[kept], None if draws is None else draws[kept]
+            yield StoredBatch(inputs, self.store.labels[indices], indices, draws)
 
     def batch(self, indices: Tensor, draws: Tensor | None) -> StoredBatch:
         """Return the batch of indices ``(B)`` and draws ``(B, K)``."""

@@ -59,7 +59,7 @@ def load(folder: Path, fingerprint: str | None = None, columns: int | None = Non
         # copy-on-write, because PyTorch warns about read-only arrays; nothing here writes to them
         return Images(torch.from_numpy(map_array(folder / "images.npy", images)), torch.from_numpy(values))
     except (OSError, EOFError, ValueError, TypeError) as error:
-        raise _damaged(folder, first_line(error)) from error
+        raise damaged(folder, first_line(error)) from error
 
 
 def source(folder: Path) -> dict[str, Any] | None:
@@ -78,7 +78,7 @@ def source(folder: Path) -> dict[str, Any] | None:
         if not isinstance(found, dict) or not isinstance(found["fingerprint"], str | None):
             raise TypeError("it states no fingerprint")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, first_line(error)) from error
+        raise damaged(folder, first_line(error)) from error
     return found
 
 
@@ -123,7 +123,8 @@ def _require_set(images: Header, labels: Header, columns: int | None) -> None:
     require(images.shape[0] <= MOST_EXAMPLES, f"images.npy holds {images.shape[0]:,} images, at most {MOST_EXAMPLES:,}")
 
 
-def _damaged(folder: Path, reason: str) -> InputError:
+def damaged(folder: Path, reason: str) -> InputError:
+    """Return an error for a set in a folder that is not as it was written."""
     return InputError(
         f"{folder}: the prepared set is damaged ({reason}); remove this folder, it is made again from its source"
     )

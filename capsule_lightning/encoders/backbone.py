@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
+from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.encoders.base import MapEncoder
+from capsule_lightning.encoders.base import FeatureEncoder
 from capsule_lightning.errors import InputError, first_line, require, some_of
 from capsule_lightning.layers.squash import squash
 
@@ -60,7 +61,7 @@ class Outline(NamedTuple):
     unread: list[str]
 
 
-class BackboneEncoder(MapEncoder):
+class BackboneEncoder(FeatureEncoder):
     """A network of `timm` up to its last feature map, a 1x1 convolution, and squash: the lengths are the activations.
 
     Of transformers whose tokens lie on a grid the map is that of the normalized last tokens, without class and register
@@ -88,6 +89,9 @@ class BackboneEncoder(MapEncoder):
             they are.
         normalization: normalize each channel by the mean and deviation that the backbone was trained with. If the
             images have not 3 channels, each is normalized by the average of the 3.
+
+    Attributes:
+        is_frozen: whether the whole backbone is left as it is, so that the features of an image are always the same.
 
     Raises:
         InputError: `timm` is not installed, has no such network, or that network has no map, or none for such small
@@ -123,24 +127,66 @@ class BackboneEncoder(MapEncoder):
         kind = Kind(name, in_shape[0], (rows, columns))
         outline = require_map(kind)
         super().__init__(in_shape, outline.size, num_types, dim)
-        self.shown = (rows, columns)
+        self.name, self.shown, self.channels, self.is_frozen = name, (rows, columns), outline.channels, frozen is True
         self.backbone = make_backbone(kind, weights)
         for parameter in outline.unread:
             self.backbone.get_parameter(parameter).requires_grad_(False)
-        self.primary = nn.Conv2d(outline.channels, num_types * dim, 1)
+        self.primary: nn.Module = nn.Conv2d(outline.channels, num_types * dim, 1)
         mean, deviation = channel_statistics(kind) if normalization else ([0.0], [1.0])
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(-1, 1, 1), persistent=False)
         self._at_rest = self._freeze(frozen, outline.stages)
+        self._known: tuple[Tensor, Tensor] | None = None
         self.train()
 
     @override
-    def maps(self, images: Tensor) -> Capsules:
+    def features(self, images: Tensor) -> Tensor:
+        """Return the backbone's last map of images: what is known of this very tensor, or else computed."""
+        known = self._known
+        return known[1] if known is not None and known[0] is images else self.compute_features(images)
+
+    def compute_features(self, images: Tensor) -> Tensor:
+        """Return the backbone's last map ``(B, F, rows, columns)`` of images ``(B, C, H, W)``, by running it."""
         if images.shape[-2:] != self.shown:
             images = F.interpolate(images, self.shown, mode="bilinear", antialias=True)
-        features = feature_map(self.backbone, (images - self.mean) / self.deviation)
+        return feature_map(self.backbone, (images - self.mean) / self.deviation)
+
+    def know(self, images: Tensor, features: Tensor) -> None:
+        """Take the features of a batch as given, until `forget`.
+
+        Args:
+            images: ``(B, C, H, W)``; another tensor goes through the backbone, whatever its values are.
+            features: ``(B, F, rows, columns)``, which `compute_features` has returned for these images.
+        """
+        self._known = (images, features)
+
+    def forget(self) -> None:
+        """Run the backbone on all images again."""
+        self._known = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return all that the features of an image depend on, as plain values; the weights by a digest."""
+        digest = blake2b(digest_size=16)
+        for name, tensor in sorted(self.backbone.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return {
+            "backbone": self.name,
+            "timm": timm_library().__version__,
+            "weights": digest.hexdigest(),
+            "size": list(self.shown),
+            "mean": self.mean.flatten().tolist(),
+            "deviation": self.deviation.flatten().tolist(),
+        }
+
+    @override
+    def capsules_of(self, features: Tensor) -> Capsules:
         poses = self.primary(features).unflatten(1, (self.num_types, self.dim)).permute(0, 3, 4, 1, 2)
         return Capsules.from_vectors(squash(poses))
+
+    @override
+    def without_capsules(self) -> None:
+        self.primary = nn.Identity()
 
     @override
     def train(self, mode: bool = True) -> BackboneEncoder:

@@ -88,6 +88,32 @@ class MapEncoder(Encoder):
         return CapsuleMap(self.num_types, *self.size)
 
 
+class FeatureEncoder(MapEncoder):
+    """An encoder that makes capsules of features, on which a head without capsules can be trained as well.
+
+    Attributes:
+        channels: features at each place of the map, F.
+    """
+
+    channels: int
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Return features ``(B, F, rows, columns)`` of images ``(B, C, H, W)``."""
+
+    @abstractmethod
+    def capsules_of(self, features: Tensor) -> Capsules:
+        """Return the capsules of features ``(B, F, rows, columns)``, in the form of `maps`."""
+
+    @abstractmethod
+    def without_capsules(self) -> None:
+        """Drop what makes capsules of the features, in a network that has none; `features` is all that is left."""
+
+    @override
+    def maps(self, images: Tensor) -> Capsules:
+        return self.capsules_of(self.features(images))
+
+
 def capsules_of_maps(maps: Tensor, dim: int) -> Tensor:
     """Group neighboring channels into vectors.
 

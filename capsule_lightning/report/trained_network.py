@@ -145,6 +145,10 @@ def subject(
     Raises:
         InputError: the images are missing, have several labels, or are of other classes.
     """
+    require(
+        tuple(net.in_shape[1:]) != (1, 1),
+        f"{source}: takes vectors of {net.in_shape[0]} numbers, and a report shows pictures; use test and predict",
+    )
     if about is not None and images is not None:
         return *folder_pictures(images, net, about), about
     data = data_of(settings, source, root)

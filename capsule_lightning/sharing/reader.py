@@ -15,7 +15,7 @@ from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data.image_files import read_images
 from capsule_lightning.data.pictures import Reading
 from capsule_lightning.data.trained_on import TrainedOn
-from capsule_lightning.errors import require
+from capsule_lightning.errors import InputError, first_line, require
 from capsule_lightning.runs.folders import expanded
 
 READ_AS = ("background", "invert", "max_pixels", "fit")
@@ -39,10 +39,11 @@ class ImageReader:
         if tuple(self.augmentation.out_shape((stored[0], stored[1], stored[2]))) != tuple(images.in_shape):
             stored, self.augmentation = tuple(images.in_shape), NoAugmentation()
         self.shape = (stored[0], stored[1], stored[2])
+        self.is_for_vectors = self.shape[1:] == (1, 1)
 
     def __call__(self, images: Any) -> Tensor:
-        """Return the network's input ``(B, C, H, W)`` of images, see `pictures`."""
-        return self.images.normalize(self._prepared(images))
+        """Return the network's input ``(B, C, H, W)`` of images, see `pictures`; or of vectors, see `vectors`."""
+        return self.images.normalize(self.vectors(images) if self.is_for_vectors else self._prepared(images))
 
     def pictures(self, images: Any) -> Tensor:
         """Return images as ``(B, C, H, W)`` float32 in [0, 1], of the shape of the network's input.
@@ -68,6 +69,27 @@ class ImageReader:
             stored = self._pixels(images)
         pictures = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
         return self.augmentation.evaluate(pictures)
+
+    def vectors(self, vectors: Any) -> Tensor:
+        """Return vectors of D numbers as ``(B, D, 1, 1)`` float32, the numbers as they are.
+
+        Args:
+            vectors: ``(B, D)``, ``(D)`` or ``(B, D, 1, 1)``, a tensor or an array.
+
+        Raises:
+            InputError: they are no numbers, or have another shape.
+        """
+        try:
+            found = torch.as_tensor(np.asarray(vectors) if not isinstance(vectors, Tensor) else vectors).float()
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"no vectors ({first_line(error)}): this network takes vectors of {self.shape[0]} numbers, as a tensor "
+                f"or an array (batch, {self.shape[0]})"
+            ) from error
+        found = found.unsqueeze(0) if found.ndim == 1 else found
+        good = found.ndim >= 2 and found.shape[1] == self.shape[0] and found[0].numel() == self.shape[0]
+        require(good, f"vectors of shape {tuple(found.shape)}: expected (batch, {self.shape[0]})")
+        return found.reshape(len(found), *self.shape)
 
     def _pixels(self, images: Any) -> Tensor:
         """Return pixels as ``(B, C, H, W)``."""

@@ -34,6 +34,7 @@ SMALLEST = {
     "step": f"{FEW} --batch_size 2 --precision 32-true --heap default",
     "routing": f"{FEW} --batch_size 2 --backends torch blocked --base 16 4 3 5 --num_in 16 --num_out 3 --dims 4x5",
     "data": f"{FEW} --images 256 --datasets mnist",
+    "streaming": f"{FEW} --images 24 --side 16 --batch_size 8 --memory 60 --memory_side 8",
     "floor": f"{FEW} --batch_size 2 --config digits.yaml --matmul 64 --copy_mib 1",
     "profile_step": f"{FEW} --batch_size 2 --config digits.yaml --precision 32-true --rows 5",
     "segmentation": f"{FEW} --batch_size 2 --sizes 16",
@@ -143,6 +144,18 @@ def test_data(records: dict[str, Future[dict[str, Any]]]) -> None:
     assert found["images"] == {"package": 256, "per_sample": 256}
     assert_spread(found["images_per_s"]["package"])
     assert_spread(found["ratio"])
+
+
+@of_the_scripts
+def test_streaming(records: dict[str, Future[dict[str, Any]]]) -> None:
+    found = records["streaming"].result()["results"]  # the script stops unless all read the same pixels
+    assert found["images"] == {"originals": 24, "shards": 24, "image_folder": 32}  # 10 of 34 are the package's test
+    for rate in found["images_per_s"].values():
+        assert_spread(rate)
+    assert found["ratio"].keys() == {"originals", "shards"}
+    for spent in found["profile"]["ms_per_image"].values():
+        assert_spread(spent)
+    assert [(row["images"], row["storage"]) for row in found["memory"]] == [(60, "originals"), (60, "shards")]
 
 
 @of_the_scripts

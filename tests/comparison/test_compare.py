@@ -19,7 +19,8 @@ from scipy import stats
 
 from capsule_lightning.cli import main
 from capsule_lightning.comparison import Run, compare, difference, find_runs, read_run, show, verdict
-from capsule_lightning.comparison.tables import costs, format_metric
+from capsule_lightning.comparison.formats import format_metric
+from capsule_lightning.comparison.tables import costs
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import flat
 

@@ -11,12 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from forked import start
-from program import metrics
+from PIL import Image
+from program import capsule_lightning, metrics
+from safetensors.torch import save_file
 
 from capsule_lightning.cli import main
 from capsule_lightning.cli.check import check
@@ -329,10 +334,9 @@ def test_the_last_line_is_the_last_with_anything_in_it(tmp_path: Path) -> None:
     assert [last_line(tmp_path / name) for name in "abc"] == ["last", "it said nothing", "it said nothing"]
 
 
-@pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("studies/*.yaml")), ids=lambda path: path.stem)
-def test_a_shipped_study_is_whole_and_one_of_its_runs_trains(path: Path, run_main: Callable[..., Path]) -> None:
-    read = read_study(f"studies/{path.name}")
-    assert find_config(f"studies/{path.stem}") == str(path)
+def test_the_shipped_study_of_routings_is_whole_and_one_of_its_runs_trains(run_main: Callable[..., Path]) -> None:
+    read = read_study("studies/digits_routings.yaml")
+    assert find_config("studies/digits_routings") == read.path
     assert len(read.seeds) >= 5
     routings = read.each["model.net.routing"]
     assert len(routings) >= 5
@@ -356,3 +360,36 @@ def test_the_first_job_has_the_first_device(cwd: Path, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         run_study(read_study(str(write(cwd, devices=["3", "1"]))), cwd / "runs", new_console(), main, check)
     assert started == ["3"]
+
+
+@pytest.mark.nightly
+def test_the_shipped_audit_runs_from_a_table_to_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two heads, one seed and two folds of it, on pictures of one color each."""
+    monkeypatch.chdir(tmp_path)
+    rows = ["path,label,group"]
+    for number in range(90):
+        label = number % 3
+        pixels = np.random.default_rng(number).integers(60 * label, 60 * label + 90, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,grade {label},{number // 3}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    study = yaml.safe_load((CONFIG_DIR / "studies" / "audit.yaml").read_text())
+    study["each"] = {"config": study["each"]["config"][1:4:2], "data.fold": [0, 1]}
+    study |= {"seeds": [0], "jobs": 1}
+    (tmp_path / "audit.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    torch.manual_seed(0)
+    save_file(import_module("timm").create_model("test_resnet").state_dict(), tmp_path / "net.safetensors")
+    more = (
+        "--model.net.encoder.name test_resnet --model.net.encoder.weights net.safetensors --trainer.max_epochs 2 "
+        "--data.folds 3 --data.batch_size 16 --trainer.accelerator cpu"
+    )
+    done = capsule_lightning(tmp_path, "compare", "--config", "audit.yaml", "--fit", more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(word in done.stdout for word in ("OrdinalLoss", "test/coverage/grade 2", "p = "))
+    measures = (tmp_path / "runs" / "audit" / "comparison" / "measures.csv").read_text()
+    assert "test/calibration_error_at_temperature,2," in measures
+    features = list((tmp_path / ".prepared" / "features").iterdir())
+    assert len(features) == 1  # all folds and heads share them
+    outputs = [path.read_text() for path in (tmp_path / "runs" / "audit").glob("*/output.txt")]
+    computed = [int(n) for text in outputs for n in re.findall(r"features of (\d+) images computed", text)]
+    assert sum(computed) == 90

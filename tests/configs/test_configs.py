@@ -32,7 +32,8 @@ WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")
 #: Networks of millions of weights, or of a large library, which take seconds and memory to make.
 LARGE = (
     *("affnist.yaml", "cifar10.yaml", "cifar100.yaml", "cifar10_deepcaps.yaml", "cifar100_inverted_attention.yaml"),
-    *("multimnist.yaml", "model/backbone.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
+    *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
+    *(f"model/backbone{head}.yaml" for head in ("", "_linear", "_linear_ordinal", "_mlp", "_mlp_ordinal")),
 )
 FEW_STEPS = (
     "--trainer.max_epochs=1",
@@ -57,6 +58,10 @@ def words_for(name: str, folder: Path) -> list[str]:
         pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
         np.savez(folder / "pictures.npz", images=pixels, labels=np.arange(40) % 2)
         return ["--config", name, f"--data.path={folder / 'pictures.npz'}"]
+    if name == "features.yaml":
+        vectors = np.random.default_rng(0).normal(size=(40, 6))
+        np.savez(folder / "vectors.npz", features=vectors, labels=np.arange(40) % 2)
+        return ["--config", name, f"--data.path={folder / 'vectors.npz'}"]
     if name == "huggingface.yaml":
         datasets = pytest.importorskip("datasets")
         pixels = [Image.new("RGB", (40, 36), (10 * number, 0, 0)) for number in range(20)]

@@ -41,7 +41,8 @@ def test_random_images_are_said_to_be_random():
 def test_sizes_and_splits_of_a_folder_are_told(tmp_path, write_tree, write_image):
     write_tree(tmp_path, ["cat", "dog"], count=20, shape=(12, 10, 3))
     write_image(tmp_path / "dog/large.png", (40, 50, 3))
-    first, splits, *others = told(folder(tmp_path, image_size=(8, 8))).splitlines()
+    first, splits, *others, where = told(folder(tmp_path, image_size=(8, 8))).splitlines()
+    assert where.startswith("  in memory: 41 images take 8 KiB of ")  # of free memory, as much as there is
     assert (
         first == f"{tmp_path}: 41 images of 2 classes, 12x10 to 40x50 pixels, read (--data.image_size) as 8x8 in color"
     )

@@ -11,6 +11,7 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
 from capsule_lightning.losses.cross_entropy import BinaryCrossEntropyLoss, CrossEntropyLoss
 from capsule_lightning.losses.margin import MarginLoss, margin_loss
+from capsule_lightning.losses.ordinal import OrdinalLoss
 from capsule_lightning.losses.spread import SpreadLoss
 
 LABELS = torch.tensor([3, 0, 1, 0, 3])
@@ -19,6 +20,7 @@ LOSSES = [
     MarginLoss,
     partial(MarginLoss, mode="official", focal_gamma=2.0),
     SpreadLoss,
+    OrdinalLoss,
     *(partial(CrossEntropyLoss, of=of, label_smoothing=0.1) for of in ("logits", "lengths", "activations")),
     partial(CrossEntropyLoss, of="log_odds"),
 ]
