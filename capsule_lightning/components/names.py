@@ -12,7 +12,14 @@ from capsule_lightning.shipped import PACKAGE, PROGRAM
 
 # What a config fills with a class: the folder of the classes, and what they derive from.
 SLOTS = {
-    "--data": ("data", "ImageDataModule", "NamedDataModule", "ListedImagesDataModule", "AnnotatedDataModule"),
+    "--data": (
+        "data",
+        "ImageDataModule",
+        "NamedDataModule",
+        "ListedImagesDataModule",
+        "PartedImagesDataModule",
+        "AnnotatedDataModule",
+    ),
     "--data.augmentation": ("augmentations", "Augmentation"),
     "--model.net": ("models", "CapsuleNet", "Detector"),
     "--model.net.encoder": ("encoders", "Encoder", "MapEncoder", "FeatureEncoder"),
@@ -36,7 +43,7 @@ FOLDERS = (
     "tasks",
 )
 """The folders whose modules define a class that a config may name."""
-ABSTRACT = ("base", "named", "listed_images", "annotated")
+ABSTRACT = ("base", "named", "listed_images", "parted_images", "annotated")
 """Modules of classes that others derive from."""
 OLD_NAMES = {"normalisation": "normalization"}
 """Names of arguments and of metadata in files that were written before the names changed."""
