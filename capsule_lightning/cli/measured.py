@@ -38,10 +38,14 @@ from capsule_lightning.sharing.reader import READ_AS
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.images import ImageTask
 
-RESULTS = {"output": ".csv", "poses": ".npz"}
-"""Options of ``predict`` that name files, and how their names end."""
+RESULTS = ("output", "poses")
+"""Options of ``predict`` that name files."""
 TABLE = "capsule_lightning.callbacks.predictions.PredictionTable"
-TABLES = (TABLE, "capsule_lightning.callbacks.joint_table.JointTable")
+TABLES = (
+    TABLE,
+    "capsule_lightning.callbacks.joint_table.JointTable",
+    "capsule_lightning.callbacks.predicted_boxes.PredictedBoxes",
+)
 """What writes predictions, each of those that it finds fields for."""
 
 
@@ -160,10 +164,14 @@ def require_results(config: Mapping[str, Any]) -> None:
     """Refuse places for the results of ``predict`` that cannot or must not be written.
 
     Raises:
-        InputError: a name that ends otherwise, a folder that does not exist, a file that is there.
+        InputError: a name that ends otherwise, a folder that does not exist, a file that is there, or a task that has
+            nothing to write there.
     """
-    for option, suffix in RESULTS.items():
+    task = find_class(config["model"]["class_path"], Slot((Task,)))
+    for option in RESULTS:
         if config[option] is not None:
+            suffix = task.results.get(option)  # type: ignore[attr-defined]
+            require(suffix, f"{option}={config[option]}: {task.__name__} has none to write; leave --{option} out")
             path = expanded(config[option], f"--{option}")
             require(path.suffix == suffix, f"{option}={path}: expected a name that ends in {suffix}")
             require_not_of_a_run(path, f"--{option}")
