@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from typing_extensions import override
 
 from capsule_lightning.callbacks.calibration import Calibrated, Calibration
-from capsule_lightning.callbacks.collected import confidences, named, of_all_processes, offers
+from capsule_lightning.callbacks.collected import confidences, damaged_of_all_processes, named, of_all_processes, offers
 from capsule_lightning.callbacks.prediction_files import (
     PARQUET,
     CSVTable,
@@ -24,7 +24,6 @@ from capsule_lightning.callbacks.prediction_files import (
 )
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.trained_on import TrainedOn, unlike_training
-from capsule_lightning.errors import printable, some_of
 from capsule_lightning.runs.folders import expanded
 from capsule_lightning.runs.results import from_here
 from capsule_lightning.tasks.classification import ClassificationTask
@@ -79,11 +78,9 @@ class PredictionTable(L.Callback):
         for _ in range(self._rounds):  # of processes that have a batch more
             self._write(trainer, [])
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        damaged = dict(of_all_processes(trainer, [*getattr(data, "damaged", {}).items()]))
+        self._said += damaged_of_all_processes(trainer)
         if not trainer.is_global_zero:
             return
-        if damaged:
-            self._said.append(left_out(damaged, data))
         files, self._files = self._files, []
         if not files:
             return
@@ -208,12 +205,6 @@ def likely(
     scores = task.loss.probabilities(outputs.activations).cpu()
     probabilities = known.probabilities(scores).gather(1, outputs.classes.cpu().unsqueeze(1)).flatten()
     return probabilities.tolist(), [each.nonzero().flatten().tolist() for each in known.sets(scores)]
-
-
-def left_out(damaged: Mapping[int, str], data: ImageDataModule) -> str:
-    """Return a line about images that could not be read, by number with the reason."""
-    told = [f"{data.name_of(number)} ({printable(damaged[number])[:80]})" for number in sorted(damaged)]
-    return f"{len(damaged):,} damaged and left out: {some_of(told)}"
 
 
 def strangeness(brightness: Sequence[float], known: TrainedOn | None) -> list[str]:

@@ -55,7 +55,7 @@ OPTIONS = {
     "output": Option(
         str | None,
         None,
-        "table of the predictions, a .csv or .parquet; null for one in the run's folder",
+        "the predictions, a .csv or .parquet; of joints a .csv, of boxes a .json; null for one in the run's folder",
         commands=PREDICT,
     ),
     "embeddings": Option(

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation, standardize
 from capsule_lightning.augmentations.identity import NoAugmentation
-from capsule_lightning.data.array_pictures import ARRAYS, find_array_pictures
 from capsule_lightning.data.deep_pictures import is_range
 from capsule_lightning.data.facts import Facts, Part, describe_counts, describe_facts, describe_oddities, size_in_words
 from capsule_lightning.data.fitting import Fit
-from capsule_lightning.data.image_files import read_files, unreadable
-from capsule_lightning.data.image_trees import find_images
-from capsule_lightning.data.label_tables import TABLES, files_in, read_table
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
-from capsule_lightning.data.pictures import MOST_PIXELS, Reading, UnreadableImageError
+from capsule_lightning.data.pictures import MOST_PIXELS, Reading
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.shares import Share, shares_of_pairs
 from capsule_lightning.data.statistics import Brightness, brightness, channel_statistics, unit
-from capsule_lightning.data.streamed_pictures import StreamedArray, StreamedFiles, are_many
-from capsule_lightning.errors import InputError, printable, require, some_of
+from capsule_lightning.data.to_predict import ToPredict, read_to_predict
+from capsule_lightning.errors import InputError, printable, require
 
 Normalization = Literal["none", "per_image", "channel"]
 
@@ -341,72 +336,14 @@ class ImageDataModule(DataModule):
             self._brightness = Brightness(found["mean"], found["deviation"])
 
     def _predict_images(self, path: Path) -> Store:
-        if path.suffix in ARRAYS:
-            return self.store_of_array(path)
-        kind, odd = kind_of(path), []
-        if kind == "folder":
-            found = find_images(path)
-            files, odd = found.images, found.odd
-            require(files or odd, f"{path}: no images in this folder; expected png, jpeg, webp, ...")
-        else:
-            missing = "no such file or folder" if kind.startswith("no such") else f"is not an image file ({kind})"
-            require(kind == "file", f"{path}: {missing}; --data.images takes an image file or a folder of them")
-            files = files_in(read_table(path)) if path.suffix.lower() in TABLES else [path]
-        if odd and not (files and self.reading.skip_damaged):
-            raise unreadable(odd)
-        top = path.parent if path.suffix.lower() in TABLES else path
-        return self.store_of_files(files, torch.full((len(files),), -1), odd, top)
+        return self.taken(read_to_predict(path, self.stored_shape, self.reading))
 
-    def store_of_array(self, path: Path) -> Store:
-        """Return the images of a file of arrays, streamed if they are many; their labels are unknown.
-
-        Raises:
-            InputError: there are no such images.
-        """
-        found = find_array_pictures(path, self.stored_shape, self.reading)
-        if are_many(found.array.shape[0], self.stored_shape, found.coding.dtype):
-            return StreamedArray(found)
-        return unlabeled(found.read())
-
-    def store_of_files(
-        self, files: Sequence[Path], labels: Tensor, odd: Sequence[UnreadableImageError], top: Path
-    ) -> Store:
-        """Return image files to predict, streamed if they are many, and say what was met in them.
-
-        Args:
-            files: N files.
-            labels: ``(N)`` int64, -1 if unknown.
-            odd: what has the name of an image, and is not a file.
-            top: folder to which the names in what is said are relative.
-
-        Raises:
-            InputError: files cannot be read, and may not be left out.
-        """
-        if are_many(len(files), self.stored_shape, self.reading.dtype):
-            store: Store = StreamedFiles(files, labels, self.stored_shape, self.reading)
-            self.predict_files = [*files]
-            named = some_of([str(each.path) for each in odd])
-            lines = [f"{len(odd):,} are no files and are left out: {named}"] if odd else []
-        else:
-            read = read_files(files, self.stored_shape, resize=True, reading=self.reading)
-            self.predict_files = [files[number] for number in read.kept]
-            self.met["predict"] = read.facts.below(top, {each.path: each.reason for each in odd}, ())
-            lines = describe_facts({"predict": self.met["predict"]}, self.reading, self.stored_shape[0])
-            store = MemoryStore(read.images, labels[read.kept])
-        for line in lines:
-            rank_zero_info(line)
-        return store
-
-    @property
-    def damaged(self) -> Mapping[int, str]:
-        """Why images to predict, of those that this process has met, could not be read, by their places."""
-        found: Mapping[int, str] = getattr(self.stores.get("predict"), "damaged", {})
-        return found
-
-
-def unlabeled(images: Tensor) -> MemoryStore:
-    """Return images ``(N, C, H, W)`` as a store, their labels unknown."""
-    return MemoryStore(images, torch.full((len(images),), -1))
+    def taken(self, found: ToPredict) -> Store:
+        """Keep the names of pictures to predict and what was met in them, and return their store."""
+        self.predict_files = found.files
+        if found.facts is not None:
+            self.met["predict"] = found.facts
+        return found.store
 
 
 def fake_images(shape: tuple[int, int, int], num_classes: int, split: Split) -> Images:
