@@ -48,13 +48,13 @@ def test_modules_of_ones_own_are_named_apart() -> None:
 
 
 def test_one_picture_or_several_are_read_by_the_parser() -> None:
-    about = TrainedOn("a", list("xy"), [1, 8, 8], [1, 8, 8], slot={**DIGITS, "init_args": {"batch_size": 7}})
+    about = TrainedOn("a", list("xy"), [1, 8, 8], [1, 8, 8], 0, slot={**DIGITS, "init_args": {"batch_size": 7}})
     base = {"data": pictures_slot(about, "a.ckpt")}
     for words, expected in (("x.png", "x.png"), ("x.png y,[z].png", ["x.png", "y,[z].png"])):
         given = read_words(["predict", "--data.images", *words.split()])
         data = resolve(given, base)["data"]["init_args"]
         assert data["images"] == expected
-        assert (data["batch_size"], data["class_names"]) == (7, ["x", "y"])
+        assert (data["batch_size"], data["class_names"], data["num_labels"]) == (7, ["x", "y"], 0)
 
 
 @pytest.mark.parametrize(

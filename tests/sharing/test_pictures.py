@@ -1,14 +1,22 @@
 """Which image files `predict --data.images` means, and what is known of them."""
 
+import csv
+from functools import partial
 from pathlib import Path
 
+import lightning as L
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from capsule_lightning.callbacks.predictions import PredictionTable
 from capsule_lightning.data import streamed_pictures
+from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
+from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.sharing.pictures import PicturesDataModule, find_pictures
+from capsule_lightning.tasks.label_sets import LabelSetTask
 
 NAMES = ["cat", "dog"]
 
@@ -121,6 +129,21 @@ def test_a_file_that_cannot_be_read_is_left_out_of_a_stream_if_it_may_be(here: P
         (here / path).write_text("none")
     with pytest.raises(InputError, match="3 image files cannot be read"):
         PicturesDataModule(NAMES, (3, 4, 4), ["photos", "a.png"], skip_damaged=True).setup("predict")
+
+
+def test_pictures_are_predicted_by_a_network_that_names_any_number_of_classes(here: Path) -> None:
+    data = PicturesDataModule(NAMES, (3, 4, 4), ["pets"], num_labels=0)
+    encoder = partial(SabourEncoder, channels=2, kernel_size=2, num_types=1, primary_kernel_size=2)
+    task = LabelSetTask((3, 4, 4), 2, net=partial(CapsNet, encoder=encoder, decoder=None))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    table = PredictionTable("t.csv", embeddings="e.npz")
+    L.Trainer(**quiet, callbacks=[table], default_root_dir=here).predict(task, data)  # type: ignore[arg-type]
+    with (here / "t.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == ["pets/cat/1.png", "pets/dog/2.png"]
+    assert {row["label"] for row in rows} == {""}  # a folder has the name of one class, and there may be others
+    with np.load(here / "e.npz") as found:
+        assert (found["labels"].tolist(), found["classes"].shape) == ([-1, -1], (2, 2))
 
 
 @pytest.mark.parametrize("stage", ["fit", "test", "validate", None])
