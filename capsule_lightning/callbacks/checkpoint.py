@@ -47,6 +47,9 @@ class RunCheckpoint(ModelCheckpoint):
         every_n_steps: training steps between two states; null for no such limit.
         every_n_minutes: minutes between two states; null for no such limit.
 
+    Attributes:
+        asks_task: whether the task names the metric that selects.
+
     Raises:
         InputError: ``every_n_steps`` or ``every_n_minutes`` not above 0.
     """
@@ -72,7 +75,7 @@ class RunCheckpoint(ModelCheckpoint):
         )
         for name, value in (("every_n_steps", every_n_steps), ("every_n_minutes", every_n_minutes)):
             require(value is None or value > 0, f"RunCheckpoint: {name}={value}: expected a number above 0, or null")
-        self._asks_task, self._asks_metric = monitor is None, mode is None
+        self.asks_task, self._asks_metric = monitor is None, mode is None
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self._step = -1  # the last one seen: while gradients accumulate the step does not advance, and nothing is saved
         self._saved_at = time.monotonic()
@@ -90,8 +93,8 @@ class RunCheckpoint(ModelCheckpoint):
         """Choose the folder, and drop the monitor if no validation set is held out."""
         if self.dirpath is None:
             self.dirpath = str(Path(trainer.default_root_dir).absolute() / FOLDER)
-        if isinstance(pl_module, Task) and (self._asks_task or self._asks_metric):
-            if self._asks_task:
+        if isinstance(pl_module, Task) and (self.asks_task or self._asks_metric):
+            if self.asks_task:
                 name, self.mode = pl_module.selected_by
                 self.monitor, self.filename = f"val/{name}", _filename(f"val/{name}")
             else:

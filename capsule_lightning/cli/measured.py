@@ -38,9 +38,11 @@ from capsule_lightning.sharing.reader import READ_AS
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.images import ImageTask
 
-RESULTS = {"output": ".csv", "poses": ".npz"}
-"""Options of ``predict`` that name files, and how their names end."""
+RESULTS = ("output", "poses")
+"""Options of ``predict`` that name files."""
 TABLE = "capsule_lightning.callbacks.predictions.PredictionTable"
+TABLES = (TABLE, "capsule_lightning.callbacks.predicted_boxes.PredictedBoxes")
+"""What writes predictions, each of those that it finds fields for."""
 
 
 def with_network(given: Words) -> Words:
@@ -141,14 +143,16 @@ def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
 
 
 def for_predict(config: dict[str, Any], given: Words) -> dict[str, Any]:
-    """Give ``predict`` its table, and no logger unless one is asked for."""
+    """Give ``predict`` its tables, and no logger unless one is asked for."""
     trainer = dict(config["trainer"])
     if given.option("trainer.logger") is None:
         trainer["logger"] = False
     listed = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else []
-    table = {"class_path": TABLE, "init_args": {key: config[key] for key in ("output", "poses", "overwrite")}}
-    trainer["callbacks"] = [*(each for each in listed if each["class_path"] != TABLE), table]
-    left_out = [name for name in config["without"] if not TABLE.endswith(f".{name}")]  # a run may do without its table
+    given_to = {key: config[key] for key in ("output", "poses", "overwrite")}
+    tables = [{"class_path": table, "init_args": given_to} for table in TABLES]
+    trainer["callbacks"] = [*(each for each in listed if each["class_path"] not in TABLES), *tables]
+    short = {table.rpartition(".")[2] for table in TABLES}
+    left_out = [name for name in config["without"] if name not in short]  # a run may do without its table
     return {**config, "trainer": trainer, "without": left_out}
 
 
@@ -156,10 +160,14 @@ def require_results(config: Mapping[str, Any]) -> None:
     """Refuse places for the results of ``predict`` that cannot or must not be written.
 
     Raises:
-        InputError: a name that ends otherwise, a folder that does not exist, a file that is there.
+        InputError: a name that ends otherwise, a folder that does not exist, a file that is there, or a task that has
+            nothing to write there.
     """
-    for option, suffix in RESULTS.items():
+    task = find_class(config["model"]["class_path"], Slot((Task,)))
+    for option in RESULTS:
         if config[option] is not None:
+            suffix = task.results.get(option)  # type: ignore[attr-defined]
+            require(suffix, f"{option}={config[option]}: {task.__name__} has none to write; leave --{option} out")
             path = expanded(config[option], f"--{option}")
             require(path.suffix == suffix, f"{option}={path}: expected a name that ends in {suffix}")
             require_not_of_a_run(path, f"--{option}")

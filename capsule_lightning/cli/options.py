@@ -51,7 +51,10 @@ OPTIONS = {
         "or the name of a shipped network",
     ),
     "output": Option(
-        str | None, None, "table of the predictions, a .csv; null for one in the run's folder", commands=PREDICT
+        str | None,
+        None,
+        "the predictions, a .csv; of boxes a .json; null for one in the run's folder",
+        commands=PREDICT,
     ),
     "poses": Option(str | None, None, "also write names, classes, lengths and poses, a .npz", commands=PREDICT),
     "overwrite": Option(bool, False, "replace files that are there", bare="true", commands=PREDICT),

@@ -12,13 +12,13 @@ from capsule_lightning.shipped import PACKAGE, PROGRAM
 
 # What a config fills with a class: the folder of the classes, and what they derive from.
 SLOTS = {
-    "--data": ("data", "ImageDataModule", "NamedDataModule", "ListedImagesDataModule"),
+    "--data": ("data", "ImageDataModule", "NamedDataModule", "ListedImagesDataModule", "AnnotatedDataModule"),
     "--data.augmentation": ("augmentations", "Augmentation"),
-    "--model.net": ("models", "CapsuleNet"),
+    "--model.net": ("models", "CapsuleNet", "Detector", "SegmentationNet"),
     "--model.net.encoder": ("encoders", "Encoder", "MapEncoder", "FeatureEncoder"),
     "--model.net.routing": ("routing", "Routing", "MatrixRouting"),
     "--model.net.decoder": ("decoders", "Decoder"),
-    "--model.loss": ("losses", "ClassificationLoss"),
+    "--model.loss": ("losses", "ClassificationLoss", "HeatMapLoss"),
     "--model.metrics": ("metrics", "Metrics"),
     "--model.lr_scheduler": ("", "Schedule"),
 }
@@ -36,7 +36,7 @@ FOLDERS = (
     "tasks",
 )
 """The folders whose modules define a class that a config may name."""
-ABSTRACT = ("base", "named", "listed_images")
+ABSTRACT = ("base", "named", "listed_images", "annotated")
 """Modules of classes that others derive from."""
 OLD_NAMES = {"normalisation": "normalization"}
 """Names of arguments and of metadata in files that were written before the names changed."""

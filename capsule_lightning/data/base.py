@@ -20,11 +20,9 @@ from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
 from capsule_lightning.data.deep_pictures import is_range
 from capsule_lightning.data.facts import Facts, Part, describe_counts, describe_facts, describe_oddities, size_in_words
 from capsule_lightning.data.fitting import Fit
-from capsule_lightning.data.image_files import read_files, unreadable
-from capsule_lightning.data.image_trees import find_images
-from capsule_lightning.data.label_tables import TABLES, files_in, read_table
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
+from capsule_lightning.data.own_pictures import read_own_pictures
 from capsule_lightning.data.pictures import MOST_PIXELS, Reading
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.regular_files import kind_of
@@ -342,24 +340,11 @@ class ImageDataModule(DataModule):
     def _predict_images(self, path: Path) -> Store:
         if path.suffix in ARRAYS:
             return unlabeled(read_array_pictures(path, self.stored_shape, self.reading))
-        kind, odd = kind_of(path), []
-        if kind == "folder":
-            found = find_images(path)
-            files, odd = found.images, found.odd
-            require(files or odd, f"{path}: no images in this folder; expected png, jpeg, webp, ...")
-        else:
-            missing = "no such file or folder" if kind.startswith("no such") else f"is not an image file ({kind})"
-            require(kind == "file", f"{path}: {missing}; --data.images takes an image file or a folder of them")
-            files = files_in(read_table(path)) if path.suffix.lower() in TABLES else [path]
-        if odd and not (files and self.reading.skip_damaged):
-            raise unreadable(odd)
-        read = read_files(files, self.stored_shape, resize=True, reading=self.reading)
-        self.predict_files = [files[number] for number in read.kept]
-        top = path.parent if path.suffix.lower() in TABLES else path
-        self.met["predict"] = read.facts.below(top, {each.path: each.reason for each in odd}, ())
+        own = read_own_pictures(path, self.stored_shape, self.reading)
+        self.predict_files, self.met["predict"] = own.files, own.facts
         for line in describe_facts({"predict": self.met["predict"]}, self.reading, self.stored_shape[0]):
             rank_zero_info(line)
-        return unlabeled(read.images)
+        return unlabeled(own.images)
 
 
 def unlabeled(images: Tensor) -> MemoryStore:

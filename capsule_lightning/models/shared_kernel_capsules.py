@@ -151,7 +151,8 @@ class SharedKernelCapsules(nn.Module):
             if maps are made larger.
         """
         children, kernel = self._padded(capsules), self.router.kernel
-        if torch.compiler.is_compiling() or (self.training and not self.blocked):
+        whole = self.routing.of_whole_maps or (self.training and not self.blocked)
+        if whole or torch.compiler.is_compiling():
             parents: Capsules = self.router(children)
             return parents
         rows, columns = (n * self.factor for n in capsules.poses.shape[1:3])

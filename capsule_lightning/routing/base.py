@@ -51,6 +51,8 @@ class Routing(nn.Module, ABC):
         backend: how `forward` is computed; ``torch``, which means the plain functions, unless the class offers a
             choice.
         routes_votes: whether the algorithm routes votes that were formed elsewhere, see `from_votes`.
+        of_whole_maps: whether the positions of a map have a say in each other's couplings, so that a layer must not
+            route a part of them.
 
     Raises:
         InputError: a size is below 1, or ``vote_weights`` does not divide ``num_in``.
@@ -58,6 +60,7 @@ class Routing(nn.Module, ABC):
 
     backend: str = "torch"
     routes_votes: ClassVar[bool] = False
+    of_whole_maps: bool = False
 
     def __init__(
         self, num_in: int, dim_in: int, num_out: int, dim_out: int, *, vote_weights: int | None = None

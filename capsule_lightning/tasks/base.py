@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from math import ceil, isfinite, nan
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import lightning as L
 import torch
@@ -50,6 +50,7 @@ class Task(L.LightningModule, ABC):
     Attributes:
         loss_names: the keys of `losses`, known before any batch is seen.
         training_names: the keys of `training_metrics`, known likewise.
+        results: options of ``predict`` that name files which the task's predictions can fill, and how their names end.
         selected_by: the metric or loss by whose validation value the best state is selected, and whether its ``max``
             or its ``min`` is best.
         step_losses: the losses of the last training batch, without their gradients.
@@ -58,6 +59,7 @@ class Task(L.LightningModule, ABC):
         InputError: a negative ``skip_not_finite``; values that the optimizer or the schedule refuses.
     """
 
+    results: ClassVar[Mapping[str, str]] = {"output": ".csv", "poses": ".npz"}
     loss_names: Sequence[str] = ("loss",)
     training_names: Sequence[str] = ()
     selected_by: tuple[str, Literal["min", "max"]] = ("loss", "min")
