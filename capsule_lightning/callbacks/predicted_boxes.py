@@ -10,6 +10,7 @@ import lightning as L
 from typing_extensions import override
 
 from capsule_lightning.callbacks.collected import of_all_processes, offers
+from capsule_lightning.data.annotated import AnnotatedDataModule
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.errors import require
 from capsule_lightning.runs.files import open_whole
@@ -27,8 +28,8 @@ class PredictedBoxes(L.Callback):
     """Write the boxes that were found as JSON in the form of COCO, and print the first of them.
 
     It has ``images``, ``categories`` and ``annotations``, whose boxes are left, top, width and height in pixels of the
-    picture as the network saw it, ``images`` says of what size, and each of which has a ``score``. COCO's own tools
-    take the list of annotations alone as results. Predictions without boxes are left out.
+    image file, and each of which has a ``score``. COCO's own tools take the list of annotations alone as results.
+    Predictions without boxes are left out.
 
     Args:
         output: the file, a ``.json``; null for ``predictions.json`` in the folder of the command.
@@ -100,7 +101,8 @@ def coco_of(found: list[Found], data: DataModule) -> dict[str, Any]:
         found: of each image.
         data: that states the names of images and classes.
     """
-    rows, columns = data.in_shape[-2:]
+    sizes = {index: size_in(data, index) for index, *_ in found}
+    seen = data.in_shape[-2:]
     annotations = [
         {
             "id": 0,
@@ -112,14 +114,30 @@ def coco_of(found: list[Found], data: DataModule) -> dict[str, Any]:
             "score": round(score, 5),
         }
         for index, boxes, scores, labels in found
-        for (left, top, right, bottom), score, label in zip(boxes, scores, labels, strict=True)
+        for (left, top, right, bottom), score, label in zip(
+            (scaled(box, seen, sizes[index]) for box in boxes), scores, labels, strict=True
+        )
     ]
     for number, annotation in enumerate(annotations):
         annotation["id"] = number + 1
     return {
         "images": [
-            {"id": index, "file_name": data.name_of(index), "width": columns, "height": rows} for index, *_ in found
+            {"id": index, "file_name": data.name_of(index), "width": sizes[index][1], "height": sizes[index][0]}
+            for index, *_ in found
         ],
         "categories": [{"id": n, "name": name} for n, name in enumerate(data.class_names)],
         "annotations": annotations,
     }
+
+
+def size_in(data: DataModule, index: int) -> tuple[int, int]:
+    """Return rows and columns of the picture that boxes are written for."""
+    if isinstance(data, AnnotatedDataModule):
+        return data.picture_size(index)
+    return data.in_shape[-2], data.in_shape[-1]
+
+
+def scaled(box: list[float], seen: tuple[int, ...], size: tuple[int, int]) -> list[float]:
+    """Return the edges of a box in a picture of another size than the network saw."""
+    down, across = (to / of for to, of in zip(size, seen, strict=True))
+    return [edge * scale for edge, scale in zip(box, (across, down) * 2, strict=True)]

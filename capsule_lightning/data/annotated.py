@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from capsule_lightning.data.base import unlabeled
 from capsule_lightning.data.facts import describe_facts
+from capsule_lightning.data.image_files import size_of
 from capsule_lightning.data.loader import Store
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.own_pictures import read_own_pictures
@@ -63,6 +64,12 @@ class AnnotatedDataModule(DataModule):
     def name_of(self, index: int) -> str:
         """Return the file of a predicted image, or its number in the test set."""
         return printable(str(self.predict_files[index])) if self.predict_files else super().name_of(index)
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """Return rows and columns of the file of a predicted image, or else of the network's input."""
+        if not self.predict_files:
+            return self.shape[1], self.shape[2]
+        return size_of(self.predict_files[index], self.reading)
 
     def _own_pictures(self, path: Path) -> Store:
         own = read_own_pictures(path, self.shape, self.reading)

@@ -177,6 +177,13 @@ class BoxesDataModule(AnnotatedDataModule):
         return printable(str(self.sets["test"][index].path))
 
     @override
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """Return rows and columns of the file of an image of a test or a prediction."""
+        if self.predict_files:
+            return super().picture_size(index)
+        return size_of(self.sets["test"][index].path, self.reading)
+
+    @override
     def describe(self) -> str:
         """Return what has been read so far: images, boxes, and whatever was left out or cut."""
         first = f"boxes of {self.num_classes} classes, images {self.in_shape}; {self.describe_splits()}"

@@ -64,18 +64,17 @@ def mask(poses: Tensor, labels: Tensor) -> Tensor:
     """Set every capsule to zero except that of the label.
 
     Args:
-        poses: ``(B, J, E)``, or ``(B, H, W, J, E)`` of pixels.
-        labels: ``(B)``, int64 in [0, J), or ``(B, H, W)``; or ``(B, L)`` to keep the capsules of several, -1 for none.
+        poses: ``(..., J, E)``.
+        labels: ``(...)``, int64 in [0, J); or ``(..., L)`` to keep the capsules of several, -1 for none.
 
     Returns:
-        The shape of ``poses``.
+        ``(..., J, E)``.
 
     Source: Sabour et al. 2017, section 4.1.
     """
     classes = torch.arange(poses.shape[-2], device=poses.device)
     kept = labels.unsqueeze(-1) == classes
-    several = labels.ndim == poses.ndim - 1
-    return torch.where((kept.any(dim=-2) if several else kept).unsqueeze(-1), poses, 0)
+    return torch.where((kept.any(dim=-2) if kept.ndim == poses.ndim else kept).unsqueeze(-1), poses, 0)
 
 
 @full_precision

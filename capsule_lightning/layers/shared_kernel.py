@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -89,7 +90,7 @@ class SharedKernel:
         """
         if not self.transposed:
             return F.conv2d(maps, weight, stride=self.stride, groups=groups)
-        of_children = weight.flip(-2, -1).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        of_children = torch.unflatten(weight.flip(-2, -1), 0, (groups, -1)).transpose(1, 2).flatten(0, 1)
         votes = F.conv_transpose2d(maps, of_children, stride=self.stride, groups=groups)
         before, halo = self._around(1)[0], sum(self._around(1))
         top = before * self.stride + (self.size - self.stride) // 2

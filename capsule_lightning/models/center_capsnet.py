@@ -16,6 +16,7 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require
 from capsule_lightning.layers.squash import squash
+from capsule_lightning.models.deformable_capsules import DeformableCapsules
 from capsule_lightning.models.detector import CenterMaps, Detector, RegressionHead, trunk_to_cells
 from capsule_lightning.models.shared_kernel_capsules import SharedKernelCapsules
 from capsule_lightning.routing.base import Routing
@@ -43,6 +44,8 @@ class CenterCapsNet(Detector):
         num_types: types of primary and of convolutional capsules.
         dim: their dimensions.
         kernel_size: rows and columns of the kernel of the convolutional capsules, odd.
+        deformable: let the convolutional capsules choose the places that they see, see `DeformableCapsules`, as LaLonde
+            et al. do; it takes a routing of votes, and about twice the time.
         routing: of the convolutional and the presence capsules, see `SharedKernelCapsules`. Its parents should not be
             silent before training, as the bias of dynamic routing and of SE-routing makes sure. Dynamic routing of one
             iteration is the control with uniform couplings.
@@ -71,6 +74,7 @@ class CenterCapsNet(Detector):
         num_types: int = 8,
         dim: int = 16,
         kernel_size: int = 5,
+        deformable: bool = True,
         routing: Callable[[int, int, int, int], Routing] = BiasedRouting,
         presence_dim: int = 8,
         instantiation_dim: int = 64,
@@ -89,7 +93,8 @@ class CenterCapsNet(Detector):
         self.trunk = trunk_to_cells(self.in_shape[0], stem, planes, blocks)
         self.num_types, self.dim = num_types, dim
         self.primary = nn.Conv2d(self.trunk.channels, num_types * dim, 1)
-        self.capsules = SharedKernelCapsules(num_types, dim, num_types, dim, routing=routing, kernel_size=kernel_size)
+        layer_of = DeformableCapsules if deformable else SharedKernelCapsules
+        self.capsules = layer_of(num_types, dim, num_types, dim, routing=routing, kernel_size=kernel_size)
         self.presence = SharedKernelCapsules(
             num_types, dim, num_classes + 1, presence_dim, routing=routing, kernel_size=1
         )

@@ -72,7 +72,7 @@ def _deformed_votes(maps: Tensor, offsets: Tensor, weight: Tensor, stride: int) 
 def _sampled_votes(maps: Tensor, offsets: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Return what `_deformed_votes` does, of bilinear samples."""
     size, (rows, columns) = weight.shape[-1], offsets.shape[2:]
-    moved = offsets.unflatten(1, (size * size, 2))  # (N, K K, 2, y, x)
+    moved = torch.unflatten(offsets, 1, (size * size, 2))  # (N, K K, 2, y, x)
     places = torch.arange(size * size, device=maps.device)
     tops, lefts = torch.arange(rows, device=maps.device), torch.arange(columns, device=maps.device)
     y = (places // size)[:, None, None] + stride * tops[:, None] + moved[:, :, 0]
@@ -80,7 +80,7 @@ def _sampled_votes(maps: Tensor, offsets: Tensor, weight: Tensor, stride: int) -
     # `grid_sample` counts from -1, the outer edge of the first pixel, to 1, that of the last
     grid = torch.stack([(2 * at + 1) / n - 1 for at, n in ((x, maps.shape[3]), (y, maps.shape[2]))], dim=-1)
     samples = F.grid_sample(maps, grid.flatten(1, 2), align_corners=False)  # (N, D, K K * y, x)
-    samples = samples.unflatten(2, (size * size, rows))
+    samples = torch.unflatten(samples, 2, (size * size, rows))
     return torch.einsum("ndpyx,cdp->ncyx", samples, weight.flatten(2))
 
 

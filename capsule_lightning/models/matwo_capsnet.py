@@ -57,7 +57,9 @@ class MatwoRouter(nn.Module):
         poses, rows = children
         maps = poses.permute(0, 4, 3, 1, 2).flatten(0, 1)  # (B * D, A, H, W)
         seen = self.kernel.votes(maps, self.spatial, groups=self.routing.num_in)
-        windows = seen.unflatten(1, (self.routing.num_in, -1)).unflatten(0, (len(poses), -1))  # (B, D, A, J, y, x)
+        windows = torch.unflatten(
+            torch.unflatten(seen, 1, (self.routing.num_in, -1)), 0, (len(poses), -1)
+        )  # (B, D, A, J, y, x)
         return self.routing.from_votes(self._votes(windows.permute(0, 4, 5, 2, 3, 1), rows), poses[..., 0])
 
     def _votes(self, windows: Tensor, rows: Tensor) -> Tensor:
@@ -213,7 +215,7 @@ def _primary(maps: Tensor, weight: Tensor) -> Capsules:
     Returns:
         ``poses (B, H, W, A, 41), activations (B, H, W, A)``.
     """
-    matrices = F.relu(maps).unflatten(1, (len(weight), APPEARANCE, APPEARANCE)).permute(0, 4, 5, 1, 2, 3)
+    matrices = torch.unflatten(F.relu(maps), 1, (len(weight), APPEARANCE, APPEARANCE)).permute(0, 4, 5, 1, 2, 3)
     appearance = squash((matrices @ weight).flatten(-2))
     pose = torch.eye(POSE, dtype=maps.dtype, device=maps.device).flatten().expand(*appearance.shape[:-1], -1)
     return Capsules(torch.cat([pose, appearance], dim=-1), torch.linalg.vector_norm(appearance, dim=-1) / 2)

@@ -58,12 +58,13 @@ class WindowRouter(nn.Module):
     def window_children(self, children: Capsules) -> Capsules:
         """Return the children of each window, ``poses (B, y, x, A, D * K * K), activations (B, y, x, A)``."""
         windows = self.kernel.windows(by_type(children.poses))
-        of_types = windows.unflatten(0, (len(children.poses), -1)).movedim(1, 3)
+        of_types = torch.unflatten(windows, 0, (len(children.poses), -1)).movedim(1, 3)
         return Capsules(of_types, self._activations(children))
 
     def _activations(self, children: Capsules) -> Tensor:
         by_type = children.activations.movedim(3, 1)
-        return self.kernel.means(by_type.flatten(0, 1)).unflatten(0, by_type.shape[:2]).movedim(1, 3)
+        means = self.kernel.means(by_type.flatten(0, 1))
+        return torch.unflatten(means, 0, by_type.shape[:2]).movedim(1, 3)
 
 
 def by_type(poses: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ Ronneberger, Fischer & Brox, U-Net: Convolutional Networks for Biomedical Image 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class UNet(SegmentationNet):
             channels = tuple(width * 2**level for level in range(depth + 1))
         else:
             channels = _channels_for(parameters, depth, norm == "batch", *ends)
-        self.down, self.up, self.merge, self.head = _layers(channels, norm == "batch", *ends).values()
+        self.down, self.up, self.merge, self.head = _layers(channels, norm == "batch", *ends)
         self.pool = nn.MaxPool2d(2)
 
     @override
@@ -87,8 +87,24 @@ class UNet(SegmentationNet):
         return capsules_of_logits(self.head(maps).permute(0, 2, 3, 1))
 
 
-def _layers(channels: tuple[int, ...], norm: bool, num_in: int, num_classes: int) -> dict[str, nn.Module]:
-    """The layers of a network with these channels at each size."""
+class Layers(NamedTuple):
+    """The layers of a network.
+
+    Attributes:
+        down: those of each size, on the way down.
+        up: those that double rows and columns.
+        merge: those that follow each of these.
+        head: logits from the last map.
+    """
+
+    down: nn.ModuleList
+    up: nn.ModuleList
+    merge: nn.ModuleList
+    head: nn.Conv2d
+
+
+def _layers(channels: tuple[int, ...], norm: bool, num_in: int, num_classes: int) -> Layers:
+    """Return the layers of a network with these channels at each size."""
 
     def block(width: int, following: int) -> nn.Sequential:
         layers: list[nn.Module] = []
@@ -98,16 +114,16 @@ def _layers(channels: tuple[int, ...], norm: bool, num_in: int, num_classes: int
         return nn.Sequential(*layers)
 
     pairs = list(pairwise(channels))[::-1]
-    return {
-        "down": nn.ModuleList(block(*pair) for pair in zip((num_in, *channels), channels, strict=False)),
-        "up": nn.ModuleList(nn.ConvTranspose2d(deep, wide, 2, stride=2) for wide, deep in pairs),
-        "merge": nn.ModuleList(block(2 * wide, wide) for wide, _ in pairs),
-        "head": nn.Conv2d(channels[0], num_classes, 1),
-    }
+    return Layers(
+        down=nn.ModuleList(block(*pair) for pair in pairwise((num_in, *channels))),
+        up=nn.ModuleList(nn.ConvTranspose2d(deep, wide, 2, stride=2) for wide, deep in pairs),
+        merge=nn.ModuleList(block(2 * wide, wide) for wide, _ in pairs),
+        head=nn.Conv2d(channels[0], num_classes, 1),
+    )
 
 
 def _count(channels: tuple[int, ...], norm: bool, num_in: int, num_classes: int) -> int:
-    """How many parameters `_layers` have."""
+    """Return how many parameters `_layers` have."""
 
     def block(width: int, following: int) -> int:
         return 9 * (width + following) * following + (4 if norm else 2) * following
@@ -119,7 +135,7 @@ def _count(channels: tuple[int, ...], norm: bool, num_in: int, num_classes: int)
 
 
 def _channels_for(parameters: int, depth: int, norm: bool, num_in: int, num_classes: int) -> tuple[int, ...]:
-    """The channels with which a network has nearest to so many parameters."""
+    """Return the channels with which a network has nearest to so many parameters."""
 
     def count(channels: tuple[int, ...]) -> int:
         return _count(channels, norm, num_in, num_classes)

@@ -47,10 +47,10 @@ def dual_routing(votes: Tensor, pose_dims: int, iterations: int = 3) -> tuple[Te
     """
     require_passes(iterations)
     dims = [pose_dims, votes.shape[-1] - pose_dims]
-    votes_pose, votes_appearance = votes.split(dims, dim=-1)
+    votes_pose, votes_appearance = torch.split(votes, dims, dim=-1)
 
     def parents(couplings: Tensor) -> tuple[Tensor, Tensor]:
-        pose, appearance = torch.einsum("...ij,...ije->...je", couplings, votes).split(dims, dim=-1)
+        pose, appearance = torch.split(torch.einsum("...ij,...ije->...je", couplings, votes), dims, dim=-1)
         return pose / (pose.abs().amax(dim=-1, keepdim=True) + _LEAST), squash(appearance)
 
     logits = votes.new_zeros(votes.shape[:-1])
@@ -85,10 +85,10 @@ def dual_votes(children: Tensor, pose_weight: Tensor, appearance_weight: Tensor,
     side, width = pose_weight.shape[-1], appearance_weight.shape[-1]
     repeat = children.shape[-3] // len(bias)
     pose_weight, appearance_weight = (w.repeat(repeat, 1, 1, 1) for w in (pose_weight, appearance_weight))
-    pose, appearance = children.split([side * side, width * width], dim=-1)
+    pose, appearance = torch.split(children, [side * side, width * width], dim=-1)
     columns = F.normalize(pose_weight, dim=-2)
-    appearance = appearance.unflatten(-1, (width, width)) + bias.repeat(repeat, 1)[..., None, None]
-    parts = pose.unflatten(-1, (side, side)) @ columns, appearance @ appearance_weight
+    appearance = torch.unflatten(appearance, -1, (width, width)) + bias.repeat(repeat, 1)[..., None, None]
+    parts = torch.unflatten(pose, -1, (side, side)) @ columns, appearance @ appearance_weight
     return torch.cat([part.flatten(-2) for part in parts], dim=-1)
 
 

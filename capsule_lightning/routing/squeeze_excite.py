@@ -7,6 +7,8 @@ Hu, Shen & Sun, Squeeze-and-Excitation Networks, CVPR 2018 (arXiv 1709.01507), s
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,10 +79,13 @@ class SERouting(Routing):
         self.map_dims, self.of_whole_maps = map_dims, map_dims > 0
         self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in)
         self.bias = nn.Parameter(torch.full((num_out, dim_out), 0.1)) if bias else None
-        pairs = num_in * num_out
-        self.excite = nn.Sequential(
-            nn.Linear(2 * pairs, max(1, 2 * pairs // ratio)), nn.ReLU(), nn.Linear(max(1, 2 * pairs // ratio), pairs)
-        )
+        hidden = max(1, 2 * num_in * num_out // ratio)
+        self.squeeze = nn.Parameter(torch.empty(num_in, num_out, 2, hidden))
+        self.squeeze_bias = nn.Parameter(torch.zeros(hidden))
+        self.excite = nn.Parameter(torch.empty(hidden, num_in, num_out))
+        self.excite_bias = nn.Parameter(torch.zeros(num_in, num_out))
+        for layer, fan_in in ((self.squeeze, 2 * num_in * num_out), (self.excite, hidden)):
+            nn.init.normal_(layer, std=sqrt(1 / fan_in))
 
     @override
     def forward(self, capsules: Capsules) -> Capsules:
@@ -100,8 +105,23 @@ class SERouting(Routing):
         found = descriptors(votes, activations)  # (..., I, J, 2)
         if self.map_dims:
             found = found.mean(dim=tuple(range(-3 - self.map_dims, -3)), keepdim=True)
-        logits = self.excite(found.flatten(-3)).view(found.shape[:-1])  # (..., I, J)
+        logits = excited(found, self.squeeze, self.squeeze_bias, self.excite, self.excite_bias)
         return coupling_coefficients(logits).expand(votes.shape[:-1])
+
+
+@full_precision
+def excited(found: Tensor, squeeze: Tensor, squeeze_bias: Tensor, excite: Tensor, excite_bias: Tensor) -> Tensor:
+    """Return the logits ``(..., I, J)`` of two dense layers, which each see all pairs of children and parents.
+
+    Args:
+        found: ``(..., I, J, 2)``.
+        squeeze: ``(I, J, 2, H)``, with ReLU after it.
+        squeeze_bias: ``(H)``.
+        excite: ``(H, I, J)``.
+        excite_bias: ``(I, J)``.
+    """
+    hidden = F.relu(torch.einsum("...ijk,ijkh->...h", found, squeeze) + squeeze_bias)
+    return torch.einsum("...h,hij->...ij", hidden, excite) + excite_bias
 
 
 @full_precision

@@ -15,6 +15,7 @@ from tiers import nightly_but
 from capsule_lightning.cli.configs import resolve
 from capsule_lightning.components.build import build
 from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.detector import Detector
 from capsule_lightning.shipped import CONFIG_DIR, config_names
 
 RECIPES = [name for name in config_names() if "/" not in name and name not in ("default.yaml", "early_stopping.yaml")]
@@ -22,6 +23,9 @@ NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: te
 #: They answer with masks: tests/models/test_segmentation.py builds them.
 OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml")
 OVERLAYS = [name for name in config_names() if name not in (*RECIPES, *OF_PIXELS) and not name.startswith(NO_OVERLAYS)]
+#: They find boxes in the scenes of detection.yaml.
+DETECTORS = ("model/center_capsnet.yaml", "model/center_net.yaml", "loss/center_margin.yaml")
+FEW_SCENES = ("--data.scenes=16", "--data.val_scenes=8", "--data.test_scenes=8")
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
 WHOLE = ("image_folder.yaml", "mnist_efficient.yaml")
 WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")
@@ -46,7 +50,10 @@ def words_for(name: str, folder: Path) -> list[str]:
     """Options of ``fit`` for a recipe or an overlay, with data that need no download; photos are put into a folder."""
     if name in OVERLAYS:  # networks are written for the images of their paper
         base = ["mnist.yaml", "--data.fake=true"] if name.startswith("model/") else ["digits.yaml"]
+        base = ["detection.yaml", *FEW_SCENES] if name in DETECTORS else base
         return ["--config", base[0], "--config", name, *base[1:]]
+    if name == "detection.yaml":
+        return ["--config", name, *FEW_SCENES]
     if name == "arrays.yaml":
         pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
         np.savez(folder / "pictures.npz", images=pixels, labels=np.arange(40) % 2)
@@ -75,6 +82,11 @@ def words_for(name: str, folder: Path) -> list[str]:
     return ["--config", name, f"--data.{source}"]
 
 
+def measured_by(name: str) -> str:
+    """What a test logs."""
+    return "test/map_50" if name in ("detection.yaml", *DETECTORS) else "test/accuracy"
+
+
 @pytest.mark.parametrize(
     "name", nightly_but([name for name in (*RECIPES, *OVERLAYS) if name not in LARGE], [*RECIPES, *OVERLAYS])
 )
@@ -97,7 +109,7 @@ def test_recipe(name: str, run_main: Callable[..., Path], tmp_path: Path) -> Non
         data.append("--data.val_size=0.2")
     cwd = run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *data)
     folder = cwd / "runs" / name.removesuffix(".yaml") / "trial"
-    assert "test/accuracy" in (folder / "metrics.csv").read_text()
+    assert measured_by(name) in (folder / "metrics.csv").read_text()
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
 
@@ -108,9 +120,10 @@ def test_overlay(name: str, run_main: Callable[..., Path], tmp_path: Path) -> No
     # a machine without a GPU stands in for one; two processes are tested in test_distributed
     instead = ("--trainer.devices=1", "--trainer.strategy=auto") if name.startswith("trainer/") else ()
     base, data = ("mnist", ("--data.val_size=0.2",)) if name.startswith("model/") else ("digits", ())
+    base, data = ("detection", ()) if name in DETECTORS else (base, data)
     cwd = run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *data, *instead)
     if name != "trainer/debug.yaml":
-        assert "test/accuracy" in (cwd / "runs" / base / "trial" / "metrics.csv").read_text()
+        assert measured_by(name) in (cwd / "runs" / base / "trial" / "metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("routing/*.yaml")), ids=lambda path: path.stem)
@@ -125,7 +138,7 @@ def test_routing_overlay_states_every_hyperparameter(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CONFIG_DIR.glob("model/*.yaml")), ids=lambda path: path.stem)
 def test_model_overlay_states_every_hyperparameter_of_the_network(path: Path) -> None:
     net = yaml.safe_load(path.read_text())["model"]["init_args"]["net"]
-    (cls,) = (c for c in networks(CapsuleNet) if c.__name__ == net["class_path"])
+    (cls,) = (c for c in networks(CapsuleNet) | networks(Detector) if c.__name__ == net["class_path"])
     assert {p.name for p in inspect.signature(cls).parameters.values() if p.kind is p.KEYWORD_ONLY} == set(
         net["init_args"]
     )

@@ -33,7 +33,9 @@ def plain(routing, poses, activations):
                 active += float(activations[p, i])
                 cosine += float(votes[p][i][j] @ mean / (votes[p][i][j].norm() * mean.norm()))
             said += [active / places, cosine / places]
-    logits = routing.excite(torch.tensor(said, dtype=torch.float64)).view(types, parents)
+    said = torch.tensor(said, dtype=torch.float64)
+    hidden = (said @ routing.squeeze.flatten(0, 2) + routing.squeeze_bias).relu()
+    logits = (hidden @ routing.excite.flatten(1)).view(types, parents) + routing.excite_bias
     c = logits.softmax(dim=1)
     out = torch.zeros(places, parents, routing.dim_out, dtype=torch.float64)
     for p in range(places):

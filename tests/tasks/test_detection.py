@@ -20,10 +20,12 @@ from capsule_lightning.routing.squeeze_excite import SERouting
 from capsule_lightning.tasks.detection import BoxPrediction, DetectionTask
 
 pytest.importorskip("faster_coco_eval")
-SMALL = partial(CenterCapsNet, stem=4, planes=(8, 8), num_types=3, dim=4, kernel_size=3, presence_dim=4)
+SIZES = {"stem": 4, "planes": (8, 8), "num_types": 3, "dim": 4, "kernel_size": 3, "presence_dim": 4}
+SMALL = partial(CenterCapsNet, **SIZES, deformable=False)
 NETS = {
     "dynamic": SMALL,
     "se": partial(SMALL, routing=partial(SERouting, bias=True, map_dims=2)),
+    "deformable": partial(SMALL, deformable=True),
     "uniform": partial(SMALL, routing=partial(DynamicRouting, iterations=1, bias=True)),
     "control": partial(CenterNet, stem=4, planes=(8, 8), hidden=8),
 }
@@ -103,7 +105,7 @@ def test_a_network_is_the_same_on_a_part_of_a_batch(batch):
 
 def test_presence_starts_low_and_alive():
     torch.manual_seed(0)
-    for net in (SMALL, NETS["control"], partial(CenterCapsNet, kernel_size=3)):
+    for net in (SMALL, NETS["control"], CenterCapsNet):
         heat = net((1, 48, 48), 10)(torch.rand(2, 1, 48, 48)).presence
         assert 0.01 < heat.mean() < 0.2
 
