@@ -41,7 +41,11 @@ from capsule_lightning.tasks.images import ImageTask
 RESULTS = ("output", "poses")
 """Options of ``predict`` that name files."""
 TABLE = "capsule_lightning.callbacks.predictions.PredictionTable"
-TABLES = (TABLE, "capsule_lightning.callbacks.predicted_boxes.PredictedBoxes")
+TABLES = (
+    TABLE,
+    "capsule_lightning.callbacks.predicted_boxes.PredictedBoxes",
+    "capsule_lightning.callbacks.predicted_masks.PredictedMasks",
+)
 """What writes predictions, each of those that it finds fields for."""
 
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from capsule_lightning.errors import InputError, require
+from capsule_lightning.losses.cross_entropy import activation_cross_entropy
 from capsule_lightning.losses.segmentation import (
+    counted_pixels,
     pixel_cross_entropy,
     pixel_margin_loss,
     soft_dice_loss,
@@ -108,24 +110,33 @@ class PixelMarginLoss(PixelLoss):
 
 
 class PixelCrossEntropy(PixelLoss):
-    """Cross-entropy of the softmax of every pixel's scaled lengths, see `pixel_cross_entropy`.
+    """Cross-entropy of every pixel: of the softmax of scaled lengths, see `pixel_cross_entropy`.
 
     Args:
-        scale: what lengths are multiplied by, above 0.
+        scale: what lengths are multiplied by, above 0; null to take lengths divided by their sum for probabilities, see
+            `activation_cross_entropy`, which of a U-Net, whose activations are a softmax, is the usual cross-entropy.
         class_weights: see `PixelLoss`.
 
     Raises:
         InputError: ``scale`` is not above 0, or what `PixelLoss` refuses.
     """
 
-    def __init__(self, scale: float = 10.0, class_weights: Sequence[float] | None = None) -> None:
+    def __init__(self, scale: float | None = 10.0, class_weights: Sequence[float] | None = None) -> None:
         super().__init__(class_weights)
-        require(isfinite(scale) and scale > 0, f"PixelCrossEntropy: scale={scale}: expected a number above 0")
+        require(
+            scale is None or (isfinite(scale) and scale > 0),
+            f"PixelCrossEntropy: scale={scale}: expected a number above 0, or null",
+        )
         self.scale = scale
 
     @override
     def forward(self, activations: Tensor, masks: Tensor) -> Tensor:
-        return pixel_cross_entropy(activations, masks, self.scale, self.class_weights)
+        if self.scale is not None:
+            return pixel_cross_entropy(activations, masks, self.scale, self.class_weights)
+        counted, labels = counted_pixels(activations, masks)
+        if not len(labels):
+            return counted.sum()
+        return activation_cross_entropy(counted, labels, self.class_weights)
 
 
 class PixelBinaryCrossEntropy(PixelLoss):

@@ -64,7 +64,7 @@ class SegmentationTask(Task):
     Metrics are ``dice``, by whose validation value the best state is selected, and ``iou``: of all pixels of all
     images, the mean over classes without the background. A test tells them by class, too, and the mean Dice of single
     images and the Hausdorff distance, see `MaskScores`; with ``postprocessing`` all of them again for the masks after
-    it, as ``test/<names of the steps>/dice``.
+    it, as ``test/dice_<names of the steps>``.
 
     Args:
         in_shape: ``(C, H, W)`` of one image; stated by the data.
@@ -110,9 +110,8 @@ class SegmentationTask(Task):
         self.reconstruction_weight, self.postprocessing = reconstruction_weight, tuple(postprocessing)
         if self.net.decoder is not None:
             self.loss_names = ("loss", "pixel_loss", "reconstruction_loss")
-        names = ["test", f"test/{'_'.join(self.postprocessing)}"][: 2 if self.postprocessing else 1]
-        self._scores = nn.ModuleList(MaskScores(num_classes + 1) for _ in names)
-        self._score_names = names
+        endings = ["", f"_{'_'.join(self.postprocessing)}"] if self.postprocessing else [""]
+        self._endings, self._scores = endings, nn.ModuleList(MaskScores(num_classes + 1) for _ in endings)
 
     @override
     def forward(self, images: Tensor) -> Capsules:
@@ -175,15 +174,14 @@ class SegmentationTask(Task):
         """Log what a test tells by class and by image, before and after post-processing."""
         data = getattr(self.trainer, "datamodule", None)
         names = getattr(data, "class_names", None) or [str(number + 1) for number in range(self.num_classes)]
-        for prefix, scores in zip(self._score_names, self._scores, strict=True):
+        for ending, scores in zip(self._endings, self._scores, strict=True):
             for name, values in scores.compute().items():  # type: ignore[operator]
                 measure, _, by_class = name.partition("/")
-                if prefix == "test" and name in ("dice", "iou"):
+                if not ending and name in ("dice", "iou"):
                     continue  # logged like those of a validation
-                named = zip(names, values, strict=True) if by_class else [("", values)]
-                for label, value in named:
+                for label, value in zip(names, values, strict=True) if by_class else [("", values)]:
                     if not value.isnan():
-                        key = f"{prefix}/{measure}/{label}" if label else f"{prefix}/{measure}"
+                        key = f"test/{measure}{ending}/{label}" if label else f"test/{measure}{ending}"
                         self.log(key, value.float().to(self.device), sync_dist=True)  # equal on all processes
 
     @override
