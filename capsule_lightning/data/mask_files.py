@@ -75,7 +75,7 @@ def _numbers(image: Image.Image, path: Path) -> np.ndarray:
         values = parts[..., 0]
     least, most = int(values.min()), int(values.max())
     require(
-        -(2**31) <= least and most < 2**31,
+        least >= -(2**31) and most < 2**31,
         f"{path}: values from {least} to {most}: expected whole numbers of at most 31 bits",
     )
     return values.astype(np.int32)

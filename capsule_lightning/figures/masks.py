@@ -106,8 +106,8 @@ def masks_figure(rows: Sequence[MaskRow], class_names: Sequence[str], title: str
 def _key(rows: Sequence[MaskRow], class_names: Sequence[str]) -> list[Patch]:
     """The colors of the first 20 classes that are seen, and of what is ignored if any is."""
     masks = [mask for row in rows for mask in (row.truth, row.found) if mask is not None]
-    seen = sorted({label for mask in masks for label in mask.unique().tolist()})
-    colors = class_colors(len(class_names)) / 255
+    seen = sorted({label for mask in masks for label in np.unique(mask.numpy()).tolist()})
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in class_colors(len(class_names)).tolist()]
     handles = [Patch(color=colors[label], label=class_names[label - 1]) for label in seen if label > 0][:20]
-    ignored = [Patch(color=np.array(IGNORED) / 255, label="ignored")] if -1 in seen else []
+    ignored = [Patch(color="#808080", label="ignored")] if -1 in seen else []
     return handles + ignored
