@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from capsule_lightning.callbacks.informing import Informing, undisturbed
-from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.tasks.base import Task
 
 _FEW, _MORE = 2, 4  # images in the steps that are measured; batch normalization wants at least two
@@ -60,7 +60,7 @@ class Forecast(Informing):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure two small steps, and report."""
         data = getattr(trainer, "datamodule", None)
-        if not isinstance(pl_module, Task) or not isinstance(data, ImageDataModule):
+        if not isinstance(pl_module, Task) or not isinstance(data, DataModule):
             return
         if pl_module.example_batch(1) is None:
             return

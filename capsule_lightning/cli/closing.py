@@ -9,9 +9,9 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
+from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.runs.results import from_here
 from capsule_lightning.shipped import PROGRAM
-from capsule_lightning.tasks.images import ImageTask
 
 
 @rank_zero_only
@@ -31,8 +31,8 @@ def say_where(trainer: L.Trainer, checkpoint: str, folder: Path, tested: bool) -
     if (folder / "figures").is_dir():
         lines["pictures"] = from_here(folder / "figures")
     if checkpoint:
-        further = "report" if isinstance(trainer.lightning_module, ImageTask) else "predict"
-        lines["checkpoint"], command = from_here(Path(checkpoint)), further if tested else "test"
+        reports = tested and isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
+        lines["checkpoint"], command = from_here(Path(checkpoint)), "report" if reports else "test"
         lines[f"{command} it"] = f"{program} {command} --ckpt_path {shlex.quote(from_here(Path(checkpoint)))}"
         epochs = trainer.max_epochs
         more = f" --trainer.max_epochs {2 * epochs}" if epochs and epochs > 0 else ""

@@ -43,6 +43,7 @@ RESULTS = ("output", "poses")
 TABLE = "capsule_lightning.callbacks.predictions.PredictionTable"
 TABLES = (
     TABLE,
+    "capsule_lightning.callbacks.joint_table.JointTable",
     "capsule_lightning.callbacks.predicted_boxes.PredictedBoxes",
     "capsule_lightning.callbacks.predicted_masks.PredictedMasks",
 )

@@ -12,9 +12,17 @@ from capsule_lightning.shipped import PACKAGE, PROGRAM
 
 # What a config fills with a class: the folder of the classes, and what they derive from.
 SLOTS = {
-    "--data": ("data", "ImageDataModule", "NamedDataModule", "ListedImagesDataModule", "AnnotatedDataModule"),
+    "--data": (
+        "data",
+        "ImageDataModule",
+        "NamedDataModule",
+        "ListedImagesDataModule",
+        "PartedImagesDataModule",
+        "AnnotatedDataModule",
+        "JointDataModule",
+    ),
     "--data.augmentation": ("augmentations", "Augmentation"),
-    "--model.net": ("models", "CapsuleNet", "Detector", "SegmentationNet"),
+    "--model.net": ("models", "CapsuleNet", "SegmentationNet", "Detector", "PoseNet"),
     "--model.net.encoder": ("encoders", "Encoder", "MapEncoder", "FeatureEncoder"),
     "--model.net.routing": ("routing", "Routing", "MatrixRouting"),
     "--model.net.decoder": ("decoders", "Decoder"),
@@ -36,7 +44,7 @@ FOLDERS = (
     "tasks",
 )
 """The folders whose modules define a class that a config may name."""
-ABSTRACT = ("base", "named", "listed_images", "annotated")
+ABSTRACT = ("annotated", "base", "joints", "listed_images", "named", "parted_images", "pose", "segmentation")
 """Modules of classes that others derive from."""
 OLD_NAMES = {"normalisation": "normalization"}
 """Names of arguments and of metadata in files that were written before the names changed."""

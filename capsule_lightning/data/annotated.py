@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from capsule_lightning.data.base import unlabeled
-from capsule_lightning.data.facts import describe_facts
 from capsule_lightning.data.image_files import size_of
-from capsule_lightning.data.loader import Store
 from capsule_lightning.data.module import DataModule
-from capsule_lightning.data.own_pictures import read_own_pictures
 from capsule_lightning.data.pictures import Reading
+from capsule_lightning.data.to_predict import read_to_predict
 from capsule_lightning.errors import printable, require
 
 
@@ -56,7 +53,9 @@ class AnnotatedDataModule(DataModule):
     @override
     def setup(self, stage: str | None = None) -> None:
         if stage == "predict" and self.images is not None:
-            self.stores["predict"] = self._own_pictures(self.images)
+            found = read_to_predict(self.images, self.shape, self.reading)
+            self.predict_files = found.files
+            self.stores["predict"] = unlabeled(found.images)
         else:
             super().setup(stage)
 
@@ -70,10 +69,3 @@ class AnnotatedDataModule(DataModule):
         if not self.predict_files:
             return self.shape[1], self.shape[2]
         return size_of(self.predict_files[index], self.reading)
-
-    def _own_pictures(self, path: Path) -> Store:
-        own = read_own_pictures(path, self.shape, self.reading)
-        self.predict_files = own.files
-        for line in describe_facts({"predict": own.facts}, self.reading, self.shape[0]):
-            rank_zero_info(line)
-        return unlabeled(own.images)

@@ -10,24 +10,22 @@ from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation, standardize
 from capsule_lightning.augmentations.identity import NoAugmentation
-from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
 from capsule_lightning.data.deep_pictures import is_range
 from capsule_lightning.data.facts import Facts, Part, describe_counts, describe_facts, describe_oddities, size_in_words
 from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
-from capsule_lightning.data.own_pictures import read_own_pictures
 from capsule_lightning.data.pictures import MOST_PIXELS, Reading
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.shares import Share, shares_of_pairs
 from capsule_lightning.data.statistics import Brightness, brightness, channel_statistics, unit
+from capsule_lightning.data.to_predict import read_to_predict
 from capsule_lightning.errors import InputError, printable, require
 
 Normalization = Literal["none", "per_image", "channel"]
@@ -338,13 +336,11 @@ class ImageDataModule(DataModule):
             self._brightness = Brightness(found["mean"], found["deviation"])
 
     def _predict_images(self, path: Path) -> Store:
-        if path.suffix in ARRAYS:
-            return unlabeled(read_array_pictures(path, self.stored_shape, self.reading))
-        own = read_own_pictures(path, self.stored_shape, self.reading)
-        self.predict_files, self.met["predict"] = own.files, own.facts
-        for line in describe_facts({"predict": self.met["predict"]}, self.reading, self.stored_shape[0]):
-            rank_zero_info(line)
-        return unlabeled(own.images)
+        found = read_to_predict(path, self.stored_shape, self.reading)
+        self.predict_files = found.files
+        if found.facts is not None:
+            self.met["predict"] = found.facts
+        return unlabeled(found.images)
 
 
 def unlabeled(images: Tensor) -> MemoryStore:

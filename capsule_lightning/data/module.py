@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -48,6 +48,8 @@ class DataModule(L.LightningDataModule, ABC):
     """
 
     class_names: Sequence[str]
+    for_task: ClassVar[str | None] = None
+    """Name of the task that its batches are for, if they have no classes."""
 
     def __init__(
         self,

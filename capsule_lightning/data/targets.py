@@ -47,18 +47,27 @@ class HasBoxes(Protocol):
 
 
 class HasJoints(Protocol):
-    """A batch for pose estimation; see `JointBatch` for its fields."""
+    """A batch of images of one body each, see `JointBatch`."""
 
     @property
-    def images(self) -> Tensor: ...  # noqa: D102
+    def images(self) -> Tensor:
+        """Input of the network."""
+
     @property
-    def pictures(self) -> Tensor: ...  # noqa: D102
+    def pictures(self) -> Tensor:
+        """The same, not normalized."""
+
     @property
-    def joints(self) -> Tensor: ...  # noqa: D102
+    def joints(self) -> Tensor:
+        """Where the joints are."""
+
     @property
-    def visible(self) -> Tensor: ...  # noqa: D102
+    def visible(self) -> Tensor:
+        """Which of them are seen."""
+
     @property
-    def indices(self) -> Tensor: ...  # noqa: D102
+    def indices(self) -> Tensor:
+        """Positions in the stored set."""
 
 
 class MaskBatch(NamedTuple):
@@ -99,15 +108,21 @@ class BoxBatch(NamedTuple):
 
 
 class JointBatch(NamedTuple):
-    """Images and the joints of the body in each.
+    """Images of one body each, and where its joints are.
 
     Attributes:
         images: ``(B, C, H, W)`` float32, the input of the network.
-        pictures: ``(B, C, H, W)`` float32 in [0, 1], the same images as a person sees them.
-        joints: ``(B, K, D)`` float32: D is 2, in pixels of ``images``, or 3, in meters.
-        visible: ``(B, K)`` bool, whether a joint is known.
+        pictures: ``(B, C, H, W)`` float32 in [0, 1], not normalized.
+        joints: ``(B, K, D)`` float32. With D = 2 pixels of ``images``, right and down from the upper left corner, so
+            that the center of the first pixel is at (0.5, 0.5); with D = 3 meters from the root joint. NaN for a joint
+            that is not labeled.
+        visible: ``(B, K)`` bool, whether a joint is seen, as opposed to hidden, outside the image or not labeled.
         indices: ``(B)`` int64, positions in the stored set.
-        depth: ``(B, 1, H, W)`` float32, distance from the camera; None if it is not known.
+        depth: ``(B, 1, H, W)`` float32 in [0, 1], depth without noise: 1 is nearest, 0 is the background; None if it is
+            not known.
+        positions: ``(B, K, 3)`` float32, meters from the root joint, beside ``joints`` in pixels; None if they are not
+            known.
+        areas: ``(B)`` float32, pixels that the body covers; None if they are not known.
     """
 
     images: Tensor
@@ -116,6 +131,8 @@ class JointBatch(NamedTuple):
     visible: Tensor
     indices: Tensor
     depth: Tensor | None = None
+    positions: Tensor | None = None
+    areas: Tensor | None = None
 
 
 class SceneBatch(NamedTuple):

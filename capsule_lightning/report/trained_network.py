@@ -20,6 +20,7 @@ from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_trees import class_tree
 from capsule_lightning.data.mnist import MNISTDataModule
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
@@ -184,8 +185,14 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
     """
     try:
         slot = settings["data"]
+        made = find_class(slot["class_path"], Slot((DataModule,)))
+        require(
+            issubclass(made, ImageDataModule),
+            f"{source}: was trained on {made.__name__}, whose images have no classes, and a report is about the "
+            "capsules of classes; its numbers and pictures are in the folder of the run and of `test`",
+        )
         if root is not None:
-            known = arguments(find_class(slot["class_path"], Slot((ImageDataModule,))))
+            known = arguments(made)
             slot.setdefault("init_args", {})["root" if "root" in known else "path"] = root
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{source}: says nothing of the data; expected one that `fit` has written") from error

@@ -12,7 +12,9 @@ import torch
 from capsule_lightning.components.build import build_part
 from capsule_lightning.components.own import import_own
 from capsule_lightning.components.run_config import read_run_config
+from capsule_lightning.components.slots import Slot, find_class
 from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import OF_MACHINE, TrainedOn
 from capsule_lightning.errors import InputError, first_line
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
@@ -121,6 +123,9 @@ def what_images_need(checkpoint: Path) -> tuple[Metadata, str | None]:
         return {}, f"its class names and normalization, for want of the run's {CONFIG_NAME} beside the checkpoint"
     try:
         config = read_run_config(folder)
+        made = find_class(config["data"]["class_path"], Slot((DataModule,)))
+        if not issubclass(made, ImageDataModule):
+            return {}, f"what its images are: {made.__name__} has no classes to state"
         data, seed = build_part(config["data"], ImageDataModule), config.get("seed_everything")
         slots = {"data": without(config["data"], OF_MACHINE)}
         if slots["data"]["init_args"].get("seed", ...) is None:  # which chose the validation images

@@ -168,12 +168,17 @@ class ImageClassificationTask(ImageTask):
 
     @override
     def setup(self, stage: str) -> None:
-        """Refuse data whose images have another number of labels, or weights that the loss cannot take.
+        """Refuse data without classes, with another number of labels an image, or with weights the loss cannot take.
 
         Raises:
-            InputError: they have, or what `ImageTask.setup` refuses.
+            InputError: they are such data, or what `ImageTask.setup` refuses.
         """
         data = getattr(self.trainer, "datamodule", None)
+        wanted = getattr(data, "for_task", None)
+        require(
+            wanted is None,
+            f"{type(self).__name__} needs classes, and {type(data).__name__} has none: give --model {wanted}",
+        )
         given = getattr(data, "num_labels", self.num_labels)
         if given != self.num_labels:
             remedies = {0: "LabelSetTask", 1: "ClassificationTask"}

@@ -38,6 +38,7 @@ SMALLEST = {
     "floor": f"{FEW} --batch_size 2 --config digits.yaml --matmul 64 --copy_mib 1",
     "profile_step": f"{FEW} --batch_size 2 --config digits.yaml --precision 32-true --rows 5",
     "segmentation": f"{FEW} --batch_size 2 --sizes 16",
+    "viewpoints": "--seeds 0 --networks cnn --set trainer.max_epochs=1 data.clips=12 data.frames=2 data.batch_size=4",
     "time_to_accuracy": "--seeds 0 --config digits.yaml --set trainer.max_epochs=1 data.batch_size=256",
 }
 
@@ -169,6 +170,16 @@ def test_floor(records: dict[str, Future[dict[str, Any]]]) -> None:
     assert {"convolution bf16 channels_last forward", "convolution fp32 contiguous forward and backward"} <= set(
         results
     )
+
+
+@of_the_scripts
+def test_viewpoints(records: dict[str, Future[dict[str, Any]]]) -> None:
+    results = records["viewpoints"].result()["results"]
+    assert set(results["runs"]["cnn"]["0"]) == {"front", "30 degrees", "60 degrees", "90 degrees", "top"}
+    for view, found in results["summary"].items():
+        mean = found["pck20_box"]["cnn"]
+        assert mean == {"mean": results["runs"]["cnn"]["0"][view]["pck20_box"], "low": None, "high": None, "count": 1}
+        assert 0 <= mean["mean"] <= 1
 
 
 @of_the_scripts

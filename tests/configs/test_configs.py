@@ -25,6 +25,8 @@ OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml"
 OVERLAYS = [name for name in config_names() if name not in (*RECIPES, *OF_PIXELS) and not name.startswith(NO_OVERLAYS)]
 #: They find boxes in the scenes of detection.yaml.
 DETECTORS = ("model/center_capsnet.yaml", "model/center_net.yaml", "loss/center_margin.yaml")
+#: They find joints.
+POSES = ("pose.yaml", "model/pose_cnn.yaml")
 FEW_SCENES = ("--data.scenes=16", "--data.val_scenes=8", "--data.test_scenes=8")
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
 WHOLE = ("image_folder.yaml", "mnist_efficient.yaml")
@@ -48,6 +50,9 @@ FEW_STEPS = (
 
 def words_for(name: str, folder: Path) -> list[str]:
     """Options of ``fit`` for a recipe or an overlay, with data that need no download; photos are put into a folder."""
+    if name in POSES:
+        overlay = [] if name == "pose.yaml" else ["--config", name]
+        return ["--config", "pose.yaml", *overlay, "--data.clips=12", "--data.frames=2"]
     if name in OVERLAYS:  # networks are written for the images of their paper
         base = ["mnist.yaml", "--data.fake=true"] if name.startswith("model/") else ["digits.yaml"]
         base = ["detection.yaml", *FEW_SCENES] if name in DETECTORS else base
@@ -84,6 +89,8 @@ def words_for(name: str, folder: Path) -> list[str]:
 
 def measured_by(name: str) -> str:
     """What a test logs."""
+    if name in POSES:
+        return "test/pck20_torso"
     return "test/map_50" if name in ("detection.yaml", *DETECTORS) else "test/accuracy"
 
 
@@ -121,6 +128,7 @@ def test_overlay(name: str, run_main: Callable[..., Path], tmp_path: Path) -> No
     instead = ("--trainer.devices=1", "--trainer.strategy=auto") if name.startswith("trainer/") else ()
     base, data = ("mnist", ("--data.val_size=0.2",)) if name.startswith("model/") else ("digits", ())
     base, data = ("detection", ()) if name in DETECTORS else (base, data)
+    base = "pose" if name in POSES else base
     cwd = run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *data, *instead)
     if name != "trainer/debug.yaml":
         assert measured_by(name) in (cwd / "runs" / base / "trial" / "metrics.csv").read_text()

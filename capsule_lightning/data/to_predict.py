@@ -1,13 +1,15 @@
-"""Pictures of one's own, which ``predict`` is given instead of a test set."""
+"""Pictures of one's own that a network is asked about: a file, a folder, a table that lists files, or arrays."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from capsule_lightning.data.facts import Facts
+from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
+from capsule_lightning.data.facts import Facts, describe_facts
 from capsule_lightning.data.image_files import read_files, unreadable
 from capsule_lightning.data.image_trees import find_images
 from capsule_lightning.data.label_tables import TABLES, files_in, read_table
@@ -16,31 +18,34 @@ from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.errors import require
 
 
-class OwnPictures(NamedTuple):
-    """Pictures of image files.
+class ToPredict(NamedTuple):
+    """Pictures to predict.
 
     Attributes:
         images: ``(N, C, H, W)`` uint8.
-        files: the N files.
-        facts: what was met in them.
+        files: of each; empty of arrays.
+        facts: what was met in them; None of arrays.
     """
 
     images: Tensor
     files: list[Path]
-    facts: Facts
+    facts: Facts | None
 
 
-def read_own_pictures(path: Path, shape: tuple[int, int, int], reading: Reading) -> OwnPictures:
-    """Read an image file, a folder of them, or those that a table lists.
+def read_to_predict(path: Path, shape: tuple[int, int, int], reading: Reading) -> ToPredict:
+    """Read pictures, and say what was odd about them.
 
     Args:
-        path: of the file, the folder or the table.
-        shape: ``(C, H, W)`` that images are brought to.
+        path: an image file, a folder of them, a table that lists them in a column ``path``, or an ``.npy`` or ``.npz``
+            file.
+        shape: ``(C, H, W)``, to which files are brought; arrays must have it.
         reading: how files become pictures.
 
     Raises:
-        InputError: there is nothing that can be read.
+        InputError: there are none, or some cannot be read.
     """
+    if path.suffix in ARRAYS:
+        return ToPredict(read_array_pictures(path, shape, reading), [], None)
     kind, odd = kind_of(path), []
     if kind == "folder":
         found = find_images(path)
@@ -55,4 +60,6 @@ def read_own_pictures(path: Path, shape: tuple[int, int, int], reading: Reading)
     read = read_files(files, shape, resize=True, reading=reading)
     top = path.parent if path.suffix.lower() in TABLES else path
     facts = read.facts.below(top, {each.path: each.reason for each in odd}, ())
-    return OwnPictures(read.images, [files[number] for number in read.kept], facts)
+    for line in describe_facts({"predict": facts}, reading, shape[0]):
+        rank_zero_info(line)
+    return ToPredict(read.images, [files[number] for number in read.kept], facts)
