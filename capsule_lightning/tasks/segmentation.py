@@ -121,6 +121,10 @@ class SegmentationTask(Task):
 
     @override
     def output(self, batch: HasMasks) -> MaskOutput:
+        require(
+            hasattr(batch, "masks"),
+            "SegmentationTask: these data have no masks; choose --data ImageMaskDataModule or ScenesDataModule",
+        )
         capsules = self(batch.images)
         masks = capsules.activations.argmax(dim=-1)
         reconstructions = self.net.reconstruct(capsules, batch.masks if self.training else masks)
