@@ -51,6 +51,7 @@ HELD_BY = {
         "data/test_named_arrays.py::test_an_archive_that_would_fill_the_memory_is_refused_before_anything_is_unpacked",
         "data/test_label_tables.py::test_what_would_fill_the_memory_is_refused_before_it_is_unfolded",
     ),
+    "Of HDF5 no link to another file": ("data/test_other_arrays.py::test_a_file_leads_nowhere_and_claims_nothing",),
     "Images that a table lists must lie in its folder": ("data/test_image_table.py::test_faults_are_named",),
     "A class must fit its place": (
         HARM,
@@ -73,6 +74,7 @@ HELD_BY = {
         "runs/test_plain_json.py::test_what_is_no_plain_json_is_refused_in_one_line",
         "runs/test_plain_json.py::test_a_text_that_is_too_long_is_not_parsed",
     ),
+    "XML (boxes of Pascal VOC) is elements and text": ("data/test_boxes.py::test_malformed_voc_is_refused",),
     "Names of files, classes and experiments are shown as text": (
         "runs/test_csv_text.py::test_a_name_is_no_formula",
         "test_errors.py::test_names_in_messages_are_escaped",

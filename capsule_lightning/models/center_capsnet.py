@@ -58,6 +58,7 @@ class CenterCapsNet(Detector):
         InputError: a size is below 1 or even, or the lists do not fit each other.
 
     Example:
+        >>> import torch
         >>> net = CenterCapsNet((1, 64, 64), 10)
         >>> net(torch.rand(2, 1, 64, 64)).presence.shape
         torch.Size([2, 10, 16, 16])

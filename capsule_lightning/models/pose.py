@@ -81,6 +81,7 @@ def in_pixels(coordinates: Tensor, in_shape: Sequence[int]) -> Tensor:
     """Return coordinates ``(..., 2)`` from the center of an image, in units of its longer side, in pixels.
 
     Example:
+        >>> import torch
         >>> in_pixels(torch.tensor([0.0, 0.5]), (1, 64, 64))
         tensor([32., 64.])
     """

@@ -33,6 +33,7 @@ class PoseCapsNet(PoseNet):
             reconstruction.
 
     Example:
+        >>> import torch
         >>> net = PoseCapsNet((1, 64, 64), 15)
         >>> net.read(net(torch.rand(2, 1, 64, 64))).joints.shape
         torch.Size([2, 15, 2])

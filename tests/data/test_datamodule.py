@@ -20,6 +20,7 @@ from capsule_lightning.augmentations.patch import RandomPatch
 from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics, fake_images
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
+from capsule_lightning.data.feature_vectors import FeatureDataModule
 from capsule_lightning.data.huggingface import HuggingFaceDataModule
 from capsule_lightning.data.image_arrays import ImageArrayDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
@@ -57,6 +58,9 @@ def source_of(make, folder, write_tree):
         pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
         np.savez(folder / "a.npz", images=pixels, labels=np.arange(40) % 2)
         return {"path": str(folder / "a.npz"), "batch_size": 8}
+    if make is FeatureDataModule:
+        np.savez(folder / "v.npz", features=np.random.default_rng(0).normal(size=(40, 6)), labels=np.arange(40) % 2)
+        return {"path": str(folder / "v.npz"), "batch_size": 8}
     if make is HuggingFaceDataModule:
         datasets = pytest.importorskip("datasets")
         pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
