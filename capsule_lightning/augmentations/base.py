@@ -26,9 +26,36 @@ class Augmentation(ABC):
         """Return the shape that images of ``shape`` (C, H, W) have afterwards; refuse those that do not fit."""
         return shape
 
+    @property
+    def moves_masks(self) -> bool:
+        """Whether masks can be changed like the images that they belong to, see `train_masks`."""
+        return type(self).move is not Augmentation.move
+
     @abstractmethod
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """Change images ``(B, C, H, W)``, float in [0, 1], as draws ``(B, K)`` in [0, 1) decide."""
+
+    def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
+        """Move pixels as `train` does, and change no values; an augmentation that masks can follow implements it.
+
+        Args:
+            images: ``(B, C, H, W)``, any real values.
+            draws: ``(B, K)`` in [0, 1), those that `train` gets.
+            nearest: take the value of the nearest pixel instead of one between pixels.
+
+        Returns:
+            The same shape, 0 in what moves in.
+        """
+        raise NotImplementedError(f"{type(self).__name__} moves pixels: implement `move`, which masks can follow")
+
+    def train_masks(self, masks: Tensor, draws: Tensor) -> Tensor:
+        """Move masks ``(B, H, W)`` int64, at least -1, by the draws with which `train` changes their images.
+
+        Returns:
+            The same shape; -1, which is ignored, in what moves in.
+        """
+        moved = self.move((masks + 1).unsqueeze(1).float(), draws, nearest=True)
+        return moved.squeeze(1).round().long() - 1
 
     def mix(self, first: Tensor, second: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Mix pairs of images that `train` has changed; only asked for if it ``mixes``.

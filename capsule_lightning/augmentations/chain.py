@@ -40,10 +40,24 @@ class Chain(Augmentation):
     @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """Change images step by step; the draws are those of the first step, then those of the second, and so on."""
-        shares = torch.split(draws, [step.num_draws for step in self.steps], dim=1)
-        for step, share in zip(self.steps, shares, strict=True):
+        for step, share in zip(self.steps, self._shares(draws), strict=True):
             images = step.train(images, share)
         return images
+
+    @property
+    @override
+    def moves_masks(self) -> bool:
+        return all(step.moves_masks for step in self.steps)
+
+    @override
+    def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
+        for step, share in zip(self.steps, self._shares(draws), strict=True):
+            images = step.move(images, share, nearest)
+        return images
+
+    def _shares(self, draws: Tensor) -> tuple[Tensor, ...]:
+        """Return the draws ``(B, K)`` of each step."""
+        return torch.split(draws, [step.num_draws for step in self.steps], dim=1)
 
     @override
     def mix(self, first: Tensor, second: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,4 +102,8 @@ class Mirror(Augmentation):
 
     @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
+        return self.move(images, draws)
+
+    @override
+    def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
         return mirror(images, draws[:, 0])

@@ -35,6 +35,10 @@ class Shift(Augmentation):
     @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """Shift images; the draws are the rows and columns of the shift."""
+        return self.move(images, draws)
+
+    @override
+    def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
         return shift(images, self.pixels, draws[:, 0], draws[:, 1])
 
 
@@ -67,6 +71,10 @@ class Affine(Augmentation):
     @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """Map images; the draws are rotation, scale, shear, rows and columns, each from least to largest."""
+        return self.move(images, draws)
+
+    @override
+    def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
         angle, size, slant, down, right = (2 * draws - 1).unbind(dim=1)
         return affine(
             images,
@@ -74,6 +82,7 @@ class Affine(Augmentation):
             1 + size * self.scale,
             slant * self.shear * pi / 180,
             torch.stack([right, down], dim=1) * self.pixels,
+            nearest,
         )
 
 
@@ -101,6 +110,10 @@ class PaddedCrop(Augmentation):
     @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         """Crop images at the first two draws, row and column; the third decides whether to mirror."""
+        return self.move(images, draws)
+
+    @override
+    def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
         images = shift(images, self.padding, draws[:, 0], draws[:, 1])
         return mirror(images, draws[:, 2]) if self.flip else images
 
@@ -110,8 +123,10 @@ def shift(images: Tensor, pixels: int, row: Tensor, column: Tensor) -> Tensor:
     return crop(F.pad(images, (pixels,) * 4), images.shape[-2:], row, column)
 
 
-def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: Tensor) -> Tensor:
-    """Shear, scale and rotate each image about its center, in this order, then move it; bilinear, zeros move in.
+def affine(
+    images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: Tensor, nearest: bool = False
+) -> Tensor:
+    """Shear, scale and rotate each image about its center, in this order, then move it; zeros move in.
 
     Args:
         images: ``(B, C, H, W)``.
@@ -119,6 +134,7 @@ def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: 
         scale: ``(B)``, above 0; more than 1 enlarges.
         shear: ``(B)``, radians; if positive, the top moves to the right of the bottom by its tangent.
         offset: ``(B, 2)``, pixels to the right and down.
+        nearest: take the nearest pixel, as masks need it, instead of a bilinear mixture of four.
 
     Returns:
         ``(B, C, H, W)``.
@@ -130,7 +146,8 @@ def affine(images: Tensor, angle: Tensor, scale: Tensor, shear: Tensor, offset: 
     matrix = inverse * half / half.unsqueeze(-1)
     start = -(inverse @ offset.to(inverse).unsqueeze(-1)) / half.unsqueeze(-1)  # (B, 2, 1)
     grid = F.affine_grid(torch.cat([matrix, start], dim=-1).to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    mode = "nearest" if nearest else "bilinear"
+    return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
 
 def crop(images: Tensor, size: tuple[int, int] | torch.Size, row: Tensor, column: Tensor) -> Tensor:

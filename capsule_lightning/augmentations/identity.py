@@ -14,3 +14,7 @@ class NoAugmentation(Augmentation):
     @override
     def train(self, images: Tensor, draws: Tensor) -> Tensor:
         return images
+
+    @override
+    def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
+        return images

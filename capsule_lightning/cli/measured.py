@@ -46,6 +46,7 @@ TABLES = (
     TABLE,
     "capsule_lightning.callbacks.joint_table.JointTable",
     "capsule_lightning.callbacks.predicted_boxes.PredictedBoxes",
+    "capsule_lightning.callbacks.predicted_masks.PredictedMasks",
 )
 """What writes predictions, each of those that it finds fields for."""
 

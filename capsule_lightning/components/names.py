@@ -26,7 +26,7 @@ SLOTS = {
     "--model.net.encoder": ("encoders", "Encoder", "MapEncoder", "FeatureEncoder"),
     "--model.net.routing": ("routing", "Routing", "MatrixRouting"),
     "--model.net.decoder": ("decoders", "Decoder"),
-    "--model.loss": ("losses", "ClassificationLoss", "HeatMapLoss"),
+    "--model.loss": ("losses", "ClassificationLoss", "HeatMapLoss", "PixelLoss"),
     "--model.metrics": ("metrics", "Metrics"),
     "--model.lr_scheduler": ("", "Schedule"),
 }

@@ -175,19 +175,25 @@ def _least_text(batch: RecordBatch) -> int:
     return total
 
 
-def files_in(table: Table) -> list[Path]:
-    """Return the files of column ``path`` of a table, relative to its folder.
+def files_in(table: Table, column: str = "path", option: str = "path_column", what: str = "images") -> list[Path]:
+    """Return the files of a column of a table, relative to its folder.
+
+    Args:
+        table: the table.
+        column: its column.
+        option: the option that names the column, for the error.
+        what: the files are, for the error.
 
     Raises:
         InputError: there is no such column, or files are not there.
     """
-    names = table.column("path", "path_column")
+    names = table.column(column, option)
     paths = [table.path.parent / name for name in names]
     missing = [number for number, path in enumerate(paths) if kind_of(path) != "file"]
     if missing:
         first = missing[0]
         raise InputError(
-            f"{table.path}: {len(missing):,} of {len(paths):,} images are not there, the first {names[first]!r} in "
+            f"{table.path}: {len(missing):,} of {len(paths):,} {what} are not there, the first {names[first]!r} in "
             f"line {table.lines[first]}; mend the paths, which are relative to the table's folder"
         )
     return paths

@@ -20,9 +20,9 @@ from capsule_lightning.shipped import CONFIG_DIR, config_names
 
 RECIPES = [name for name in config_names() if "/" not in name and name not in ("default.yaml", "early_stopping.yaml")]
 NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those
-#: They answer with masks: tests/models/test_segmentation.py builds them.
+OVERLAYS = [name for name in config_names() if name not in RECIPES and not name.startswith(NO_OVERLAYS)]
+#: They answer with masks of the scenes of segmentation.yaml.
 OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml")
-OVERLAYS = [name for name in config_names() if name not in (*RECIPES, *OF_PIXELS) and not name.startswith(NO_OVERLAYS)]
 #: They find boxes in the scenes of detection.yaml.
 DETECTORS = ("model/center_capsnet.yaml", "model/center_net.yaml", "loss/center_margin.yaml")
 #: They find joints.
@@ -34,7 +34,7 @@ WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")
 #: Networks of millions of weights, or of a large library, which take seconds and memory to make.
 LARGE = (
     *("affnist.yaml", "cifar10.yaml", "cifar100.yaml", "cifar10_deepcaps.yaml", "cifar100_inverted_attention.yaml"),
-    *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml"),
+    *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml", "model/segcaps.yaml"),
     *(f"model/backbone{head}.yaml" for head in ("", "_linear", "_linear_ordinal", "_mlp", "_mlp_ordinal")),
 )
 FEW_STEPS = (
@@ -56,8 +56,9 @@ def words_for(name: str, folder: Path) -> list[str]:
     if name in OVERLAYS:  # networks are written for the images of their paper
         base = ["mnist.yaml", "--data.fake=true"] if name.startswith("model/") else ["digits.yaml"]
         base = ["detection.yaml", *FEW_SCENES] if name in DETECTORS else base
+        base = ["segmentation.yaml", *FEW_SCENES] if name in OF_PIXELS else base
         return ["--config", base[0], "--config", name, *base[1:]]
-    if name == "detection.yaml":
+    if name in ("detection.yaml", "segmentation.yaml"):
         return ["--config", name, *FEW_SCENES]
     if name == "arrays.yaml":
         pixels = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
@@ -91,6 +92,8 @@ def measured_by(name: str) -> str:
     """What a test logs."""
     if name in POSES:
         return "test/pck20_torso"
+    if name in ("segmentation.yaml", *OF_PIXELS):
+        return "test/dice"
     return "test/map_50" if name in ("detection.yaml", *DETECTORS) else "test/accuracy"
 
 
@@ -128,6 +131,7 @@ def test_overlay(name: str, run_main: Callable[..., Path], tmp_path: Path) -> No
     instead = ("--trainer.devices=1", "--trainer.strategy=auto") if name.startswith("trainer/") else ()
     base, data = ("mnist", ("--data.val_size=0.2",)) if name.startswith("model/") else ("digits", ())
     base, data = ("detection", ()) if name in DETECTORS else (base, data)
+    base, data = ("segmentation", ()) if name in OF_PIXELS else (base, data)
     base = "pose" if name in POSES else base
     cwd = run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *data, *instead)
     if name != "trainer/debug.yaml":
