@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
-from capsule_lightning.callbacks.collected import of_all_processes, offers
+from capsule_lightning.callbacks.collected import damaged_of_all_processes, of_all_processes, offers
 from capsule_lightning.callbacks.predicted_boxes import size_in
 from capsule_lightning.data.mask_files import resized
 from capsule_lightning.data.module import DataModule
@@ -52,16 +52,16 @@ class PredictedMasks(L.Callback):
     in its file. Beside the table, such as ``predictions.csv``, there is the folder ``predictions`` with ``masks`` and
     ``overlays``. The table says for each image its mask, how much of it each class takes and, if the truth is known,
     its Dice, the mean over its classes. Masks are those after the task's post-processing. Predictions without masks are
-    left out.
+    left out, and images that could not be read, if they may be.
 
     Args:
         output: the table, a ``.csv``; null for ``predictions.csv`` in the folder of the command.
-        poses: there is no table of poses: null.
+        embeddings: there are none: null.
         overwrite: replace ``output`` and the masks if they are there.
     """
 
-    def __init__(self, output: str | None = None, poses: str | None = None, overwrite: bool = False) -> None:
-        self.output, self.poses, self.overwrite = output, poses, overwrite
+    def __init__(self, output: str | None = None, embeddings: str | None = None, overwrite: bool = False) -> None:
+        self.output, self.embeddings, self.overwrite = output, embeddings, overwrite
         self._rows: list[Row] = []
         self._said: list[str] = []
 
@@ -83,6 +83,8 @@ class PredictedMasks(L.Callback):
         folder, replace = table.with_suffix(""), self.overwrite or self.output is None
         dices = image_dice(outputs.processed, batch.masks, count + 1).nanmean(dim=1).tolist()
         for n, index in enumerate(batch.indices.tolist()):
+            if index in data.damaged:
+                continue
             mask, picture = at_size(outputs.processed[n].cpu(), batch.pictures[n].cpu(), size_in(data, index))
             stem = Path(data.name_of(index)).stem
             name = f"{index:05d}.png" if stem == str(index) else f"{index:05d}_{stem}.png"
@@ -105,6 +107,7 @@ class PredictedMasks(L.Callback):
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the rows of all processes and write them in the order of the images."""
         rows, self._rows = of_all_processes(trainer, self._rows), []
+        damaged = damaged_of_all_processes(trainer)
         if not rows or not trainer.is_global_zero:
             return
         rows.sort(key=lambda row: row.number)
@@ -127,7 +130,7 @@ class PredictedMasks(L.Callback):
             said.append(f"{data.name_of(row.number)}  {', '.join(found[1:]) or 'background alone'}{score}")
         said += [f"... and {len(rows) - SHOWN:,} more"] if len(rows) > SHOWN else []
         folder = from_here(table.with_suffix(""))
-        self._said = [*said, f"{len(rows):,} masks: {folder}/masks, laid on the pictures: {folder}/overlays",
+        self._said = [*damaged, *said, f"{len(rows):,} masks: {folder}/masks, laid on the pictures: {folder}/overlays",
                       f"table: {from_here(table)}"]  # fmt: skip
 
     @override

@@ -83,7 +83,7 @@ class SegmentationTask(Task):
             classes than these.
     """
 
-    results: ClassVar[Mapping[str, str]] = {"output": ".csv"}
+    results: ClassVar[Mapping[str, Sequence[str]]] = {"output": (".csv",)}
     selected_by = ("dice", "max")
 
     def __init__(
