@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+import lightning as L
 import pytest
 import torch
 from program import capsule_lightning
@@ -221,6 +222,9 @@ def test_code_that_trains_nothing_runs(page: str, monkeypatch: pytest.MonkeyPatc
 def test_code_that_trains_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_blocks("python.md", "DigitsDataModule", change=("max_epochs=12", "max_epochs=1"))
+    found = run_blocks("README.md", "DigitsDataModule", change=("max_epochs=12", "max_epochs=4"))
+    (accuracy,) = [each["test/accuracy"] for each in L.Trainer(logger=False).test(found["task"], found["data"])]
+    assert accuracy > 0.5  # after one epoch of 22 steps it is near chance
 
 
 def test_code_that_needs_a_download_names_what_is_there() -> None:

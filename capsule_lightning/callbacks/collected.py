@@ -8,6 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor, distributed
 
+from capsule_lightning.errors import printable, some_of
+
 Each = TypeVar("Each")
 
 
@@ -61,3 +63,13 @@ def of_all_processes(trainer: L.Trainer, rows: list[Each]) -> list[Each]:
     parts: list[list[Each]] = [[] for _ in range(trainer.world_size)]
     distributed.all_gather_object(parts, rows)
     return [row for part in parts for row in part]
+
+
+def damaged_of_all_processes(trainer: L.Trainer) -> list[str]:
+    """Return a line about images to predict that could not be read, if there are any; every process calls this."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    damaged = dict(of_all_processes(trainer, [*getattr(data, "damaged", {}).items()]))
+    if not damaged:
+        return []
+    told = [f"{data.name_of(number)} ({printable(damaged[number])[:80]})" for number in sorted(damaged)]
+    return [f"{len(damaged):,} damaged and left out: {some_of(told)}"]

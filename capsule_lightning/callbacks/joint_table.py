@@ -47,12 +47,12 @@ class JointTable(L.Callback):
 
     Args:
         output: file of the table, a ``.csv``; null for ``joints.csv`` in the folder of the command.
-        poses: file for names, joints, activations and poses as NumPy arrays, a ``.npz``; null for none.
-        overwrite: replace ``output`` and ``poses`` if they are there.
+        embeddings: file for names, joints, activations and poses as NumPy arrays, a ``.npz``; null for none.
+        overwrite: replace ``output`` and ``embeddings`` if they are there.
     """
 
-    def __init__(self, output: str | None = None, poses: str | None = None, overwrite: bool = False) -> None:
-        self.output, self.poses, self.overwrite = output, poses, overwrite
+    def __init__(self, output: str | None = None, embeddings: str | None = None, overwrite: bool = False) -> None:
+        self.output, self.embeddings, self.overwrite = output, embeddings, overwrite
         self._rows: list[JointRow] = []
         self._said: list[str] = []
 
@@ -68,7 +68,7 @@ class JointTable(L.Callback):
             outputs.joints.float().cpu().numpy(),
             outputs.presence.float().tolist(),
             [None if isnan(distance) else distance for distance in outputs.distances.tolist()],
-            outputs.poses.float().cpu().numpy() if self.poses else [None] * len(batch.indices),
+            outputs.poses.float().cpu().numpy() if self.embeddings else [None] * len(batch.indices),
         )
 
     @override
@@ -88,11 +88,11 @@ class JointTable(L.Callback):
         ) as file:
             file.write(joint_text(rows, names, joints).encode())
         self._said = [f"joints of {len(rows):,} images: {from_here(path)}"]
-        if self.poses is not None:
-            place = expanded(self.poses, "--poses")
-            with open_whole(place, overwrite=self.overwrite, remedy="choose another --poses") as file:
+        if self.embeddings is not None:
+            place = expanded(self.embeddings, "--embeddings")
+            with open_whole(place, overwrite=self.overwrite, remedy="choose another --embeddings") as file:
                 np.savez(file, **joint_arrays(rows, names, joints))  # type: ignore[arg-type]
-            self._said.append(f"poses: {from_here(place)}")
+            self._said.append(f"embeddings: {from_here(place)}")
         known = [row.distance for row in rows if row.distance is not None]
         if known:
             unit = "pixels" if rows[0].joints.shape[-1] == 2 else "meters"

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 from typing_extensions import override
 
-from capsule_lightning.callbacks.collected import of_all_processes, offers
+from capsule_lightning.callbacks.collected import damaged_of_all_processes, of_all_processes, offers
 from capsule_lightning.data.annotated import AnnotatedDataModule
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.errors import require
@@ -29,11 +29,11 @@ class PredictedBoxes(L.Callback):
 
     It has ``images``, ``categories`` and ``annotations``, whose boxes are left, top, width and height in pixels of the
     image file, and each of which has a ``score``. COCO's own tools take the list of annotations alone as results.
-    Predictions without boxes are left out.
+    Predictions without boxes are left out, and images that could not be read, if they may be.
 
     Args:
         output: the file, a ``.json``; null for ``predictions.json`` in the folder of the command.
-        poses: a detector has no table of poses: null.
+        embeddings: a detector has none: null.
         overwrite: replace ``output`` if it is there.
         threshold: least score of a box that is written, in [0, 1].
 
@@ -42,10 +42,10 @@ class PredictedBoxes(L.Callback):
     """
 
     def __init__(
-        self, output: str | None = None, poses: str | None = None, overwrite: bool = False, threshold: float = 0.05
+        self, output: str | None = None, embeddings: str | None = None, overwrite: bool = False, threshold: float = 0.05
     ) -> None:
         require(0 <= threshold <= 1, f"PredictedBoxes: threshold={threshold}: expected a score from 0 to 1")
-        self.output, self.poses, self.overwrite, self.threshold = output, poses, overwrite, threshold
+        self.output, self.embeddings, self.overwrite, self.threshold = output, embeddings, overwrite, threshold
         self._found: list[Found] = []
         self._said: list[str] = []
 
@@ -59,6 +59,8 @@ class PredictedBoxes(L.Callback):
             batch.indices.tolist(), outputs.boxes.float().cpu(), outputs.scores.float().cpu(), outputs.labels.cpu(),
             strict=True,
         ):  # fmt: skip
+            if index in trainer.datamodule.damaged:  # type: ignore[attr-defined]
+                continue
             good = scores >= max(self.threshold, 1e-9)
             self._found.append((index, boxes[good].tolist(), scores[good].tolist(), labels[good].tolist()))
 
@@ -66,6 +68,7 @@ class PredictedBoxes(L.Callback):
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather the boxes of all processes and write them in the order of the images."""
         found, self._found = of_all_processes(trainer, self._found), []
+        damaged = damaged_of_all_processes(trainer)
         if not found or not trainer.is_global_zero:
             return
         found.sort(key=lambda each: each[0])
@@ -84,7 +87,11 @@ class PredictedBoxes(L.Callback):
             lines.append(f"{data.name_of(index)}  {', '.join(words) or 'nothing'}")
         if len(found) > SHOWN:
             lines.append(f"... and {len(found) - SHOWN:,} more")
-        self._said = [*lines, f"{len(stated['annotations']):,} boxes in {len(found):,} images: {from_here(path)}"]
+        self._said = [
+            *damaged,
+            *lines,
+            f"{len(stated['annotations']):,} boxes in {len(found):,} images: {from_here(path)}",
+        ]
 
     @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -32,6 +32,8 @@ from capsule_lightning.shipped import PROGRAM, find_config
 
 DRAWING = (*TRAINING_COMMANDS, "report")
 """Commands that draw pictures."""
+FOLDS = ("--folds", "--fold")
+"""Options of ``fit`` that ask for several runs, or for one of them."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -96,21 +98,50 @@ def _run(words: list[str]) -> None:
         if command in TRAINING_COMMANDS:
             require_words(words)
         environment.say(environment.settle())
-        if command in TRAINING_COMMANDS:
-            # also while the libraries are imported, which may take a minute on a cluster
-            SIGNALS.leave_at_once()
-            if is_started_with_others(os.environ):
-                end_with_parent()
-        trains = command == "fit" and not {"--print_config", "--help_all"} & set(words)
-        if trains and os.environ.get("WANDB_MODE") != "disabled" and rank() == 0:
-            import_before_torch()
-        if command in DRAWING:
-            environment.say(environment.settle_pictures())
-        _import(f"{__name__}.{COMMANDS[command].module}").run(words)
+        in_folds = command == "fit" and any(word.partition("=")[0] in FOLDS for word in words)
+        if in_folds and "--help_all" not in words:
+            train_folds(words)
+        else:
+            run_command(command, words)
     else:
         raise InputError(
             f"no command {command!r}; expected one of {', '.join(COMMANDS)}{nearest(command, [*COMMANDS])}"
         )
+
+
+def train_folds(words: Sequence[str]) -> None:
+    """Run ``fit --folds N``: all folds, or the one of ``--fold K``."""
+    from capsule_lightning.cli import folds
+
+    plan = folds.read_plan(words)
+    if "--print_config" in words:
+        run_command("fit", folds.words_of_one(plan))
+    elif plan.fold is None:
+        folds.train_all(plan)
+    elif not folds.is_done(plan):
+        training = prepared("fit", words)
+        with folds.recorded(plan):
+            training.run(folds.words_of_one(plan))
+
+
+def run_command(command: str, words: Sequence[str]) -> None:
+    """Import what a command needs, and run it."""
+    prepared(command, words).run(words)
+
+
+def prepared(command: str, words: Sequence[str]) -> ModuleType:
+    """Return the module of a command, imported once signals and pictures are settled."""
+    if command in TRAINING_COMMANDS:
+        # also while the libraries are imported, which may take a minute on a cluster
+        SIGNALS.leave_at_once()
+        if is_started_with_others(os.environ):
+            end_with_parent()
+    trains = command == "fit" and not {"--print_config", "--help_all"} & set(words)
+    if trains and os.environ.get("WANDB_MODE") != "disabled" and rank() == 0:
+        import_before_torch()
+    if command in DRAWING:
+        environment.say(environment.settle_pictures())
+    return _import(f"{__name__}.{COMMANDS[command].module}")
 
 
 def _import(name: str) -> ModuleType:

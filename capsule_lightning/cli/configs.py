@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from capsule_lightning.cli import own_parts
-from capsule_lightning.cli.options import options_of
+from capsule_lightning.cli.options import OLD_OPTIONS, options_of
 from capsule_lightning.cli.values import checked_value, typed_value, yaml_value
 from capsule_lightning.cli.words import Text, Words, read_words
 from capsule_lightning.components.build import FROM_DATA
@@ -76,10 +76,11 @@ def resolve(words: Sequence[str] | Words, base: Mapping[str, Any] | None = None)
         known = {key: value for key, value in modernized(dict(layer)).items() if key not in NOT_OURS}
         try:
             for key, value in known.items():
-                merged = _laid_at(merged, root, str(key).split("."), value, "")
+                merged = _laid_at(merged, root, OLD_OPTIONS.get(str(key), str(key)).split("."), value, "")
         except InputError as error:
             raise InputError(f"{source}: {error}" if source else str(error)) from error
-    options = [(".".join(OLD_NAMES.get(part, part) for part in key.split(".")), text) for key, text in given.options]
+    options = [(OLD_OPTIONS.get(key, key), text) for key, text in given.options]
+    options = [(".".join(OLD_NAMES.get(part, part) for part in key.split(".")), text) for key, text in options]
     for key, text in _choices_first(options):
         _require_option(key, root, merged)
         merged = _laid_at(merged, root, key.split("."), Text(text), "")

@@ -57,6 +57,7 @@ def fit_help() -> str:
   --trust_run             resume a run of somebody else although its configuration could run code, see SECURITY.md
   --runs FOLDER           folder of the runs: FOLDER/<experiment>/<run id>   (default: runs)
   --experiment NAME       runs that belong together
+  --folds N [--fold K]    cross-validation: a run for each of N parts of your own data, or for part K alone
   --run_id NAME           name of this run   (default: drawn, from the time)
   --seed_everything N     (default: 0)
   --test_after_fit BOOL   end with a test of the result   (default: true)
@@ -101,8 +102,8 @@ def measuring_help(command: str) -> str:
 MEASURES = "  --data.root FOLDER      folder of the data, if it has moved since training"
 PREDICTS = """  --data.images PATH ...  images, folders of them, a table of paths, or a pattern such as 'a/*.png'
                           (default: the test images)
-  --output FILE.csv       the table of predictions   (default: in the run's folder)
-  --poses FILE.npz        also names, classes, lengths and poses as arrays
+  --output FILE           the table of predictions, .csv or .parquet   (default: in the run's folder)
+  --embeddings FILE.npz   also names, classes, lengths and poses of the class capsules as arrays
   --overwrite             replace these files if they are there"""
 
 

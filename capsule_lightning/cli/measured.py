@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.callbacks.prediction_files import PARQUET, parquet_library
 from capsule_lightning.cli.words import Words
 from capsule_lightning.components.foreign import require_harmless
 from capsule_lightning.components.names import modernized
@@ -38,7 +39,7 @@ from capsule_lightning.sharing.reader import READ_AS
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.images import ImageTask
 
-RESULTS = ("output", "poses")
+RESULTS = ("output", "embeddings")
 """Options of ``predict`` that name files."""
 TABLE = "capsule_lightning.callbacks.predictions.PredictionTable"
 TABLES = (
@@ -140,6 +141,7 @@ def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
         "mean": mean,
         "deviation": deviation,
         "value_range": about.value_range,
+        "num_labels": about.num_labels,
         "augmentation": augmentation,
         "batch_size": trained.get("batch_size", 128),
         **{name: trained[name] for name in READ_AS if name in trained},
@@ -153,7 +155,7 @@ def for_predict(config: dict[str, Any], given: Words) -> dict[str, Any]:
     if given.option("trainer.logger") is None:
         trainer["logger"] = False
     listed = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else []
-    given_to = {key: config[key] for key in ("output", "poses", "overwrite")}
+    given_to = {key: config[key] for key in ("output", "embeddings", "overwrite")}
     tables = [{"class_path": table, "init_args": given_to} for table in TABLES]
     trainer["callbacks"] = [*(each for each in listed if each["class_path"] not in TABLES), *tables]
     short = {table.rpartition(".")[2] for table in TABLES}
@@ -171,10 +173,12 @@ def require_results(config: Mapping[str, Any]) -> None:
     task = find_class(config["model"]["class_path"], Slot((Task,)))
     for option in RESULTS:
         if config[option] is not None:
-            suffix = task.results.get(option)  # type: ignore[attr-defined]
-            require(suffix, f"{option}={config[option]}: {task.__name__} has none to write; leave --{option} out")
+            suffixes = task.results.get(option)  # type: ignore[attr-defined]
+            require(suffixes, f"{option}={config[option]}: {task.__name__} has none to write; leave --{option} out")
             path = expanded(config[option], f"--{option}")
-            require(path.suffix == suffix, f"{option}={path}: expected a name that ends in {suffix}")
+            require(path.suffix in suffixes, f"{option}={path}: expected a name that ends in {' or '.join(suffixes)}")
+            if path.suffix == PARQUET:
+                parquet_library()
             require_not_of_a_run(path, f"--{option}")
             require_place(path, config["overwrite"], f"--{option}")
 

@@ -26,6 +26,8 @@ class Option(NamedTuple):
 
 
 PREDICT = ("predict",)
+OLD_OPTIONS = {"poses": "embeddings"}
+"""What options were called before, and still may be."""
 
 OPTIONS = {
     "seed_everything": Option(bool | int, 0, "seed of the whole run; true draws one"),
@@ -53,10 +55,12 @@ OPTIONS = {
     "output": Option(
         str | None,
         None,
-        "the predictions, a .csv; of boxes a .json; null for one in the run's folder",
+        "the predictions, a .csv or .parquet; of joints a .csv, of boxes a .json; null for one in the run's folder",
         commands=PREDICT,
     ),
-    "poses": Option(str | None, None, "also write names, classes, lengths and poses, a .npz", commands=PREDICT),
+    "embeddings": Option(
+        str | None, None, "also write names, classes, lengths and poses of the class capsules, a .npz", commands=PREDICT
+    ),
     "overwrite": Option(bool, False, "replace files that are there", bare="true", commands=PREDICT),
     "resume": Option(
         str | None,

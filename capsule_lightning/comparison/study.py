@@ -59,6 +59,7 @@ class Study(NamedTuple):
         metric: the metric that is compared; None for the usual one.
         also: metrics that are shown beside it.
         more: words that were added to ``fit`` on the command line.
+        again: the command line that goes on with it; empty for that of ``compare``.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Study(NamedTuple):
     metric: str | None = None
     also: Sequence[str] = ()
     more: str = ""
+    again: str = ""
 
     @property
     def keys(self) -> list[str]:

@@ -98,8 +98,9 @@ def run_study(
         console.print(f"failed: {line}", markup=False, soft_wrap=True)
     if runner.received is not None:
         left = sum(not is_finished(folder) for folder in trials)
-        again = f"python -m {PROGRAM} compare {shlex.quote(str(root))} --config {shlex.quote(study.path)}"
-        again += f" --fit {shlex.quote(study.more)}" if study.more else ""
+        usual = f"python -m {PROGRAM} compare {shlex.quote(str(root))} --config {shlex.quote(study.path)}"
+        usual += f" --fit {shlex.quote(study.more)}" if study.more else ""
+        again = study.again or usual
         console.print(
             f"stopped with {left} of {len(trials)} runs to do; resume with: {again}", markup=False, soft_wrap=True
         )

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+MARK = "[|;,:&+]"
+"""A mark between words, such as `ImageTableDataModule` takes for labels."""
+
+
 def require_harmless(value: object, kinds: tuple[type, ...], is_text: bool = False) -> None:
-    """Refuse all but numbers, words, and classes of some kinds.
+    """Refuse all but numbers, words, a mark between words, and classes of some kinds.
 
     Args:
         value: of a configuration from elsewhere.
@@ -45,7 +49,7 @@ def require_harmless(value: object, kinds: tuple[type, ...], is_text: bool = Fal
             require_harmless(each, kinds)
     elif isinstance(value, str):
         words = r"[\w -]+(\.[\w -]+)*|" if is_text else r"[\w -]*"
-        require(re.fullmatch(words, value), f"{value!r} is neither a number nor a word")
+        require(re.fullmatch(f"{words}|{MARK}", value), f"{value!r} is neither a number nor a word")
 
 
 def _text_arguments(cls: Any) -> set[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from capsule_lightning.data.base import unlabeled
 from capsule_lightning.data.image_files import size_of
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.pictures import Reading
@@ -55,7 +54,7 @@ class AnnotatedDataModule(DataModule):
         if stage == "predict" and self.images is not None:
             found = read_to_predict(self.images, self.shape, self.reading)
             self.predict_files = found.files
-            self.stores["predict"] = unlabeled(found.images)
+            self.stores["predict"] = found.store
         else:
             super().setup(stage)
 

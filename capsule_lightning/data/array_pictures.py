@@ -57,6 +57,11 @@ class Coding(NamedTuple):
     between: tuple[float, float] | None
     note: str
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the pictures."""
+        return torch.uint8 if self.between is None else torch.float32
+
     def coded(self, values: np.ndarray, invert: bool) -> np.ndarray:
         """Return values as uint8 or float32, dark and light exchanged on demand."""
         if self.between is not None:
@@ -227,7 +232,7 @@ def pictures_of(parts: Sequence[tuple[StoredArray, Tensor]], layout: Layout, cod
             return torch.from_numpy(layout.laid(whole))
     count = sum(len(places) for _, places in parts)
     try:
-        out = torch.empty(count, *layout.shape, dtype=torch.uint8 if coding.between is None else torch.float32)
+        out = torch.empty(count, *layout.shape, dtype=coding.dtype)
     except RuntimeError as error:
         raise InputError(
             f"{first.path}: {count:,} images {layout.shape} are more than there is memory for; take fewer"
@@ -243,8 +248,28 @@ def pictures_of(parts: Sequence[tuple[StoredArray, Tensor]], layout: Layout, cod
     return out
 
 
-def read_array_pictures(path: Path, shape: tuple[int, int, int], reading: Reading) -> Tensor:
-    """Read images for ``predict`` from a file of arrays.
+class ArrayPictures(NamedTuple):
+    """Images in a file of arrays, none of which have been read.
+
+    Attributes:
+        array: ``(N, ...)``.
+        layout, coding: how it becomes pictures.
+        invert: whether dark and light are exchanged.
+    """
+
+    array: StoredArray
+    layout: Layout
+    coding: Coding
+    invert: bool
+
+    def read(self) -> Tensor:
+        """Return all pictures ``(N, C, H, W)``, uint8 or, if they are not bytes, float32."""
+        every = torch.arange(self.array.shape[0])
+        return pictures_of([(self.array, every)], self.layout, self.coding, self.invert)
+
+
+def find_array_pictures(path: Path, shape: tuple[int, int, int], reading: Reading) -> ArrayPictures:
+    """Find the images for ``predict`` in a file of arrays.
 
     Args:
         path: an ``.npy`` file, or an ``.npz``, MATLAB or HDF5 file with one array or with images under one of the usual
@@ -252,9 +277,6 @@ def read_array_pictures(path: Path, shape: tuple[int, int, int], reading: Readin
         shape: ``(C, H, W)`` of each, with the channels first or last, or without them if there is one.
         reading: which values become 0 and 1, if the network was not trained on bytes; whether dark and light are
             exchanged.
-
-    Returns:
-        ``(N, C, H, W)`` uint8, or float32 if they are not bytes.
 
     Raises:
         InputError: there are no such images.
@@ -276,8 +298,7 @@ def read_array_pictures(path: Path, shape: tuple[int, int, int], reading: Readin
             f"{images.title}: has images {images.shape[1:]}; expected {(rows, columns, channels)} (rows, columns, "
             "channels), as the network was trained on; scale them"
         )
-    every = torch.arange(images.shape[0])
-    return pictures_of([(images, every)], Layout(shape, found), _like_training(images, reading), reading.invert)
+    return ArrayPictures(images, Layout(shape, found), _like_training(images, reading), reading.invert)
 
 
 def _like_training(images: StoredArray, reading: Reading) -> Coding:

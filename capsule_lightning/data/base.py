@@ -25,7 +25,7 @@ from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.shares import Share, shares_of_pairs
 from capsule_lightning.data.statistics import Brightness, brightness, channel_statistics, unit
-from capsule_lightning.data.to_predict import read_to_predict
+from capsule_lightning.data.to_predict import ToPredict, read_to_predict
 from capsule_lightning.errors import InputError, printable, require
 
 Normalization = Literal["none", "per_image", "channel"]
@@ -336,16 +336,14 @@ class ImageDataModule(DataModule):
             self._brightness = Brightness(found["mean"], found["deviation"])
 
     def _predict_images(self, path: Path) -> Store:
-        found = read_to_predict(path, self.stored_shape, self.reading)
+        return self.taken(read_to_predict(path, self.stored_shape, self.reading))
+
+    def taken(self, found: ToPredict) -> Store:
+        """Keep the names of pictures to predict and what was met in them, and return their store."""
         self.predict_files = found.files
         if found.facts is not None:
             self.met["predict"] = found.facts
-        return unlabeled(found.images)
-
-
-def unlabeled(images: Tensor) -> MemoryStore:
-    """Return images ``(N, C, H, W)`` as a store, their labels unknown."""
-    return MemoryStore(images, torch.full((len(images),), -1))
+        return found.store
 
 
 def fake_images(shape: tuple[int, int, int], num_classes: int, split: Split) -> Images:

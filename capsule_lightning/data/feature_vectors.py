@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.data.base import ImageBatch, ImageDataModule, Normalization, unlabeled
+from capsule_lightning.data.base import ImageBatch, ImageDataModule, Normalization
 from capsule_lightning.data.image_table import in_order
 from capsule_lightning.data.label_tables import TABLES, read_table
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
@@ -19,6 +19,7 @@ from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.statistics import Brightness
 from capsule_lightning.data.stratified import fold_off, require_folds, split_off
+from capsule_lightning.data.to_predict import unknown
 from capsule_lightning.data.vector_files import Columns, number_columns, read_unlabeled, read_vectors
 from capsule_lightning.errors import InputError, printable, require, some_of
 
@@ -134,7 +135,8 @@ class FeatureDataModule(ImageDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read what the stage needs, and measure the vectors to train on if they are to be normalized."""
         if stage == "predict" and self.predict_path is not None:
-            self.stores["predict"] = unlabeled(self._predicted(Path(os.path.expanduser(self.predict_path))))
+            vectors = self._predicted(Path(os.path.expanduser(self.predict_path)))
+            self.stores["predict"] = MemoryStore(vectors, unknown(len(vectors)))
         else:
             DataModule.setup(self, stage)
         if self.normalization == "channel" and self.statistics is None:

@@ -137,11 +137,7 @@ def decode_files(
         InputError: files cannot be read or have another size; the message names ten of them.
     """
     channels, rows, columns = shape
-    require(
-        channels in (1, 3),
-        f"{paths[0] if paths else 'no files'}: the network takes images of {channels} channels, and image files are "
-        "gray or color; give arrays, --data.images FILE.npz",
-    )
+    require_channels(channels, paths)
     out = _room_for(len(paths), shape, reading.dtype)
     damaged: dict[int, UnreadableImageError] = {}
     misfits: dict[int, tuple[int, int]] = {}
@@ -171,6 +167,19 @@ def decode_files(
     if misfits:
         raise misfit(paths, misfits, (rows, columns))
     return Decoded(out, found, damaged)
+
+
+def require_channels(channels: int, paths: Sequence[Path]) -> None:
+    """Refuse to make pictures of image files that are neither gray nor color.
+
+    Raises:
+        InputError: names the number of channels.
+    """
+    require(
+        channels in (1, 3),
+        f"{paths[0] if paths else 'no files'}: the network takes images of {channels} channels, and image files are "
+        "gray or color; give arrays, --data.images FILE.npz",
+    )
 
 
 def _room_for(count: int, shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.data.loader import MemoryStore, StoredBatch
+from capsule_lightning.data.loader import StoredBatch
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.pictures import Reading
 from capsule_lightning.data.statistics import unit
@@ -105,7 +105,8 @@ class JointDataModule(DataModule):
             return
         found = read_to_predict(Path(os.path.expanduser(self.predict_path)), self.in_shape, Reading())
         self.predict_files = found.files
-        self.stores["predict"] = MemoryStore(found.images, unknown_labels(len(found.images), self.num_classes).packed())
+        found.store.labels = unknown_labels(len(found.store), self.num_classes).packed()
+        self.stores["predict"] = found.store
 
     @override
     def name_of(self, index: int) -> str:

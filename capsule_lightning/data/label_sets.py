@@ -76,6 +76,19 @@ def fold_of_sets_off(
     Raises:
         InputError: a class has fewer examples than there are parts, or is on one side alone.
     """
+    require_enough_for_folds_of_sets(labels, folds, class_names)
+    parts = stratified_parts(present(labels, len(class_names)), [1 / folds] * folds, 0, groups)
+    split = (parts != fold).nonzero()[:, 0], (parts == fold).nonzero()[:, 0]
+    _require_all(labels, split, f"fold={fold} of {folds}", class_names)
+    return split
+
+
+def require_enough_for_folds_of_sets(labels: Tensor, folds: int, class_names: Sequence[str]) -> None:
+    """Refuse more parts than a class of ``labels (N, L)`` has examples; see `fold_of_sets_off`.
+
+    Raises:
+        InputError: names the classes and how many parts there can be.
+    """
     counts = present(labels, len(class_names)).sum(dim=0)
     few = [class_names[n] for n in ((counts > 0) & (counts < folds)).nonzero()[:, 0].tolist()]
     require(
@@ -83,10 +96,6 @@ def fold_of_sets_off(
         f"folds={folds}: fewer examples of a class than folds ({some_of(few)}); set --data.folds to at most "
         f"{int(counts[counts > 0].min())}, or add examples",
     )
-    parts = stratified_parts(present(labels, len(class_names)), [1 / folds] * folds, 0, groups)
-    split = (parts != fold).nonzero()[:, 0], (parts == fold).nonzero()[:, 0]
-    _require_all(labels, split, f"fold={fold} of {folds}", class_names)
-    return split
 
 
 def stratified_parts(

@@ -34,7 +34,7 @@ from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
 from capsule_lightning.data.statistics import channel_statistics, digests
 from capsule_lightning.data.storage import Plan, Storage, choose, folders_for
-from capsule_lightning.data.stratified import fold_off, require_folds, split_off
+from capsule_lightning.data.stratified import fold_off, require_enough_for_folds, require_folds, split_off
 from capsule_lightning.errors import InputError, require, require_one_of, some_of
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -176,6 +176,8 @@ class ListedImagesDataModule(ImageDataModule):
                 not self.balanced,
                 "balanced=true: images of any number of classes are not drawn by class; set it to false",
             )
+        if self.folds is not None:
+            require_enough_for_folds(self._labels(tree), self.folds, self.class_names, tree.groups or None)
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
         self.is_deep = self.is_deep or is_deep(tree.paths[0], self.reading)
         self.storage_plan = self._plan(trees)
@@ -442,9 +444,13 @@ class ListedImagesDataModule(ImageDataModule):
         self._weights_of |= zip(names, tree.weights, strict=False)
         return tree
 
+    def _labels(self, tree: ClassTree) -> Tensor:
+        """Return the labels ``(N)`` of a tree, or ``(N, L)`` if its images are of any number of classes."""
+        return padded(tree.sets, self.most_labels) if tree.sets else torch.tensor(tree.labels)
+
     def _part(self, split: Split, tree: ClassTree) -> ClassTree:
         """Return what is left to train on when a test set is split off, or what is split off."""
-        labels = padded(tree.sets, self.most_labels) if tree.sets else torch.tensor(tree.labels)
+        labels = self._labels(tree)
         groups = tree.groups or None
         if self.folds is None:
             train, test = split_off(

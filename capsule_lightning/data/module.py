@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -238,6 +238,12 @@ class DataModule(L.LightningDataModule, ABC):
     def name_of(self, index: int) -> str:
         """Return the name of an example of a test or a prediction: its number, unless a subclass knows better."""
         return str(index)
+
+    @property
+    def damaged(self) -> Mapping[int, str]:
+        """Why images to predict, of those that this process has met, could not be read, by their places."""
+        found: Mapping[int, str] = getattr(self.stores.get("predict"), "damaged", {})
+        return found
 
     def describe(self) -> str:
         """Return what has been read so far, in a few lines for a person."""

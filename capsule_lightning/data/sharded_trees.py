@@ -33,7 +33,7 @@ from capsule_lightning.data.shards import (
 )
 from capsule_lightning.data.split_record import file_keys
 from capsule_lightning.data.storage import free_disk, in_words, place, require_disk
-from capsule_lightning.data.streamed_store import Pictures, StreamedStore
+from capsule_lightning.data.streamed_store import MeasuredPictures, Pictures
 from capsule_lightning.errors import InputError
 
 _TELL_EVERY = 60.0  # seconds between two lines about how far it is, if there is no terminal
@@ -66,7 +66,7 @@ class Streamed(NamedTuple):
         facts: what was met in them.
     """
 
-    store: StreamedStore
+    store: MeasuredPictures
     files: PathList
     facts: Facts
 
@@ -206,7 +206,7 @@ def stream(tree: ClassTree, parts: Sequence[ShardedTree], how: How) -> Streamed:
         name = tree.class_names[label]
         raise InputError(f"{how.top}: no image of the class {name} can be read; replace or remove it")
     records = records[kept.numpy()]
-    store = StreamedStore(
+    store = MeasuredPictures(
         JoinedPictures(parts), numbers[kept], labels, how.shape, measures_of(records), how.reading.skip_damaged
     )
     reasons = {name: reason for part in parts for name, reason in part.damaged.items()}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from capsule_lightning.data.label_sets import fold_of_sets_off, split_sets_off
+from capsule_lightning.data.label_sets import fold_of_sets_off, require_enough_for_folds_of_sets, split_sets_off
 from capsule_lightning.errors import InputError, require, some_of
 
 
@@ -95,6 +95,23 @@ def fold_off(
     """
     if labels.ndim == 2:
         return fold_of_sets_off(labels, folds, fold, class_names, groups)
+    require_enough_for_folds(labels, folds, class_names, groups)
+    split = _parts(labels, folds, 0, groups)[fold]
+    _require_all_classes(labels, split, f"fold={fold} of {folds}", class_names)
+    return split
+
+
+def require_enough_for_folds(
+    labels: Tensor, folds: int, class_names: Sequence[str] = (), groups: Sequence[str] | None = None
+) -> None:
+    """Refuse more parts than a class has examples or, if they are grouped, groups; see `fold_off`.
+
+    Raises:
+        InputError: names the class and how many parts there can be.
+    """
+    if labels.ndim == 2:
+        require_enough_for_folds_of_sets(labels, folds, class_names)
+        return
     for label in sorted(set(labels.tolist())):
         members = (labels == label).nonzero()[:, 0].tolist()
         count, what = len(members), "examples"
@@ -105,9 +122,6 @@ def fold_off(
             f"folds={folds}: the class {class_names[label] if class_names else label} has only {count} {what}; set "
             f"--data.folds to at most {count}, or add examples",
         )
-    split = _parts(labels, folds, 0, groups)[fold]
-    _require_all_classes(labels, split, f"fold={fold} of {folds}", class_names)
-    return split
 
 
 def require_folds(folds: int | None, fold: int) -> None:

@@ -33,7 +33,7 @@ class Pictures(Protocol):
     """Pictures on disk, by their numbers."""
 
     def read(self, number: int, out: np.ndarray) -> None:
-        """Read a picture into ``out (C, H, W)`` uint8; called by several threads.
+        """Read a picture into ``out (C, H, W)`` of its type; called by several threads.
 
         Raises:
             UnreadableImageError: its file cannot be read.
@@ -45,7 +45,7 @@ class _Batch(NamedTuple):
     """A batch that is being read.
 
     Attributes:
-        inputs: ``(B, C, H, W)`` uint8, complete when all parts are.
+        inputs: ``(B, C, H, W)``, complete when all parts are.
         parts: each gives the places in the batch that could not be read.
     """
 
@@ -61,9 +61,9 @@ class StreamedStore:
         numbers: ``(N)`` int64, which of the pictures are in the store.
         labels: ``(N)`` int64.
         shape: ``(C, H, W)`` of a picture.
-        measures: of the N pictures.
         skip_damaged: leave a file that cannot be read any more out of its batch, and say so, instead of stopping.
         workers: threads that read; None for as many as this process has processors.
+        dtype: of the pictures.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class StreamedStore:
         numbers: Tensor,
         labels: Tensor,
         shape: tuple[int, int, int],
-        measures: Measures,
+        *,
         skip_damaged: bool = False,
         workers: int | None = None,
+        dtype: torch.dtype = torch.uint8,
     ) -> None:
-        self.pictures, self.numbers, self.labels, self.shape = pictures, numbers, labels, shape
-        self.measures, self.pixels = measures, shape[1] * shape[2]
+        self.pictures, self.numbers, self.labels, self.shape, self.dtype = pictures, numbers, labels, shape, dtype
         self.skip_damaged, self.workers = skip_damaged, workers or processors()
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class StreamedStore:
         Raises:
             InputError: one cannot be read.
         """
-        out = torch.empty(len(indices), *self.shape, dtype=torch.uint8)
+        out = torch.empty(len(indices), *self.shape, dtype=self.dtype)
         numbers = self.numbers[indices].tolist()
         with ThreadPoolExecutor(self.workers) as pool:
             list(pool.map(self.pictures.read, numbers, out.numpy()))
@@ -116,7 +116,7 @@ class StreamedStore:
                     part.cancel()
 
     def _begin(self, pool: ThreadPoolExecutor, numbers: list[int]) -> _Batch:
-        inputs = torch.empty(len(numbers), *self.shape, dtype=torch.uint8)
+        inputs = torch.empty(len(numbers), *self.shape, dtype=self.dtype)
         out, size = inputs.numpy(), max(1, len(numbers) // (8 * self.workers))
         parts = [range(start, min(start + size, len(numbers))) for start in range(0, len(numbers), size)]
         return _Batch(inputs, [pool.submit(self._read, numbers, out, part) for part in parts])
@@ -141,6 +141,29 @@ class StreamedStore:
         kept = torch.tensor(sorted(set(range(len(batch.inputs))) - set(missing)), dtype=torch.int64)
         require(len(kept), f"none of the {len(missing)} images of a batch can be read; see that they are there")
         return batch.inputs[kept], kept
+
+
+class MeasuredPictures(StreamedStore):
+    """Pictures that have been measured when they were first read, see `MeasuredStore`.
+
+    Args:
+        pictures, numbers, labels, shape: see `StreamedStore`.
+        measures: of the N pictures.
+        skip_damaged, workers: see `StreamedStore`.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        numbers: Tensor,
+        labels: Tensor,
+        shape: tuple[int, int, int],
+        measures: Measures,
+        skip_damaged: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        super().__init__(pictures, numbers, labels, shape, skip_damaged=skip_damaged, workers=workers)
+        self.measures, self.pixels = measures, shape[1] * shape[2]
 
 
 def processors() -> int:

@@ -89,6 +89,9 @@ class BackboneEncoder(FeatureEncoder):
             they are.
         normalization: normalize each channel by the mean and deviation that the backbone was trained with. If the
             images have not 3 channels, each is normalized by the average of the 3.
+        layer_decay: what the learning rate is multiplied by from stage to stage, from the last to the first, in (0, 1]:
+            of S stages the last one learns with ``layer_decay`` times the rate of the capsules, the first one with
+            ``layer_decay ** S`` times. A stage includes what comes before it, such as the patches of a transformer.
 
     Attributes:
         is_frozen: whether the whole backbone is left as it is, so that the features of an image are always the same.
@@ -97,7 +100,8 @@ class BackboneEncoder(FeatureEncoder):
         InputError: `timm` is not installed, has no such network, or that network has no map, or none for such small
             images; weights that cannot be read or do not fit; a number out of range.
 
-    Source: the mean and deviation are those of `timm`'s ``pretrained_cfg``.
+    Source: the mean and deviation are those of `timm`'s ``pretrained_cfg``; the decay is that of Clark, Luong, Le &
+    Manning, ELECTRA, ICLR 2020 (arXiv 2003.10555), and of Bao, Dong, Piao & Wei, BEiT, ICLR 2022 (arXiv 2106.08254).
     """
 
     starts_from: ClassVar[tuple[str, ...]] = ("weights",)
@@ -115,7 +119,12 @@ class BackboneEncoder(FeatureEncoder):
         frozen: bool | int = False,
         size: tuple[int, int] | None = None,
         normalization: bool = True,
+        layer_decay: float = 1.0,
     ) -> None:
+        require(
+            0 < layer_decay <= 1,
+            f"BackboneEncoder: layer_decay={layer_decay}: expected a number in (0, 1], such as 0.75; 1 for none",
+        )
         for argument, value in {"num_types": num_types, "dim": dim}.items():
             require(value >= 1, f"BackboneEncoder: {argument}={value}: expected at least 1")
         require(
@@ -136,6 +145,7 @@ class BackboneEncoder(FeatureEncoder):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(-1, 1, 1), persistent=False)
         self._at_rest = self._freeze(frozen, outline.stages)
+        self.stages, self.layer_decay = outline.stages, layer_decay
         self._known: tuple[Tensor, Tensor] | None = None
         self.train()
 
@@ -195,6 +205,16 @@ class BackboneEncoder(FeatureEncoder):
         for module in self._at_rest:
             module.eval()
         return self
+
+    @override
+    def rate_factors(self) -> Mapping[nn.Parameter, float]:
+        """Return the factor of each parameter of the stages, by `layer_decay`."""
+        factors: dict[nn.Parameter, float] = {}
+        for number, end in enumerate(self.stages if self.layer_decay < 1 else ()):
+            for module in modules_up_to(self.backbone, end):
+                for parameter in module.parameters(recurse=False):
+                    factors.setdefault(parameter, self.layer_decay ** (len(self.stages) - number))
+        return factors
 
     def _freeze(self, frozen: bool | int, stages: list[str]) -> list[nn.Module]:
         """Let the first stages, or the whole backbone, keep their weights, and return the modules of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -49,6 +50,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Capsules:
         """Return ``poses (B, I, D), activations (B, I)`` of images ``(B, C, H, W)``."""
+
+    def rate_factors(self) -> Mapping[nn.Parameter, float]:
+        """Return by what the learning rate of some parameters is multiplied; 1 for all others."""
+        return {}
 
     def capsule_map(self) -> CapsuleMap | None:
         """Return where the primary capsules lie, from which reports draw what each place votes for; None if nowhere."""

@@ -2,8 +2,9 @@
 
 Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), Procedure 1.
 
-`dynamic_routing` defines the algorithm, but is not what trains by default: on a CPU in float32, ``backend: auto``
-chooses `capsule_lightning.kernels.cpu_dynamic`, which computes the same function without keeping the votes.
+`dynamic_routing` defines the algorithm, but is not what trains by default: ``backend: auto`` chooses
+`capsule_lightning.kernels.cpu_dynamic` on a CPU in float32, and `capsule_lightning.kernels.shared_votes` if children
+share their matrices; both compute the same function without keeping the votes.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.kernels.blocks_of_votes import choose_backend
 from capsule_lightning.kernels.cpu_dynamic import blocked_dynamic_routing
 from capsule_lightning.kernels.dynamic_of_votes import dynamic_routing_of_votes
+from capsule_lightning.kernels.shared_votes import shared_dynamic_routing
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.votes import own_vote_weight, vote, vote_weight
 from capsule_lightning.routing.base import Routing
 
-Backend = Literal["auto", "torch", "blocked", "compiled", "triton"]
+Backend = Literal["auto", "torch", "blocked", "shared", "compiled", "triton"]
 
 
 @full_precision
@@ -74,8 +76,9 @@ class DynamicRouting(Routing):
         detach: let no gradient flow through the couplings. The paper's authors let it flow through all iterations.
         backend: how the same function is computed. ``torch``: the plain functions, which alone have higher derivatives;
             ``compiled``: these under `torch.compile`; ``blocked``: one block of the batch at a time, for CPUs;
-            ``triton``: kernels for GPUs, see `capsule_lightning.kernels.gpu_dynamic` for their state; ``auto``:
-            ``blocked`` in float32 on a CPU unless torch is compiling, otherwise ``torch``.
+            ``shared``: without forming votes, for children that share their matrices; ``triton``: kernels for GPUs, see
+            `capsule_lightning.kernels.gpu_dynamic` for their state; ``auto``: unless torch is compiling, ``shared`` if
+            ``vote_weights`` is less than ``num_in``, or else ``blocked`` in float32 on a CPU; otherwise ``torch``.
 
     Raises:
         InputError: ``iterations`` is below 1, or ``backend`` is unknown.
@@ -113,8 +116,12 @@ class DynamicRouting(Routing):
     def forward(self, capsules: Capsules) -> Capsules:
         # by default this calls a kernel on a CPU in float32; `dynamic_routing` runs only if no kernel is chosen
         poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
-        route = _route(choose_backend(self.backend, poses, self.weight))
-        weight = own_vote_weight(self.weight, self.num_in)  # the fast paths take one row for each child
+        backend = self.backend
+        if backend == "auto" and self.vote_weights < self.num_in and not torch.compiler.is_compiling():
+            backend = "shared"
+        route = _route(choose_backend(backend, poses, self.weight))
+        # all other fast paths take one row for each child
+        weight = self.weight if backend == "shared" else own_vote_weight(self.weight, self.num_in)
         parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
 
@@ -140,7 +147,7 @@ def _route(backend: str) -> Callable[[Tensor, Tensor, int, Tensor | None, bool, 
         return triton_dynamic_routing
     if backend == "compiled":
         return _compiled()
-    return blocked_dynamic_routing if backend == "blocked" else _plain
+    return {"blocked": blocked_dynamic_routing, "shared": shared_dynamic_routing}.get(backend, _plain)
 
 
 def _plain(poses: Tensor, weight: Tensor, iterations: int, bias: Tensor | None, leaky: bool, detach: bool) -> Tensor:

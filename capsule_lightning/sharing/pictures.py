@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
-from capsule_lightning.data.array_pictures import ARRAYS, read_array_pictures
-from capsule_lightning.data.base import ImageDataModule, Normalization, unlabeled
-from capsule_lightning.data.facts import describe_facts
+from capsule_lightning.data.array_pictures import ARRAYS
+from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.fitting import Fit
-from capsule_lightning.data.image_files import read_files, unreadable
 from capsule_lightning.data.image_trees import class_folders, find_images
 from capsule_lightning.data.label_tables import TABLES, files_in, read_table
-from capsule_lightning.data.loader import MemoryStore, Store
+from capsule_lightning.data.loader import Store
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError
+from capsule_lightning.data.to_predict import array_to_predict, files_to_predict, unknown
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.folders import expanded
 
@@ -56,6 +54,7 @@ class PicturesDataModule(ImageDataModule):
         mean, deviation: of each channel of the training images, for the normalization ``channel``.
         background, invert, max_pixels, skip_damaged, fit: see `ImageDataModule`.
         value_range: the values of files and arrays that become 0 and 1; null if the network was trained on bytes.
+        num_labels: labels of an image; 0 if the network names any number of classes, and then none are known.
         root, download: not needed; accepted because they say where data are.
     """
 
@@ -79,7 +78,9 @@ class PicturesDataModule(ImageDataModule):
         skip_damaged: bool = False,
         fit: Fit = "squeeze",
         value_range: tuple[float, float] | None = None,
+        num_labels: int = 1,
     ) -> None:
+        self.num_labels = num_labels
         self.class_names, self.stored_shape = list(class_names), (shape[0], shape[1], shape[2])
         super().__init__(
             root,
@@ -110,19 +111,12 @@ class PicturesDataModule(ImageDataModule):
         require(stage == "predict" and self.paths, f"{self.name}: are for predict --data.images, and nothing else")
         if len(self.paths) == 1 and Path(self.paths[0]).suffix in ARRAYS:
             path = expanded(self.paths[0], "--data.images")
-            self.stores["predict"] = unlabeled(read_array_pictures(path, self.stored_shape, self.reading))
+            self.stores["predict"] = self.taken(array_to_predict(path, self.stored_shape, self.reading))
             return
         found = find_pictures(self.paths, self.class_names)
-        if found.odd and not (found.paths and self.reading.skip_damaged):
-            raise unreadable(found.odd)
-        read = read_files(found.paths, self.stored_shape, resize=True, reading=self.reading)
-        self.predict_files = [found.paths[number] for number in read.kept]
-        odd = {str(each.path): each.reason for each in found.odd}
-        facts = read.facts._replace(damaged={**read.facts.damaged, **odd})
-        for line in describe_facts({"predict": facts}, self.reading, self.stored_shape[0]):
-            rank_zero_info(line)
-        labels = torch.tensor([found.labels[number] for number in read.kept])
-        self.stores["predict"] = MemoryStore(read.images, labels)
+        labels = torch.tensor(found.labels) if self.num_labels == 1 else unknown(len(found.paths))
+        read = files_to_predict(found.paths, labels, found.odd, Path(), self.stored_shape, self.reading)
+        self.stores["predict"] = self.taken(read)
 
     @override
     def open(self, split: Split) -> Store:

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from typing_extensions import override
 
+from capsule_lightning.encoders.base import Encoder
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.checkpoint_files import require_weights
 from capsule_lightning.runs.plain_values import names_classes, path_of, stated, without_sources
@@ -59,7 +60,7 @@ class Task(L.LightningModule, ABC):
         InputError: a negative ``skip_not_finite``; values that the optimizer or the schedule refuses.
     """
 
-    results: ClassVar[Mapping[str, str]] = {"output": ".csv", "poses": ".npz"}
+    results: ClassVar[Mapping[str, Sequence[str]]] = {"output": (".csv", ".parquet"), "embeddings": (".npz",)}
     loss_names: Sequence[str] = ("loss",)
     training_names: Sequence[str] = ()
     selected_by: tuple[str, Literal["min", "max"]] = ("loss", "min")
@@ -212,7 +213,12 @@ class Task(L.LightningModule, ABC):
 
         The schedule advances at every step; one of torch's once an epoch.
         """
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        groups = self.groups_by_rate()
+        several: list[Any] = [{"params": parameters} for parameters in groups.values()]
+        optimizer = self.make_optimizer(several if len(groups) > 1 else [p for each in groups.values() for p in each])
+        if len(groups) > 1:
+            for group, factor in zip(optimizer.param_groups, groups, strict=True):
+                group["lr"] *= factor
         if self.make_lr_scheduler is None:
             return optimizer
         schedule = make_schedule(self.make_lr_scheduler, optimizer, self.total_steps())
@@ -224,6 +230,18 @@ class Task(L.LightningModule, ABC):
         if isinstance(schedule, ReduceLROnPlateau):
             config |= {"monitor": monitored(schedule), "reduce_on_plateau": True}
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def groups_by_rate(self) -> dict[float, list[nn.Parameter]]:
+        """Return what is not frozen by the factor on its rate, the highest first; see `Encoder.rate_factors`."""
+        factors: dict[nn.Parameter, float] = {}
+        for module in self.modules():
+            if isinstance(module, Encoder):
+                factors.update(module.rate_factors())
+        found: dict[float, list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                found.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        return dict(sorted(found.items(), reverse=True))
 
     @override
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:

@@ -5,7 +5,7 @@ Zhou, Wang & Kraehenbuehl, Objects as Points, 2019 (arXiv 1904.07850), section 4
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -63,7 +63,7 @@ class DetectionTask(Task):
         InputError: negative weights, ``max_boxes`` out of range, or no package that computes average precision.
     """
 
-    results: ClassVar[Mapping[str, str]] = {"output": ".json"}
+    results: ClassVar[Mapping[str, Sequence[str]]] = {"output": (".json",)}
     loss_names = ("loss", "heat_loss", "size_loss", "offset_loss")
     selected_by = ("map_50", "max")
 

@@ -6,9 +6,9 @@ Garau, Bisagno, Brodka & Conci, DECA: Deep Viewpoint-Equivariant Human Pose Esti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -100,6 +100,8 @@ class PoseTask(Task):
     Raises:
         InputError: values out of range; in `setup`, data without joints of that kind.
     """
+
+    results: ClassVar[Mapping[str, Sequence[str]]] = {"output": (".csv",), "embeddings": (".npz",)}
 
     def __init__(
         self,

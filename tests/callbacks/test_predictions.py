@@ -1,14 +1,18 @@
 """What `predict` writes and prints."""
 
 import csv
-import io
+import errno
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from capsule_lightning.callbacks import collected
-from capsule_lightning.callbacks.predictions import Row, arrays, shown, strangeness, table
+from capsule_lightning.callbacks import collected, prediction_files
+from capsule_lightning.callbacks.prediction_files import CSVTable, EmbeddingsFile, ParquetTable, PredictionFile, Row
+from capsule_lightning.callbacks.predictions import Summary, strangeness
+from capsule_lightning.data.label_tables import read_table
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.results import require_not_of_a_run, require_place
@@ -16,44 +20,134 @@ from capsule_lightning.runs.results import require_not_of_a_run, require_place
 NAMES = ["cat", "dog"]
 
 
-def row(number: int, label: int = -1, predicted: int = 1, brightness: float = 0.1, poses: bool = True) -> Row:
+def row(number: int, label: int = -1, predicted: int = 1) -> Row:
     lengths = [0.25, 0.75]
-    return Row(
-        number, [label], [predicted], lengths[predicted], 1.5, brightness, lengths, np.ones((2, 3)) if poses else None
-    )
+    return Row(number, [label], [predicted], lengths[predicted], 1.5, 0.1, lengths, np.ones((2, 3), dtype=np.float32))
+
+
+def told(rows: list[Row], names: list[str]) -> list[str]:
+    summary = Summary()
+    for start in range(0, len(rows), 2):  # two a batch
+        summary.add(rows[start : start + 2], names[start : start + 2])
+    return summary.lines(NAMES)
 
 
 def test_the_first_predictions_are_printed_and_the_others_counted() -> None:
-    rows = [row(n) for n in range(23)]
-    lines = shown(rows, [f"{n}.png" for n in range(23)], NAMES)
+    lines = told([row(n) for n in range(23)], [f"{n}.png" for n in range(23)])
     assert lines[0] == "0.png   dog (0.75)"
     assert lines[19] == "19.png  dog (0.75)"
     assert lines[20:] == ["... and 3 more"]
 
 
 def test_accuracy_is_of_the_images_whose_labels_are_known() -> None:
-    lines = shown([row(0, 1), row(1, 0), row(2), row(3, 1)], list("abcd"), NAMES)
+    lines = told([row(0, 1), row(1, 0), row(2), row(3, 1)], list("abcd"))
     assert lines[-1] == "accuracy: 66.67 % (2 of 3)"
-    assert not any("accuracy" in line for line in shown([row(0)], ["a"], NAMES))
+    assert not any("accuracy" in line for line in told([row(0)], ["a"]))
 
 
-def test_the_table_is_read_back() -> None:
-    found = list(csv.DictReader(io.StringIO(table([row(0, 0), row(1)], ["a,b.png", 'c".png'], NAMES))))
-    assert [each["image"] for each in found] == ["a,b.png", 'c".png']
-    assert [each["label"] for each in found] == ["cat", ""]
+ROWS = [row(0, 0), row(1)._replace(error=None), row(2, 1)]
+SURE = [each._replace(probability=0.5, likely=likely) for each, likely in zip(ROWS, ([0, 1], [], [1]), strict=True)]
+FILES = ["a,b.png", 'c".png', "bé.png"]
+
+
+def written(kind: type[PredictionFile], path: Path, rows: list[Row] = ROWS) -> Path:
+    """Write the first two rows, and then the third."""
+    file = kind(path, NAMES)
+    file.add(rows[:2], FILES[:2])
+    assert not path.exists()
+    file.add(rows[2:], FILES[2:])
+    file.finish()
+    return path
+
+
+def test_the_table_is_read_back(tmp_path) -> None:
+    with written(CSVTable, tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert [each["image"] for each in found] == FILES
+    assert [each["label"] for each in found] == ["cat", "", "dog"]
+    assert [each["reconstruction_error"] for each in found] == ["1.5", "", "1.5"]
     assert found[0]["length_dog"] == "0.75"
+    assert "set" not in found[0]
+    with written(CSVTable, tmp_path / "sure.csv", SURE).open(newline="", encoding="utf-8") as file:
+        assert [each["set"] for each in csv.DictReader(file)] == ["cat, dog", "", "dog"]
 
 
-def test_arrays_need_no_pickle(tmp_path) -> None:
-    np.savez(tmp_path / "poses.npz", **arrays([row(0, 0), row(1)], ["a.png", "bé.png"], NAMES))
-    with np.load(tmp_path / "poses.npz", allow_pickle=False) as found:
-        assert found["names"].tolist() == ["a.png", "bé.png"]
+@pytest.mark.parametrize("cells", [1, 10**6])
+def test_a_parquet_table_is_read_back_with_its_types(tmp_path, monkeypatch, cells: int) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(prediction_files, "_MOST_CELLS", cells)
+    found = parquet.read_table(written(ParquetTable, tmp_path / "t.parquet", SURE))
+    assert found.to_pydict() == {
+        "image": FILES,
+        "label": ["cat", None, "dog"],
+        "prediction": ["dog"] * 3,
+        "confidence": [0.75] * 3,
+        "reconstruction_error": [1.5, None, 1.5],
+        "probability": [0.5] * 3,
+        "set": [["cat", "dog"], [], ["dog"]],
+        "length_cat": [0.25] * 3,
+        "length_dog": [0.75] * 3,
+    }
+    table = read_table(tmp_path / "t.parquet")  # as any table of this package
+    assert table.column("prediction", "label_column") == ["dog"] * 3
+
+
+def test_parquet_without_pyarrow_is_told_with_its_remedy(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(InputError, match=r"capsule_lightning\[parquet\].*\.csv"):
+        ParquetTable(tmp_path / "t.parquet", NAMES)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_arrays_are_read_back_without_pickle(tmp_path) -> None:
+    poses = np.arange(18, dtype=np.float32).reshape(3, 2, 3)
+    rows = [each._replace(poses=pose) for each, pose in zip(ROWS, poses, strict=True)]
+    with np.load(written(EmbeddingsFile, tmp_path / "e.npz", rows), allow_pickle=False) as found:
+        assert found["names"].tolist() == FILES
         assert found["class_names"].tolist() == NAMES
-        assert found["labels"].tolist() == [0, -1]
-        assert found["classes"].tolist() == [1, 1]
-        assert found["lengths"].tolist() == [[0.25, 0.75]] * 2
-        assert found["poses"].shape == (2, 2, 3)
-    assert "poses" not in arrays([row(0, poses=False)], ["a"], NAMES)
+        assert found["labels"].tolist() == [0, -1, 1]
+        assert found["classes"].tolist() == [1, 1, 1]
+        assert found["lengths"].dtype == np.float32
+        assert found["lengths"].tolist() == [[0.25, 0.75]] * 3
+        assert found["poses"].dtype == np.float32
+        np.testing.assert_array_equal(found["poses"], poses)
+    bare = written(EmbeddingsFile, tmp_path / "bare.npz", [each._replace(poses=None) for each in ROWS])
+    with np.load(bare) as found:
+        assert "poses" not in found
+    several = [each._replace(labels=[0, 1], classes=[1, 0]) for each in ROWS]
+    with np.load(written(EmbeddingsFile, tmp_path / "several.npz", several)) as found:
+        assert found["labels"].tolist() == [[0, 1]] * 3
+
+
+@pytest.mark.parametrize("kind", [CSVTable, ParquetTable, EmbeddingsFile])
+def test_a_file_that_is_abandoned_or_fails_leaves_its_place_as_it_was(kind, tmp_path) -> None:
+    if kind is ParquetTable:
+        pytest.importorskip("pyarrow.parquet")
+    place = tmp_path / "there"
+    place.write_text("before")
+    file = kind(place, NAMES, overwrite=True)
+    file.add(ROWS, FILES)
+    file.abandon()
+    file = kind(place, NAMES, overwrite=True)
+    file.add(ROWS, FILES)
+    file.file.close()
+    with pytest.raises(ValueError, match="closed"):
+        file.finish() if kind is not CSVTable else file.add(ROWS, FILES)
+    assert place.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_full_disk_is_one_line_with_the_place(tmp_path) -> None:
+    file = CSVTable(tmp_path / "t.csv", NAMES)
+
+    def full(_: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file.file = SimpleNamespace(write=full)
+    with pytest.raises(InputError, match=r"t\.csv: cannot be written \(No space left on device\).*--output"):
+        file.add(ROWS, FILES)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +165,7 @@ def test_arrays_need_no_pickle(tmp_path) -> None:
 )
 def test_images_unlike_those_of_training_are_said(brightness: list, usual: tuple, expected: str) -> None:
     known = TrainedOn("a", NAMES, [1, 4, 4], brightness=usual)
-    (line,) = strangeness([row(n, brightness=each) for n, each in enumerate(brightness)], known)
+    (line,) = strangeness(brightness, known)
     assert line.startswith(expected)
 
 
@@ -79,7 +173,7 @@ def test_images_unlike_those_of_training_are_said(brightness: list, usual: tuple
     "known", [None, TrainedOn("a", NAMES, [1, 4, 4]), TrainedOn("a", NAMES, [1, 4, 4], brightness=(0.1, 0.1))]
 )
 def test_nothing_is_said_of_usual_images_or_if_it_is_not_known(known: TrainedOn | None) -> None:
-    assert strangeness([row(0), row(1)], known) == []
+    assert strangeness([0.1, 0.1], known) == []
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "confusion.csv", "report_probe.csv", "figures/x.csv"])

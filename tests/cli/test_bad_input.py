@@ -469,7 +469,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     ),
     ("predict-nothing", "predict --config digits --data.images x", ["predict needs a trained network"], None),
     ("predict-output", f"{PREDICT} x --output t.txt", ["output=t.txt: expected a name that ends in .csv"], None),
-    ("predict-poses", f"{PREDICT} x --poses p.csv", ["poses=p.csv: expected a name that ends in .npz"], None),
+    ("predict-poses", f"{PREDICT} x --poses p.csv", ["embeddings=p.csv: expected a name that ends in .npz"], None),
     ("predict-there", f"{PREDICT} x --output t.csv", ["t.csv exists", "--overwrite"], file("t.csv")),
     ("predict-nowhere", f"{PREDICT} x --output no/t.csv", ["no: no such folder"], None),
     (
@@ -533,7 +533,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
         photos("data/mnist/train", "0 1 2 3 4 5 6 7 8 9", 1, "L", 20),
     ),
     ("arrays-no-path", ARRAYS.removesuffix(" --data.path"), ["no file of arrays is given: set --data.path"], None),
-    ("arrays-nowhere", f"{ARRAYS} a.npz", ["a.npz: no such file or folder; expected an .npz file"], None),
+    ("arrays-nowhere", f"{ARRAYS} a.npz", ["a.npz: no such file or folder; expected an .npz, .mat or HDF5 file"], None),
     ("arrays-pipe", f"{ARRAYS} pipe", ["pipe: is not a file (pipe)"], lambda f: os.mkfifo(f / "pipe")),
     ("arrays-torn", f"{ARRAYS} a.npz", ["a.npz: cannot be read", "make the file again"], arrays(half)),
     ("arrays-bit", f"{ARRAYS} a.npz", ["a.npz: cannot be read (Bad CRC-32"], arrays(one_bit)),
@@ -554,8 +554,8 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     (
         "arrays-range",
         f"{ARRAYS} a.npz",
-        ["float64 from -1 to -1: expected 0 to 1 or 0 to 255; scale them"],
-        arrays(images=-np.ones((40, 28, 28))),
+        ["images: has values that are NaN or infinite; expected numbers; replace them"],
+        arrays(images=np.full((40, 28, 28), np.nan)),
     ),
     (
         "arrays-text",

@@ -48,13 +48,13 @@ def test_modules_of_ones_own_are_named_apart() -> None:
 
 
 def test_one_picture_or_several_are_read_by_the_parser() -> None:
-    about = TrainedOn("a", list("xy"), [1, 8, 8], [1, 8, 8], slot={**DIGITS, "init_args": {"batch_size": 7}})
+    about = TrainedOn("a", list("xy"), [1, 8, 8], [1, 8, 8], 0, slot={**DIGITS, "init_args": {"batch_size": 7}})
     base = {"data": pictures_slot(about, "a.ckpt")}
     for words, expected in (("x.png", "x.png"), ("x.png y,[z].png", ["x.png", "y,[z].png"])):
         given = read_words(["predict", "--data.images", *words.split()])
         data = resolve(given, base)["data"]["init_args"]
         assert data["images"] == expected
-        assert (data["batch_size"], data["class_names"]) == (7, ["x", "y"])
+        assert (data["batch_size"], data["class_names"], data["num_labels"]) == (7, ["x", "y"], 0)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,13 @@ def test_pictures_for_a_network_of_several_objects_are_refused(known: bool, tmp_
     assert "\n" not in str(refused.value)
 
 
-def test_predict_has_its_table_and_no_logger_unless_asked() -> None:
-    given = read_words(["predict", "--output", "t.csv", "--poses", "p.npz"])
+@pytest.mark.parametrize("word", ["--embeddings", "--poses"])  # the second as it was called before
+def test_predict_has_its_table_and_no_logger_unless_asked(word: str) -> None:
+    given = read_words(["predict", "--output", "t.csv", word, "p.npz"])
     config = for_predict(resolve(given), given)
     assert config["trainer"]["logger"] is False
     (table,) = [each for each in config["trainer"]["callbacks"] if each["class_path"] == TABLE]
-    assert table["init_args"] == {"output": "t.csv", "poses": "p.npz", "overwrite": False}
+    assert table["init_args"] == {"output": "t.csv", "embeddings": "p.npz", "overwrite": False}
     given = read_words(["predict", "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "x"])
     assert for_predict(resolve(given), given)["trainer"]["logger"]
 

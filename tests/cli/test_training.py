@@ -114,7 +114,7 @@ def test_predict_prints_its_answers_and_writes_where_it_is_told(
         Image.fromarray(images[number, 0].numpy()).save(place)
     Image.fromarray(255 - images[4, 0].numpy()).save(tmp_path / "paper.png")
     before = {path for path in trained.folder.rglob("*") if path.is_file()}
-    words = ("--data.images", "photos", "paper.png", "--output", "t.csv", "--poses", "p.npz")
+    words = ("--data.images", "photos", "paper.png", "--output", "t.csv", "--embeddings", "p.npz")
     run_main("predict", trained.folder.name, "--runs", str(trained.cwd / "runs"), *words)
     assert {path for path in trained.folder.rglob("*") if path.is_file()} - before <= {
         trained.folder / "predict" / "figures" / f"predict_{name}.png" for name in ("reconstructions", "wrong")
@@ -127,7 +127,7 @@ def test_predict_prints_its_answers_and_writes_where_it_is_told(
     assert f"accuracy: {25 * right:.2f} % ({right} of 4)" in said
     assert "1 of 5 images are far brighter than the training images; inverted? --data.invert true" in said
     assert re.search(
-        rf"paper\.png +{rows[4]['prediction']} \(0\.\d\d\)\n(.*\n)+5 predictions: t\.csv\nposes: p\.npz", said
+        rf"paper\.png +{rows[4]['prediction']} \(0\.\d\d\)\n(.*\n)+5 predictions: t\.csv\nembeddings: p\.npz", said
     )
     with np.load(tmp_path / "p.npz", allow_pickle=False) as found:
         assert found["names"].tolist() == [row["image"] for row in rows]

@@ -21,6 +21,10 @@ def test_the_name_of_a_backbone_may_have_a_tag(name):
     require_harmless(slot(CapsNet, encoder=slot(BackboneEncoder, name=name)), KINDS)
 
 
+def test_a_mark_between_words_is_taken():
+    require_harmless(slot(DigitsDataModule, separators=["|", ";"]), KINDS)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -33,6 +37,9 @@ def test_the_name_of_a_backbone_may_have_a_tag(name):
         slot(BackboneEncoder, weights="weights.pth"),
         slot(CapsNet, encoder="os.system"),
         slot(DigitsDataModule, root="folder.of.mine"),
+        slot(DigitsDataModule, root="/"),
+        slot(DigitsDataModule, root="~"),
+        slot(DigitsDataModule, root="||"),
         {"encoder": "os.system"},
     ],
 )

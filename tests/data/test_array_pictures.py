@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from capsule_lightning.data.array_pictures import read_array_pictures
+from capsule_lightning.data import named_arrays
+from capsule_lightning.data.array_pictures import find_array_pictures
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.image_files import read_files
 from capsule_lightning.data.pictures import Reading
 from capsule_lightning.data.statistics import unit
+from capsule_lightning.data.streamed_pictures import StreamedArray
 from capsule_lightning.errors import InputError
 
 COLOR = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
@@ -27,8 +29,8 @@ COLOR = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
 def test_images_are_found_by_their_names(tmp_path, arrays):
     np.savez(tmp_path / "a.npz", **arrays)
     expected = torch.from_numpy(COLOR).movedim(-1, 1)
-    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading()), expected)
-    assert torch.equal(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading(invert=True)), 255 - expected)
+    assert torch.equal(find_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading()).read(), expected)
+    assert torch.equal(find_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading(invert=True)).read(), 255 - expected)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,37 @@ def test_images_are_found_by_their_names(tmp_path, arrays):
 def test_other_images_are_refused(tmp_path, arrays, named):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(InputError, match=named):
-        read_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading())
+        find_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading()).read()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        COLOR,
+        COLOR / 255,
+        COLOR.astype(np.uint16) * 257,
+        COLOR.transpose(0, 3, 1, 2),
+        np.asfortranarray(COLOR),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_an_array_that_is_streamed_gives_what_is_read_at_once(tmp_path, monkeypatch, images, name):
+    np.save(tmp_path / name, images) if name == "a.npy" else np.savez_compressed(tmp_path / name, x=images)
+    monkeypatch.setattr(named_arrays, "_SLICE", 2 * images[0].nbytes)  # two images a slice
+    for reading in (Reading(), Reading(invert=True), Reading(values=(0, 4080))):
+        found = find_array_pictures(tmp_path / name, (3, 8, 6), reading)
+        expected, store = found.read(), StreamedArray(found)
+        assert len(store) == len(expected) == len(store.labels)
+        for places in ([0, 1, 2], [3, 4], [1, 3], [4]):  # in order, back again, and a share of a batch
+            assert torch.equal(store.take(torch.tensor(places)), expected[places])
+
+
+def test_an_array_that_shrinks_while_it_is_streamed_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", x=COLOR / 255)
+    store = StreamedArray(find_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading()))
+    np.savez_compressed(tmp_path / "a.npz", x=COLOR[:2] / 255)
+    with pytest.raises(InputError, match=r"a\.npz.*begin again"):
+        store.take(torch.tensor([4]))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +94,7 @@ def test_other_images_are_refused(tmp_path, arrays, named):
 def test_values_are_those_of_the_images_trained_on(tmp_path, array, values, expected):
     np.savez(tmp_path / "a.npz", a=array)
     for invert in (False, True):
-        found = unit(read_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading(invert=invert, values=values)))
+        found = unit(find_array_pictures(tmp_path / "a.npz", (3, 8, 6), Reading(invert=invert, values=values)).read())
         exact = torch.from_numpy(np.asarray(1 - expected if invert else expected, np.float64)).movedim(-1, 1)
         torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=0)
 

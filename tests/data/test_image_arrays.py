@@ -10,7 +10,7 @@ from PIL import Image
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data import named_arrays
 from capsule_lightning.data.array_files import map_array
-from capsule_lightning.data.array_pictures import read_array_pictures
+from capsule_lightning.data.array_pictures import find_array_pictures
 from capsule_lightning.data.image_arrays import ImageArrayDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.data.trained_on import read_trained_on, trained_on
@@ -307,7 +307,7 @@ def test_a_run_keeps_its_range_and_tells_those_who_use_its_network(make, tmp_pat
     assert other.store("train").inputs.max() > 1.5  # what was open has been read again
     np.save(tmp_path / "new.npy", WIDE[:3])
     prepared = ImageReader(read_trained_on(about.plain(), "here"))
-    pictures = read_array_pictures(tmp_path / "new.npy", (1, 6, 7), prepared.reading)
+    pictures = find_array_pictures(tmp_path / "new.npy", (1, 6, 7), prepared.reading).read()
     torch.testing.assert_close(pictures, data.store("train").inputs[:3])
 
 

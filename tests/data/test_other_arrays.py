@@ -10,7 +10,7 @@ from scipy.io import savemat
 
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data import named_arrays
-from capsule_lightning.data.array_pictures import read_array_pictures
+from capsule_lightning.data.array_pictures import find_array_pictures
 from capsule_lightning.data.image_arrays import ImageArrayDataModule
 from capsule_lightning.data.pictures import Reading
 from capsule_lightning.errors import InputError
@@ -119,7 +119,7 @@ def test_images_in_them_are_predicted(tmp_path, suffix):
     else:
         save_hdf5(path, COLOR, LABELS)
     expected = torch.from_numpy(COLOR).movedim(-1, 1)
-    assert torch.equal(read_array_pictures(path, (3, 6, 7), Reading()), expected)
+    assert torch.equal(find_array_pictures(path, (3, 6, 7), Reading()).read(), expected)
 
 
 # What a file could do beyond holding arrays.

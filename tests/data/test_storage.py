@@ -20,7 +20,7 @@ from capsule_lightning.data.image_table import ImageTableDataModule
 from capsule_lightning.data.loader import ExactLoader
 from capsule_lightning.data.statistics import Measures, brightness, channel_statistics, digests, measure, single_colored
 from capsule_lightning.data.storage import choose, folders_for, place
-from capsule_lightning.data.streamed_store import AHEAD, StreamedStore
+from capsule_lightning.data.streamed_store import AHEAD, MeasuredPictures
 from capsule_lightning.errors import InputError
 
 STORED = ["memory", "shards", "originals"]
@@ -169,7 +169,7 @@ class Counted:
 def test_a_few_batches_are_read_ahead_and_no_more(workers):
     pictures, labels = Counted(), torch.zeros(100, dtype=torch.int64)
     measures = Measures(labels, labels[:, None], labels[:, None], labels > 0)
-    store = StreamedStore(pictures, torch.arange(100), labels, (1, 2, 2), measures, workers=workers)
+    store = MeasuredPictures(pictures, torch.arange(100), labels, (1, 2, 2), measures, workers=workers)
     batches = iter(ExactLoader(store, torch.arange(100), 5, training=True))
     for number in range(3):
         batch = next(batches)

@@ -20,6 +20,7 @@ from capsule_lightning.encoders.base import MapEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.models.capsnet import CapsNet
+from capsule_lightning.schedules import OneCycle
 from capsule_lightning.sharing.network_file import load_network
 from capsule_lightning.tasks.classification import ClassificationTask
 
@@ -225,6 +226,74 @@ def test_the_optimizer_of_a_task_has_what_learns_alone():
     optimizer = task.configure_optimizers()
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for key, p in task.named_parameters() if "backbone" not in key}
+
+
+def decayed(schedule=None, **options):
+    """A task whose backbone of five stages learns at half the rate from stage to stage."""
+
+    def encoder(in_shape):
+        return make(in_shape, layer_decay=0.5, **options)
+
+    def net(in_shape, num_classes):
+        return CapsNet(in_shape, num_classes, encoder=encoder, decoder=None)
+
+    made = partial(torch.optim.AdamW, lr=0.08)
+    return ClassificationTask((3, 64, 64), 3, net, optimizer=made, lr_scheduler=schedule)
+
+
+def rates(task, optimizer):
+    """The learning rate of each parameter, by what follows the encoder in its name."""
+    names = {id(p): key.removeprefix("net.encoder.") for key, p in task.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("test_resnet", {"conv1": 5, "bn1": 5, "layer1": 4, "layer2": 3, "layer3": 2, "layer4": 1}),
+        (
+            "test_vit",
+            {"cls_token": 6, "pos_embed": 6, "patch_embed": 6, "blocks.0": 6, "blocks.1": 5, "blocks.5": 1, "norm": 0},
+        ),
+    ],
+)
+def test_each_stage_learns_at_its_own_rate(name, expected):
+    task = decayed(name=name)
+    found = rates(task, task.configure_optimizers())
+    assert set(found) == {key.removeprefix("net.encoder.") for key, p in task.named_parameters() if p.requires_grad}
+    for part, power in expected.items():
+        of_part = {rate for key, rate in found.items() if f"{key}.".startswith(f"backbone.{part}.")}
+        assert of_part == {0.08 * 0.5**power}, part
+    assert {rate for key, rate in found.items() if not key.startswith("backbone.")} == {0.08}
+
+
+def test_rates_of_stages_keep_their_ratio_under_a_schedule_and_a_tuner(monkeypatch):
+    monkeypatch.setattr(ClassificationTask, "total_steps", lambda self: 10)
+    task = decayed(OneCycle, frozen=2)
+    task.lr = 0.02
+    made = task.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [0.02, 0.01, 0.005, 0.0025]  # two are frozen
+    for step in range(4):
+        factor = schedule.factor(step, 0.02)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [factor * rate for rate in (0.02, 0.01, 0.005, 0.0025)]
+        )
+        optimizer.step()
+        schedule.step()
+    resumed = task.configure_optimizers()
+    resumed["optimizer"].load_state_dict(optimizer.state_dict())
+    resumed["lr_scheduler"]["scheduler"].load_state_dict(schedule.state_dict())
+    for each in (made, resumed):
+        each["optimizer"].step()
+        each["lr_scheduler"]["scheduler"].step()
+    now = [[group["lr"] for group in each["optimizer"].param_groups] for each in (made, resumed)]
+    assert now[0] == now[1]
+
+
+def test_without_a_decay_there_is_one_rate():
+    assert make().rate_factors() == {}
+    assert len(ClassificationTask((3, 64, 48), 3, partial(CapsNet, encoder=make)).groups_by_rate()) == 1
 
 
 def test_the_same_seed_gives_the_same_network():

@@ -229,5 +229,7 @@ def test_the_compiled_backend_equals_the_plain_functions(monkeypatch):
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(InputError, match="backend='cuda': expected one of auto, torch, blocked, compiled, triton"):
+    with pytest.raises(
+        InputError, match="backend='cuda': expected one of auto, torch, blocked, shared, compiled, triton"
+    ):
         DynamicRouting(CHILDREN, DIM, PARENTS, PARENT_DIM, backend="cuda")
