@@ -63,6 +63,8 @@ def code_of(
     """
     found = [value for value in values if value != background_index]
     notes = []
+    if background_index not in values:
+        notes.append(f"no pixel is {background_index}, the background (--data.background_index)")
     ignored = list(ignore_index or [])
     two_valued = found == [BORDER] and background_index == 0 and not ignored
     if ignore_index is None and BORDER in found and not two_valued and BORDER not in (class_values or ()):

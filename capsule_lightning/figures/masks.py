@@ -80,7 +80,7 @@ def masks_figure(rows: Sequence[MaskRow], class_names: Sequence[str], title: str
     layers = ["image", "truth", "found"] if known else ["image", "found"]
     count, columns = len(rows), min(len(rows), COLUMNS)
     blocks, side = -(-count // columns), 1.5
-    figure = PlainTextFigure(figsize=(side * max(columns, 4) + 0.5, side * 1.06 * len(layers) * blocks + 1.1))
+    figure = PlainTextFigure(figsize=(side * max(columns, 4) + 0.5, side * 1.18 * len(layers) * blocks + 1.1))
     figure.suptitle(title, fontsize=12)
     axes = figure.subplots(blocks * len(layers), columns, squeeze=False)
     for axis in axes.flat:

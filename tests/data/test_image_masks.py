@@ -70,6 +70,8 @@ def test_what_may_mean_two_things_is_refused_until_it_is_stated():
     assert code_of([0, 128, 255], "masks", ignore_index=[255]).labels == {0: 0, 128: 1, 255: -1}
     pets = code_of([1, 2, 3], "trimaps", ["pet"], [1], [3], background_index=2)
     assert pets.labels == {2: 0, 1: 1, 3: -1}
+    assert not pets.note
+    assert "no pixel is 0, the background" in code_of([1, 2, 3], "trimaps").note
 
 
 @pytest.mark.parametrize(
