@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 from typing_extensions import override
 
 from capsule_lightning.callbacks.collected import offers
-from capsule_lightning.callbacks.figures import SparseFigures, publish
+from capsule_lightning.callbacks.figures import PredictedFigures, publish
 from capsule_lightning.errors import require
 
 OVERLAP = 0.5
@@ -43,7 +43,7 @@ class Seen(NamedTuple):
         return int(self.missed.sum() + self.wrong.sum())
 
 
-class DetectionFigures(SparseFigures):
+class DetectionFigures(PredictedFigures):
     """Draw images with the boxes of their objects and those that were found, in training and afterwards.
 
     See `SparseFigures` for when. One figure has the first images, another one those with the most mistakes: objects
@@ -89,16 +89,6 @@ class DetectionFigures(SparseFigures):
     @override
     def forget(self) -> None:
         self._first, self._worst = [], []
-
-    @override
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self.keep(trainer, outputs, batch)
-
-    @override
-    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.end_stage(trainer, pl_module, "predict")
 
 
 def seen(outputs: Any, batch: Any, n: int, threshold: float) -> Seen:

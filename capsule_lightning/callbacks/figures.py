@@ -110,7 +110,21 @@ class SparseFigures(Informing, ABC):
         self.end_stage(trainer, pl_module, "test")
 
 
-class ImageFigures(SparseFigures, Generic[Example]):
+class PredictedFigures(SparseFigures, ABC):
+    """Keeps a few images of a prediction, too."""
+
+    @override
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.keep(trainer, outputs, batch)
+
+    @override
+    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.end_stage(trainer, pl_module, "predict")
+
+
+class ImageFigures(PredictedFigures, Generic[Example]):
     """Draws, after validation, test and prediction, the first images, and the first that are predicted wrongly.
 
     See `SparseFigures` for when this happens in training.
@@ -164,13 +178,3 @@ class ImageFigures(SparseFigures, Generic[Example]):
     @override
     def forget(self) -> None:
         self._first, self._wrong = [], []
-
-    @override
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self.keep(trainer, outputs, batch)
-
-    @override
-    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.end_stage(trainer, pl_module, "predict")

@@ -10,16 +10,16 @@ import lightning as L
 from typing_extensions import override
 
 from capsule_lightning.callbacks.collected import offers
-from capsule_lightning.callbacks.figures import SparseFigures, publish
+from capsule_lightning.callbacks.figures import PredictedFigures, publish
 from capsule_lightning.data.skeletons import bones_of
 from capsule_lightning.errors import require
 from capsule_lightning.figures.joints import JointPicture, joint_figure
 
 
-class JointFigures(SparseFigures):
+class JointFigures(PredictedFigures):
     """Draws images, their joints and those that are predicted: the first ones, and those that are worst.
 
-    It happens after validations as `SparseFigures` says, after tests and after predictions, whose picture is
+    It happens after validations as `PredictedFigures` says, after tests and after predictions, whose picture is
     ``figures/predict_joints.png``. Predictions without joints are left out.
 
     Args:
@@ -64,16 +64,6 @@ class JointFigures(SparseFigures):
                 publish(
                     trainer, f"{stage}/{name}", partial(joint_figure, rows, names, bones_of(names), f"{title} ({when})")
                 )
-
-    @override
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self.keep(trainer, outputs, batch)
-
-    @override
-    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.end_stage(trainer, pl_module, "predict")
 
 
 def row(outputs: Any, batch: Any, n: int) -> JointPicture:

@@ -9,13 +9,13 @@ import lightning as L
 from typing_extensions import override
 
 from capsule_lightning.callbacks.collected import offers
-from capsule_lightning.callbacks.figures import SparseFigures, publish
+from capsule_lightning.callbacks.figures import PredictedFigures, publish
 from capsule_lightning.errors import require
 from capsule_lightning.figures.masks import MaskRow, masks_figure
 from capsule_lightning.metrics.masks import image_dice
 
 
-class SegmentationFigures(SparseFigures):
+class SegmentationFigures(PredictedFigures):
     """Draw images with their masks and those that were found, in training and afterwards.
 
     See `SparseFigures` for when. One figure has the first images, another one those with the lowest Dice, the mean over
@@ -66,13 +66,3 @@ class SegmentationFigures(SparseFigures):
     @override
     def forget(self) -> None:
         self._first, self._worst = [], []
-
-    @override
-    def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self.keep(trainer, outputs, batch)
-
-    @override
-    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.end_stage(trainer, pl_module, "predict")
