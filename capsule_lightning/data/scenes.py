@@ -6,7 +6,7 @@ They are composites. Three to six digits that come with scikit-learn, on black, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -44,6 +44,7 @@ class ScenesDataModule(AnnotatedDataModule):
             gray canvas, brightness; of gray images with opacity (two channels) or RGBA (four) the last channel is the
             opacity. Its root, path and number of channels are used; how it augments, normalizes and splits its training
             set is not.
+        classes: names of the classes whose cut-outs are used, numbered in this order; null for all.
         scenes: scenes of a training epoch.
         val_scenes: scenes to validate on.
         test_scenes: scenes to test on. Those of a smaller number are the first of a larger.
@@ -72,6 +73,7 @@ class ScenesDataModule(AnnotatedDataModule):
     def __init__(
         self,
         cutouts: Callable[[], ImageDataModule] = DigitsDataModule,
+        classes: Sequence[str | int] | None = None,
         scenes: int = 8192,
         val_scenes: int = 512,
         test_scenes: int = 1024,
@@ -105,6 +107,8 @@ class ScenesDataModule(AnnotatedDataModule):
             4 <= min_size <= max_size <= image_size,
             f"min_size={min_size}, max_size={max_size}: expected 4 <= min_size <= max_size <= image_size={image_size}",
         )
+        repeated = classes is not None and (not classes or len(set(classes)) < len(classes))
+        require(not repeated, f"classes={classes}: expected names of classes, each once; null for all")
         require(0 <= degrees <= 180, f"degrees={degrees}: expected a number from 0 to 180")
         require(0 <= occlusion <= 1, f"occlusion={occlusion}: expected a share from 0 to 1")
         require(channels in (None, 1, 3), f"channels={channels}: expected 1 for gray or 3 for color")
@@ -125,7 +129,8 @@ class ScenesDataModule(AnnotatedDataModule):
             channels == 3 or planes < 4,
             "channels=1 with cut-outs in color: expected 3; leave --data.channels out",
         )
-        self.class_names = self.cutouts.class_names
+        self.classes = None if classes is None else tuple(map(str, classes))
+        self.class_names = self.cutouts.class_names if self.classes is None else self.classes
         self.scenes, self.fresh = scenes, fresh
         self.counts = {"val": val_scenes, "test": test_scenes}
         objects, sizes = (min_objects, max_objects), (min_size, max_size)
@@ -156,9 +161,9 @@ class ScenesDataModule(AnnotatedDataModule):
         Raises:
             InputError: nothing of a cut-out is opaque, or what their data set refuses.
         """
-        self.class_names = self.cutouts.class_names
         store = self.cutouts.open(split)
-        images = store.take(torch.arange(len(store)))
+        kept, labels = self._used(store.labels)
+        images = store.take(kept)
         longest, most = max(images.shape[-2:]), round(1.5 * self.rules.sizes[1])
         if longest > most:
             size = [max(1, round(side * most / longest)) for side in images.shape[-2:]]
@@ -170,7 +175,19 @@ class ScenesDataModule(AnnotatedDataModule):
                 f"cut-out {int(empty[0])} of the {split} set of {self.cutouts.title} is nowhere more than half opaque "
                 f"(so are {len(empty) - 1} others): expected something to see; leave them out"
             )
-        return MemoryStore(images, store.labels)
+        return MemoryStore(images, labels)
+
+    def _used(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the places of the cut-outs of ``classes``, and their numbers among these."""
+        names = list(self.cutouts.class_names)
+        self.class_names = names if self.classes is None else self.classes
+        unknown = [name for name in self.class_names if name not in names]
+        require(not unknown, f"classes: {', '.join(unknown)} is not a class of {self.cutouts.title}: {', '.join(names)}")
+        numbers = torch.full((len(names),), ABSENT)
+        numbers[[names.index(name) for name in self.class_names]] = torch.arange(len(self.class_names))
+        numbered = numbers.to(labels.device)[labels]
+        kept = (numbered != ABSENT).nonzero()[:, 0]
+        return kept, numbered[kept]
 
     @override
     def use_split(self, train: Tensor, val: Tensor) -> None:

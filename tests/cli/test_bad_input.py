@@ -517,8 +517,8 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
     (
         "prepared-float",
         MNIST,
-        ["images.npy holds (40, 1, 28, 28) float32", "uint8"],
-        stored(np.zeros((40, 1, 28, 28), np.float32)),
+        ["images.npy holds (40, 1, 28, 28) float64", "uint8"],
+        stored(np.zeros((40, 1, 28, 28), np.float64)),
     ),
     (
         "tree-class",
