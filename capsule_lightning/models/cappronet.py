@@ -25,9 +25,9 @@ from capsule_lightning.models.base import CapsuleNet
 def subspace_coordinates(features: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """Return the projections of features onto subspaces, in coordinates of each.
 
-    Their lengths are ``sqrt(x^T W_j (W_j^T W_j + epsilon I)^-1 W_j^T x)``. No inverse is formed: of the QR decomposition
-    of ``W_j`` with ``sqrt(epsilon) I`` below it, ``R^T R = W_j^T W_j + epsilon I``, and the upper rows of Q are
-    ``W_j R^-1``, an orthonormal basis but for epsilon.
+    Their lengths are ``sqrt(x^T W_j (W_j^T W_j + epsilon I)^-1 W_j^T x)``. No inverse is formed: of the QR
+    decomposition of ``W_j`` with ``sqrt(epsilon) I`` below it, ``R^T R = W_j^T W_j + epsilon I``, and the upper rows of
+    Q are ``W_j R^-1``, an orthonormal basis but for epsilon.
 
     Args:
         features: ``(B, D)``, x.
