@@ -123,7 +123,13 @@ def require_possible(
                 f"examples; {new_run}"
             )
         of_schedule = key == SCHEDULE and (change.before is None or not {change.before, change.now} <= {*closed})
-        if key in STATE or is_switch or of_rates or of_schedule or (key.startswith(f"{SCHEDULE}.") and schedule not in closed):
+        if (
+            key in STATE
+            or is_switch
+            or of_rates
+            or of_schedule
+            or (key.startswith(f"{SCHEDULE}.") and schedule not in closed)
+        ):
             raise InputError(
                 f"{key}={change.now}: {path} was trained with {change.before} and holds the state of that; {new_run}"
             )
