@@ -118,20 +118,22 @@ class Law(NamedTuple):
         weights: weights, gradients and the two moments of Adam.
         update: what Adam holds besides while it changes the weights.
         inputs: the maps, and primary capsules with their gradients.
-        routing: votes and couplings, or the bases of subspaces, with their gradients; scores.
+        scores: parents and losses, with their gradients.
+        routing: votes and couplings, or the bases of subspaces, with their gradients.
         stored_votes: what the votes alone of all primary capsules would take if they were stored; 0 without these.
     """
 
     weights: int
     update: int
     inputs: int
+    scores: int
     routing: int
     stored_votes: int
 
     @property
     def bytes(self) -> int:
         """All that is held at once: what the backward pass holds is free before the weights change."""
-        return self.weights + self.inputs + max(self.update, self.routing)
+        return self.weights + self.inputs + self.scores + max(self.update, self.routing)
 
 
 def law(name: str, parameters: int, batch_size: int, num_classes: int, shape: tuple[int, int, int] = MAP) -> Law:
@@ -154,14 +156,14 @@ def law(name: str, parameters: int, batch_size: int, num_classes: int, shape: tu
     channels, rows, columns = shape
     children = HEADS[name].types * rows * columns
     inputs = batch_size * rows * columns * channels + 6 * batch_size * children * DIM
-    scores = 8 * batch_size * num_classes * DIM  # parents and losses, with their gradients
+    scores = 8 * batch_size * num_classes * DIM
     routing = {
         "shared": 5 * max(children * num_classes, min(batch_size * children * num_classes, MOST_COUPLINGS)),
         "hidden": 3 * batch_size * DIM * (children * HIDDEN + HIDDEN * num_classes),
         "cappronet": 4 * parameters,
     }
     votes = batch_size * children * num_classes * DIM
-    held = (4 * parameters, 2 * parameters, inputs, routing.get(name, 0) + scores, votes)
+    held = (4 * parameters, 2 * parameters, inputs, scores, routing.get(name, 0), votes)
     return Law(*(FLOAT * count for count in held))
 
 
