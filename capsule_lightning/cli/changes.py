@@ -23,10 +23,15 @@ from capsule_lightning.schedules import Schedule
 OPTIMIZER = "model.optimizer."
 RATE = f"{OPTIMIZER}lr"
 SCHEDULE = "model.lr_scheduler"
-EXAMPLES = ("seed_everything", "data", "data.seed", "data.val_size", "data.test_size", "data.fake")
+EXAMPLES = (
+    *("seed_everything", "data", "data.seed", "data.val_size", "data.test_size", "data.folds", "data.fold"),
+    "data.fake",
+)
 """Options that choose the examples, their split and their order, of which an epoch has seen a part."""
 STATE = ("model", "model.optimizer")
 """Classes whose state the checkpoint holds."""
+RATES = ("frozen", "layer_decay")
+"""Options of a part of the network that say which of its weights are trained, and how fast, as the state does."""
 SPEED = ("fused", "foreach", "capturable", "differentiable", "maximize")
 """Switches of torch's optimizers that leave their state as it is."""
 FREE = (
@@ -103,21 +108,28 @@ def require_possible(
         schedule: name of the class of the schedule from here on.
 
     Raises:
-        InputError: another seed, split, data set or kind of optimizer, another batch size within an epoch, or another
-            schedule, unless both are in closed form.
+        InputError: another seed, split, data set or kind of optimizer, other frozen weights or rates of them, another
+            batch size within an epoch, or another schedule, unless both are in closed form.
     """
     closed = [None, *(cls.__name__ for cls in subclasses(Schedule))]
     for change in changes:
         key, name = change.key, change.key.removeprefix(OPTIMIZER)
         new_run = f"leave --{key} out, or start a new run with it"
         is_switch = key.startswith(OPTIMIZER) and isinstance(change.now, bool) and name not in SPEED
+        of_rates = key.startswith("model.") and key.rpartition(".")[2] in RATES
         if key in EXAMPLES:
             raise InputError(
                 f"{key}={change.now}: {path} was trained with {change.before}, on another choice or order of the "
                 f"examples; {new_run}"
             )
         of_schedule = key == SCHEDULE and (change.before is None or not {change.before, change.now} <= {*closed})
-        if key in STATE or is_switch or of_schedule or (key.startswith(f"{SCHEDULE}.") and schedule not in closed):
+        if (
+            key in STATE
+            or is_switch
+            or of_rates
+            or of_schedule
+            or (key.startswith(f"{SCHEDULE}.") and schedule not in closed)
+        ):
             raise InputError(
                 f"{key}={change.now}: {path} was trained with {change.before} and holds the state of that; {new_run}"
             )

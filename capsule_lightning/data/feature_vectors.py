@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.data.base import ImageBatch, ImageDataModule, Normalization
+from capsule_lightning.data.division import Division
 from capsule_lightning.data.image_table import in_order
 from capsule_lightning.data.label_tables import TABLES, read_table
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
@@ -18,10 +19,10 @@ from capsule_lightning.data.module import DataModule, Split
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.statistics import Brightness
-from capsule_lightning.data.stratified import fold_off, require_folds, split_off
+from capsule_lightning.data.stratified import split_off
 from capsule_lightning.data.to_predict import unknown
 from capsule_lightning.data.vector_files import Columns, number_columns, read_unlabeled, read_vectors
-from capsule_lightning.errors import InputError, printable, require, some_of
+from capsule_lightning.errors import printable, require, some_of
 
 REACH = 3.0
 """Standard deviations on each side of the mean that a reconstruction can reach."""
@@ -86,24 +87,15 @@ class FeatureDataModule(ImageDataModule):
             normalization != "per_image", "normalization=per_image: is for images; expected channel or none for vectors"
         )
         require(
-            test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer()),
-            f"test_size={test_size}: expected a fraction below 1 or a number of vectors",
-        )
-        require(
             (features_name is None) == (labels_name is None),
             f"features_name={features_name}, labels_name={labels_name}: expected both names, or neither",
         )
-        require_folds(folds, fold)
         self.path = Path(os.path.expanduser(str(path)))
-        self.test_size, self.folds, self.fold = test_size, folds, fold
+        self.division = Division(test_size, folds, fold, "vector")
         self.columns = Columns(label_column, split_column, group_column, columns)
         names = None if features_name is None else (features_name, str(labels_name))
         self.vectors = read_vectors(self.path, self.columns, names)
-        require(
-            folds is None or "test" not in self.vectors.own_parts,
-            f"folds={folds}: these data have test vectors of their own ({self.vectors.own_parts.get('test')}); leave "
-            "--data.folds out, or give data without a test set",
-        )
+        self.division.require_possible(self.vectors.own_parts)
         parts = self.vectors.parts
         self.class_names = in_order(
             [each for each, part in zip(self.vectors.labels, parts, strict=True) if part == "train"]
@@ -120,6 +112,9 @@ class FeatureDataModule(ImageDataModule):
         )
         number_of = {name: number for number, name in enumerate(self.class_names)}
         self._labels = torch.tensor([number_of[label] for label in self.vectors.labels])
+        at = [n for n, part in enumerate(parts) if part == "train"]
+        groups = [self.vectors.groups[n] for n in at] if self.vectors.groups else None
+        self.division.require_enough(self._labels[at], self.class_names, groups)
 
     @property
     @override
@@ -188,9 +183,7 @@ class FeatureDataModule(ImageDataModule):
         own = self.vectors.own_parts
         if part in own:
             return f" ({own[part]})"
-        if part == "test" and self.folds is not None:
-            return f" (--data.fold {self.fold} of --data.folds {self.folds})"
-        return f" (--data.test_size {self.test_size})" if part == "test" else super().origin_of(part)
+        return f" ({self.division})" if part == "test" else super().origin_of(part)
 
     @override
     def describe(self) -> str:
@@ -218,15 +211,7 @@ class FeatureDataModule(ImageDataModule):
         if "test" not in own:
             labels = self._labels[train]
             groups = [self.vectors.groups[place] for place in train.tolist()] if self.vectors.groups else None
-            if self.folds is None:
-                kept, taken = split_off(labels, self.test_size, 0, "test_size", self.class_names, groups)
-            else:
-                kept, taken = fold_off(labels, self.folds, self.fold, self.class_names, groups)
-            if not len(taken):
-                raise InputError(
-                    f"test_size={self.test_size}: leaves no vector to test on of the {len(train)} in {self.path}; set "
-                    f"--data.test_size to at least {self.num_classes}, or add vectors"
-                )
+            kept, taken = self.division.off(labels, self.title, self.class_names, groups)
             train, test = train[kept], train[taken]
         if split == "test":
             return test

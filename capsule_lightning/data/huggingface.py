@@ -65,6 +65,8 @@ class HuggingFaceDataModule(PartedImagesDataModule):
         class_names: list[str] | None = None,
         value_range: tuple[float, float] | None = None,
         test_size: float | int = 0.2,
+        folds: int | None = None,
+        fold: int = 0,
         batch_size: int = 128,
         val_size: float | int = 0.1,
         seed: int | None = None,
@@ -92,6 +94,8 @@ class HuggingFaceDataModule(PartedImagesDataModule):
             skip_damaged,
             balanced,
             fit,
+            folds,
+            fold,
         )
         require(path, "no data set is given: set --data.path to a folder, or to the name of a data set on the hub")
         require_size(channels, image_size, max_pixels)

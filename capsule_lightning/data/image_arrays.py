@@ -65,6 +65,9 @@ class ImageArrayDataModule(PartedImagesDataModule):
             and 255 if they are from 0 to 255, and else for the smallest and the largest of them.
         test_size: number or fraction of the images that form the test set if there is none; the choice is stratified
             and the same for every seed.
+        folds: number of parts, stratified and the same for every seed, one of which is the test set in place of
+            ``test_size`` images; null for none.
+        fold: which of the ``folds`` parts to test on, from 0.
         several_labels: whether images may have any number of classes; null for yes if some image has several, or none.
 
     Raises:
@@ -85,6 +88,8 @@ class ImageArrayDataModule(PartedImagesDataModule):
         channels_last: bool | None = None,
         class_names: list[str] | None = None,
         test_size: float | int = 0.2,
+        folds: int | None = None,
+        fold: int = 0,
         several_labels: bool | None = None,
         batch_size: int = 128,
         val_size: float | int = 0.1,
@@ -114,6 +119,8 @@ class ImageArrayDataModule(PartedImagesDataModule):
             skip_damaged=skip_damaged,
             balanced=balanced,
             fit=fit,
+            folds=folds,
+            fold=fold,
         )
         if value_range is not None:
             require_range(value_range)

@@ -19,6 +19,7 @@ from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.decoded_trees import DecodedTree, decode_tree
 from capsule_lightning.data.deep_pictures import require_range, scaled_images
+from capsule_lightning.data.division import Division
 from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.image_files import require_size, size_of, unreadable
 from capsule_lightning.data.image_trees import ClassTree, Walked, joined
@@ -34,7 +35,7 @@ from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
 from capsule_lightning.data.statistics import channel_statistics, digests
 from capsule_lightning.data.storage import Plan, Storage, choose, folders_for
-from capsule_lightning.data.stratified import fold_off, require_enough_for_folds, require_folds, split_off
+from capsule_lightning.data.stratified import split_off
 from capsule_lightning.errors import InputError, require, require_one_of, some_of
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -124,11 +125,10 @@ class ListedImagesDataModule(ImageDataModule):
             fit=fit,
         )
         require_size(channels, image_size, max_pixels)
-        require_folds(folds, fold)
         if storage is not None:
             require_one_of("storage", storage, get_args(Storage))
         self.channels, self.image_size = channels, image_size
-        self.test_size, self.folds, self.fold, self.asked_storage = test_size, folds, fold, storage
+        self.division, self.asked_storage = Division(test_size, folds, fold), storage
         if value_range is not None:
             require_range(value_range)
         self.value_range = value_range
@@ -151,18 +151,7 @@ class ListedImagesDataModule(ImageDataModule):
 
     def take_stock(self) -> None:
         """Learn the classes and the size of the images, and refuse what cannot be split."""
-        test_size = self.test_size
-        require(
-            "test" in self.own_parts
-            or self.folds is not None
-            or (test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer())),
-            f"test_size={test_size}: expected a fraction below 1 or a number of images",
-        )
-        require(
-            self.folds is None or "test" not in self.own_parts,
-            f"folds={self.folds}: these data have test images of their own ({self.own_parts.get('test')}); leave "
-            "--data.folds out, or give data without a test set",
-        )
+        self.division.require_possible(self.own_parts)
         tree = self.listed("train", {})
         self.class_names = tree.class_names
         if len(tree.class_names) < 2:
@@ -176,8 +165,7 @@ class ListedImagesDataModule(ImageDataModule):
                 not self.balanced,
                 "balanced=true: images of any number of classes are not drawn by class; set it to false",
             )
-        if self.folds is not None:
-            require_enough_for_folds(self._labels(tree), self.folds, self.class_names, tree.groups or None)
+        self.division.require_enough(self._labels(tree), self.class_names, tree.groups or None)
         self.stored_shape = (self.channels, *(self.image_size or self._first_size(tree)))
         self.is_deep = self.is_deep or is_deep(tree.paths[0], self.reading)
         self.storage_plan = self._plan(trees)
@@ -277,9 +265,7 @@ class ListedImagesDataModule(ImageDataModule):
             return f" ({self.own_parts['val']})"
         if part == "test" and "test" in self.own_parts:
             return ""
-        if part == "test" and self.folds is not None:
-            return f" (--data.fold {self.fold} of --data.folds {self.folds})"
-        return f" (--data.test_size {self.test_size})" if part == "test" else super().origin_of(part)
+        return f" ({self.division})" if part == "test" else super().origin_of(part)
 
     @override
     def describe(self) -> str:
@@ -450,17 +436,5 @@ class ListedImagesDataModule(ImageDataModule):
 
     def _part(self, split: Split, tree: ClassTree) -> ClassTree:
         """Return what is left to train on when a test set is split off, or what is split off."""
-        labels = self._labels(tree)
-        groups = tree.groups or None
-        if self.folds is None:
-            train, test = split_off(
-                labels, self.test_size, seed=0, option="test_size", class_names=self.class_names, groups=groups
-            )
-        else:
-            train, test = fold_off(labels, self.folds, self.fold, class_names=self.class_names, groups=groups)
-        if not len(test):
-            raise InputError(
-                f"test_size={self.test_size}: leaves no image to test on of the {len(tree.paths)} in "
-                f"{self.training_title}; set --data.test_size to at least {len(self.class_names)}, or add images"
-            )
+        train, test = self.division.off(self._labels(tree), self.training_title, self.class_names, tree.groups or None)
         return tree.some((train if split == "train" else test).tolist())

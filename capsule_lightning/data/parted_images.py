@@ -13,12 +13,12 @@ from typing_extensions import override
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.array_labels import Classes, Labels, classes_of, classes_of_columns
 from capsule_lightning.data.base import ImageDataModule, Normalization
+from capsule_lightning.data.division import Division
 from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.data.stratified import split_off
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.errors import require
 
 SPLITS = ("train", "val", "test")
 
@@ -57,6 +57,9 @@ class PartedImagesDataModule(ImageDataModule):
     Args:
         test_size: number or fraction of the images that form the test set if there is none; the choice is stratified
             and the same for every seed.
+        folds: number of parts, stratified and the same for every seed, one of which is the test set in place of
+            ``test_size`` images; null for none.
+        fold: which of the ``folds`` parts to test on, from 0.
 
     Raises:
         InputError: a value is out of range.
@@ -77,6 +80,8 @@ class PartedImagesDataModule(ImageDataModule):
         skip_damaged: bool = False,
         balanced: bool = False,
         fit: Fit = "squeeze",
+        folds: int | None = None,
+        fold: int = 0,
     ) -> None:
         super().__init__(
             None,
@@ -93,11 +98,7 @@ class PartedImagesDataModule(ImageDataModule):
             balanced=balanced,
             fit=fit,
         )
-        require(
-            test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer()),
-            f"test_size={test_size}: expected a fraction below 1 or a number of images",
-        )
-        self.test_size = test_size
+        self.division = Division(test_size, folds, fold)
 
     def take_parts(
         self,
@@ -114,8 +115,9 @@ class PartedImagesDataModule(ImageDataModule):
                 none.
 
         Raises:
-            InputError: the labels of the splits do not fit each other, or the names.
+            InputError: the labels of the splits do not fit each other, or the names; or the data cannot be divided.
         """
+        self.division.require_possible({part: parts_of[part].name for part in ("val", "test") if part in parts_of})
         self._parts_of = dict(parts_of)
         self.is_split_off = "test" not in parts_of
         single = all(part.labels.is_single for part in parts_of.values())
@@ -135,6 +137,7 @@ class PartedImagesDataModule(ImageDataModule):
         self.class_names = list(self._classes.names)
         for part in parts_of.values():
             self._numbered(part.labels)
+        self.division.require_enough(self._numbered(parts_of["train"].labels), self.class_names)
 
     def _numbered(self, labels: Labels) -> Tensor:
         """Return the classes of images, ``(N)`` int64, or ``(N, L)`` if they may have any number."""
@@ -188,19 +191,13 @@ class PartedImagesDataModule(ImageDataModule):
         if part == "val" and "val" in self._parts_of:
             return f" ({self._parts_of['val'].name})"
         split_off = part == "test" and self.is_split_off
-        return f" (--data.test_size {self.test_size})" if split_off else super().origin_of(part)
+        return f" ({self.division})" if split_off else super().origin_of(part)
 
     def _parts_to(self, split: Split) -> list[SplitPart]:
         """Return the images of a split; those to validate on are the last of the training set."""
         train, val = self._parts_of["train"], self._parts_of.get("val")
         if self.is_split_off:
-            labels = self._numbered(train.labels)
-            kept, taken = split_off(labels, self.test_size, 0, option="test_size", class_names=self.class_names)
-            if not len(taken):
-                raise InputError(
-                    f"test_size={self.test_size}: leaves no image to test on of the {len(labels)} in {self.title}; set "
-                    f"--data.test_size to at least {len(self.class_names)}, or add images"
-                )
+            kept, taken = self.division.off(self._numbered(train.labels), self.title, self.class_names)
             train, test = train.some(kept), train.some(taken)
         else:
             test = self._parts_of["test"]

@@ -155,8 +155,11 @@ def _groups_off(labels: Tensor, count: int, seed: int, groups: Sequence[str]) ->
     most = min(max(2, round(len(labels) / count)), len(set(groups)))
     if most < 2:
         return labels[:0], torch.arange(len(labels))
-    every = [split for parts in range(most, 1, -1) for split in _parts(labels, parts, seed, groups)]
-    return next((split for split in every if not _missing(labels, split)), every[-1])
+    for parts in range(most, 1, -1):
+        for split in _parts(labels, parts, seed, groups):
+            if not _missing(labels, split):
+                return split
+    return split
 
 
 def _missing(labels: Tensor, split: tuple[Tensor, Tensor]) -> list[int]:

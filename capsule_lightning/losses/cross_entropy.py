@@ -14,7 +14,7 @@ from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.losses.base import ClassificationLoss, multi_hot, normalized_lengths, weighted, widest
 
-Scores = Literal["logits", "lengths", "activations", "log_odds"]
+Scores = Literal["logits", "lengths", "activations", "log_odds", "pose_lengths"]
 
 _LEAST = 1e-30  # lower activations count as this before the logarithm; gradients of up to 1e30 fit into float32
 
@@ -193,6 +193,8 @@ class CrossEntropyLoss(ClassificationLoss):
             ``lengths``: the activations, times ``scale``, as if they were logits; see `length_cross_entropy`.
             ``activations``: the activations as probabilities; see `activation_cross_entropy`.
             ``log_odds``: the scores whose sigmoids the activations are; see `log_odds_cross_entropy`.
+            ``pose_lengths``: the lengths of the poses as if they were logits, for networks whose activations are their
+            softmax, such as `CapProNet`.
         scale: factor on the lengths, above 0; 1 for the others.
         class_weights: a number above 0 for each class, ``balanced``, or null; see `ClassificationLoss.balance` and
             `weighted`.
@@ -244,6 +246,8 @@ class CrossEntropyLoss(ClassificationLoss):
             return activation_cross_entropy(lengths, targets, *more)
         if self.of == "log_odds":
             return log_odds_cross_entropy(lengths, targets, *more)
+        if self.of == "pose_lengths":
+            return logit_cross_entropy(Capsules.from_vectors(capsules.poses).activations, targets, *more)
         remedy = "use MarginLoss, or CrossEntropyLoss with of=lengths, for vector capsules"
         return logit_cross_entropy(_logits(capsules, "CrossEntropyLoss", remedy), targets, *more)
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from heads import HEADS, HeadStep
 from measure import Bench, Setting, interleave, ratio, spread
+from peak import peak_bytes
 from plain import PlainCapsNet, training_loss
 from probes import main as probes
 from program import Run, clean_environment, metrics
@@ -38,6 +40,7 @@ SMALLEST = {
     "floor": f"{FEW} --batch_size 2 --config digits.yaml --matmul 64 --copy_mib 1",
     "profile_step": f"{FEW} --batch_size 2 --config digits.yaml --precision 32-true --rows 5",
     "segmentation": f"{FEW} --batch_size 2 --sizes 16",
+    "heads": f"{FEW} --batch_size 1 --num_classes 20",
     "viewpoints": "--seeds 0 --networks cnn --set trainer.max_epochs=1 data.clips=12 data.frames=2 data.batch_size=4",
     "time_to_accuracy": "--seeds 0 --config digits.yaml --set trainer.max_epochs=1 data.batch_size=256",
 }
@@ -136,6 +139,34 @@ def test_segmentation(records: dict[str, Future[dict[str, Any]]]) -> None:
     assert found["size"] == 16
     assert found["steps"]["blocks"]["loss"] == pytest.approx(found["steps"]["stored"]["loss"], rel=1e-3)
     assert_spread(found["ratio"]["time"])
+
+
+@of_the_scripts
+def test_heads(records: dict[str, Future[dict[str, Any]]]) -> None:
+    found = records["heads"].result()["results"]
+    assert set(found) == set(HEADS)
+    for head in found.values():
+        assert_spread(head["ms"])
+        assert head["law_mib"] > 0
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("batch_size", [2, 8])
+@pytest.mark.parametrize("name", HEADS)
+def test_a_step_of_a_thousand_classes_stays_within_the_derived_memory(
+    name: str, batch_size: int, tmp_path: Path
+) -> None:
+    workload = HeadStep(name, batch_size)
+
+    def work() -> None:
+        step = workload.build(torch.device("cpu"))
+        step()
+        step()
+
+    peak, law = peak_bytes(work, tmp_path), workload.law
+    assert 0.6 * law.bytes < peak <= law.bytes  # the law is no mere upper bound
+    if name == "shared":
+        assert peak < law.stored_votes / 4
 
 
 @of_the_scripts

@@ -31,11 +31,12 @@ FEW_SCENES = ("--data.scenes=16", "--data.val_scenes=8", "--data.test_scenes=8")
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
 WHOLE = ("image_folder.yaml", "mnist_efficient.yaml")
 WHOLE_OVERLAYS = ("routing/em.yaml", "trainer/debug.yaml")
+HEADS = ("", "_cappronet", "_hidden", "_linear", "_linear_ordinal", "_mlp", "_mlp_ordinal")
 #: Networks of millions of weights, or of a large library, which take seconds and memory to make.
 LARGE = (
     *("affnist.yaml", "cifar10.yaml", "cifar100.yaml", "cifar10_deepcaps.yaml", "cifar100_inverted_attention.yaml"),
     *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml", "model/segcaps.yaml"),
-    *(f"model/backbone{head}.yaml" for head in ("", "_linear", "_linear_ordinal", "_mlp", "_mlp_ordinal")),
+    *(f"model/backbone{head}.yaml" for head in HEADS),
 )
 FEW_STEPS = (
     "--trainer.max_epochs=1",

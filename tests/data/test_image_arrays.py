@@ -137,6 +137,19 @@ def test_a_test_set_is_split_off_the_same_for_every_seed(make, names):
     assert "8 to test on (--data.test_size 0.2)" in told(data)
 
 
+def test_each_image_is_tested_on_in_one_fold(make):
+    numbered = GRAY.copy()
+    numbered[:, 0, 0] = np.arange(40)
+    tested = []
+    for fold in range(5):
+        data = make(one(numbered), folds=5, fold=fold)
+        found = data.load("test")
+        assert found.labels.bincount().tolist() == [2] * 4
+        assert f"8 to test on (--data.fold {fold} of --data.folds 5)" in told(data)
+        tested += found.images[:, 0, 0, 0].tolist()
+    assert sorted(tested) == [*range(40)]
+
+
 def test_a_word_for_each_image_is_its_split(make):
     words = np.array(["val", "train", "train", "test", "train"] * 8)
     data = make(one(labels=np.arange(40) // 5 % 4, split=words))
@@ -409,6 +422,8 @@ FAULTS = {
     "split-length": (one(split=np.array(["train"] * 9)), {}, r"split: holds \(9,\)"),
     "split-none": (one(split=np.array(["test"] * 40)), {}, "no image to train on"),
     "test-size": (one(), {"test_size": 0}, "test_size=0: expected a fraction"),
+    "folds": (one(), {"folds": 11}, r"folds=11: the class 0 has only 10 examples"),
+    "folds-own-test": (medmnist(), {"folds": 3}, r"folds=3: these data have test images of their own \(test_images"),
     "test-size-small": (one(), {"test_size": 0.01}, r"test_size=0\.01: leaves no image to test on of the 40"),
     "rare": (one(labels=np.minimum(np.arange(40), 3)), {}, "0, 1, 2 with 1 example"),
 }
