@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from forked import ranks, run
+from one_scale import without_statistics
 from program import metrics
 from resumed import die_while_writing, leaves
 
@@ -63,17 +64,22 @@ def test_two_processes_give_the_curve_of_one(task: str, tmp_path: Path) -> None:
     words = fit_of(task)
     if task == "segmentation":
         words = (*words, "--model.postprocessing=[largest_component]")
-    assert run(tmp_path, *words, "--run_id=1") == 0, output(tmp_path)
-    assert ranks(tmp_path, 2, *words, "--run_id=2") == [0, 0], output(tmp_path)
+    status = run(tmp_path, *words, "--run_id=1", first=without_statistics)
+    assert status == 0, output(tmp_path)
+    # the pose network has parts without gradient, the presence of its primary capsules
+    shared = ("--trainer.strategy=ddp_find_unused_parameters_true", "--run_id=2")
+    assert ranks(tmp_path, 2, *words, *shared, first=without_statistics) == [0, 0], output(tmp_path)
     one, two = (metrics(run_of(tmp_path, task, name)) for name in "12")
     assert one.keys() == two.keys()
     score = SCORES[task]
-    for name in ("train/loss", "val/loss", f"val/{score}", "test/loss"):
-        assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-4), name
+    # an evaluation divides the loss of a batch by its objects, and processes have other batches
+    loose = 0.1 if task == "detection" else 1e-3
+    for name, most in (("train/loss", 1e-3), ("val/loss", loose), ("test/loss", loose), (f"val/{score}", 1e-3)):
+        assert two[name] == pytest.approx(one[name], rel=most, abs=1e-4), name
     assert f"test/{score}" in one
     if task == "segmentation":
         assert {"test/image_dice", "test/dice_largest_component"} <= one.keys()
-    for name in (name for name in one if name.startswith("test/") and "hausdorff" not in name):
+    for name in (name for name in one if name.startswith("test/") and "hausdorff" not in name and "loss" not in name):
         assert two[name] == pytest.approx(one[name], rel=1e-3, abs=0.02), name  # a pixel may fall to another class
 
 
