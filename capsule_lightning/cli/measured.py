@@ -23,6 +23,7 @@ from capsule_lightning.runs.checkpoint_files import TRAINED_ON, require_checkpoi
 from capsule_lightning.runs.folders import expanded, run_of_checkpoint
 from capsule_lightning.runs.named import checkpoint_named
 from capsule_lightning.runs.results import from_here, require_not_of_a_run, require_place
+from capsule_lightning.sharing.annotated_pictures import JointPicturesDataModule, ScenePicturesDataModule
 from capsule_lightning.sharing.checkpoint import images_of_checkpoint, stated_by, tensors_of
 from capsule_lightning.sharing.metadata import images_of
 from capsule_lightning.sharing.network_file import (
@@ -34,11 +35,10 @@ from capsule_lightning.sharing.network_file import (
     read_tensors,
     require_source,
 )
-from capsule_lightning.sharing.annotated_pictures import JointPicturesDataModule, ScenePicturesDataModule
 from capsule_lightning.sharing.pictures import PicturesDataModule
 from capsule_lightning.sharing.reader import READ_AS
-from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.annotated import AnnotatedTask
+from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.images import ImageTask
 from capsule_lightning.tasks.pose import PoseTask
 from capsule_lightning.tasks.segmentation import SegmentationTask

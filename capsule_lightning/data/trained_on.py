@@ -13,8 +13,8 @@ from torch import Tensor
 
 from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.data.base import ImageDataModule, Normalization
-from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.deep_pictures import is_range
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.statistics import Brightness, unlike
 from capsule_lightning.errors import InputError, first_line, printable
 from capsule_lightning.runs.plain_values import path_of, stated
@@ -159,7 +159,10 @@ def annotated_on(data: DataModule, class_names: Sequence[str]) -> TrainedOn:
     """
     shape = list(data.in_shape)
     try:
-        slot = {"class_path": path_of(type(data)), "init_args": of_no_machine({**stated(data.hparams), "seed": data.seed})}
+        slot = {
+            "class_path": path_of(type(data)),
+            "init_args": of_no_machine({**stated(data.hparams), "seed": data.seed}),
+        }
     except TypeError:  # a class that was made within a function
         slot = None
     name = getattr(data, "name", None) or type(data).__name__

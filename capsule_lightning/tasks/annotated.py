@@ -49,7 +49,8 @@ class AnnotatedTask(ImageTask):
         Raises:
             InputError: the data have other classes; or what `Task.on_load_checkpoint` refuses.
         """
-        found, data, here = read_trained_on(checkpoint.get(TRAINED_ON), "the checkpoint"), self._annotated(), self.trained_on
+        found = read_trained_on(checkpoint.get(TRAINED_ON), "the checkpoint")
+        data, here = self._annotated(), self.trained_on
         if found is not None and data is not None:
             found.require_same_names(self.names_of_network(data), "the checkpoint")
         super().on_load_checkpoint(checkpoint)

@@ -51,7 +51,9 @@ def exchanged(metrics: list[BoxPrecision]) -> None:
 
 @pytest.mark.parametrize("shares", [(5, 2), (0, 7), (7, 0), (3, 0, 4)])
 def test_processes_with_other_numbers_of_images_have_the_precision_of_one(shares: tuple[int, ...]) -> None:
-    images = [image(seed, *sizes) for seed, sizes in enumerate([(3, 4), (0, 2), (5, 5), (2, 0), (0, 0), (6, 4), (1, 1)])]
+    images = [
+        image(seed, *sizes) for seed, sizes in enumerate([(3, 4), (0, 2), (5, 5), (2, 0), (0, 0), (6, 4), (1, 1)])
+    ]
     parts = torch.arange(7).split(shares)
     metrics = [metric_of([images[n] for n in part.tolist()]) for part in parts]
     exchanged(metrics)
