@@ -80,7 +80,7 @@ class Detector(nn.Module, ABC):
             max_boxes: most boxes of an image.
 
         Returns:
-            ``boxes (B, max_boxes, 4)`` in pixels of the network's input, ``scores`` and ``labels (B, max_boxes)``, best
+            ``boxes (B, K, 4)`` in pixels of the network's input, ``scores`` and ``labels (B, K)``, K at most ``max_boxes``, best
             first; the score is 0 where there is none.
         """
         inputs = images if self.reader is None else self.reader(images)
