@@ -80,8 +80,8 @@ class Detector(nn.Module, ABC):
             max_boxes: most boxes of an image.
 
         Returns:
-            ``boxes (B, K, 4)`` in pixels of the network's input, ``scores`` and ``labels (B, K)``, K at most ``max_boxes``,
-            best first; the score is 0 where there is none.
+            ``boxes (B, K, 4)`` in pixels of the network's input, ``scores`` and ``labels (B, K)``, K at most
+            ``max_boxes``, best first; the score is 0 where there is none.
         """
         inputs = images if self.reader is None else self.reader(images)
         found = [self.boxes(maps, max_boxes) for maps in evaluated(self, inputs, batch_size)]
