@@ -19,14 +19,15 @@ from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import TrainedOn, read_trained_on
 from capsule_lightning.errors import InputError, require
-from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.runs.checkpoint_files import TRAINED_ON, require_checkpoint, require_weights
 from capsule_lightning.runs.folders import expanded, run_of_checkpoint
 from capsule_lightning.runs.named import checkpoint_named
 from capsule_lightning.runs.results import from_here, require_not_of_a_run, require_place
+from capsule_lightning.sharing.annotated_pictures import JointPicturesDataModule, ScenePicturesDataModule
 from capsule_lightning.sharing.checkpoint import images_of_checkpoint, stated_by, tensors_of
 from capsule_lightning.sharing.metadata import images_of
 from capsule_lightning.sharing.network_file import (
+    NETWORKS,
     config_from,
     is_shared,
     load_weights,
@@ -36,8 +37,11 @@ from capsule_lightning.sharing.network_file import (
 )
 from capsule_lightning.sharing.pictures import PicturesDataModule
 from capsule_lightning.sharing.reader import READ_AS
+from capsule_lightning.tasks.annotated import AnnotatedTask
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.images import ImageTask
+from capsule_lightning.tasks.pose import PoseTask
+from capsule_lightning.tasks.segmentation import SegmentationTask
 
 RESULTS = ("output", "embeddings")
 """Options of ``predict`` that name files."""
@@ -117,7 +121,27 @@ def with_pictures(given: Words, base: Mapping[str, Any] | None, checkpoint: str)
         return base
     if not is_shared(checkpoint):
         import_own(Path(checkpoint))
-    return {**base, "data": pictures_slot(about, checkpoint)}
+    slot = annotated_slot(about, base) or pictures_slot(about, checkpoint)
+    return {**base, "data": slot}
+
+
+def annotated_slot(about: TrainedOn, base: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the slot of the data module that reads pictures for a network of masks, boxes or joints; None of others.
+
+    Args:
+        about: what it was trained on.
+        base: configuration of its run.
+    """
+    task = find_class(str(modernized(base.get("model") or {}).get("class_path")), Slot((Task,)))
+    if not (isinstance(task, type) and issubclass(task, AnnotatedTask)):
+        return None
+    trained = (about.slot or {}).get("init_args", {})
+    of_joints = issubclass(task, PoseTask)
+    kept = ("dims", "batch_size") if of_joints else ("background", "invert", "max_pixels", "batch_size")
+    names = list(about.class_names)[1 if issubclass(task, SegmentationTask) else 0 :]
+    given = {"class_names": names, "shape": list(about.stored_shape or about.in_shape)}
+    made = JointPicturesDataModule if of_joints else ScenePicturesDataModule
+    return {"class_path": path_of(made), "init_args": given | {key: trained[key] for key in kept if key in trained}}
 
 
 def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
@@ -202,7 +226,7 @@ def take_network(path: str, checkpoint: Mapping[str, Any] | None, task: Task, da
         require_weights(path, checkpoint, task)
         return
     tensors, net = read_tensors(path), task.net
-    assert isinstance(net, CapsuleNet)
+    assert isinstance(net, NETWORKS)
     require_weights(path, {"state_dict": tensors}, net)
     load_weights(net, tensors, path)
     if isinstance(task, ImageTask):
@@ -224,7 +248,7 @@ def take_weights(name: str, task: Task, runs: str = "runs") -> None:
     require_source(path)
     tensors = read_tensors(path) if is_shared(path) else tensors_of(path)
     net = task.net
-    if not isinstance(net, CapsuleNet):
+    if not isinstance(net, NETWORKS):
         raise InputError(f"init_from={name}: {type(task).__name__} has no capsule network to begin from it")
     mine = net.state_dict()
     fit = {key: value for key, value in tensors.items() if key in mine and mine[key].shape == value.shape}

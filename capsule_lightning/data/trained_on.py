@@ -14,11 +14,15 @@ from torch import Tensor
 from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.deep_pictures import is_range
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.statistics import Brightness, unlike
 from capsule_lightning.errors import InputError, first_line, printable
 from capsule_lightning.runs.plain_values import path_of, stated
 
-OF_MACHINE = ("root", "path", "table", "images", "download", "_class_path", "_instantiator")
+OF_MACHINE = (
+    *("root", "path", "test_path", "table", "folder", "images", "pictures", "masks", "test_pictures", "test_masks"),
+    *("backgrounds", "download", "_class_path", "_instantiator"),
+)
 """Arguments of a data module that concern the place where it ran, and what Lightning notes beside them."""
 
 
@@ -81,17 +85,25 @@ class TrainedOn:
         Raises:
             InputError: the first difference.
         """
-        ours, theirs = list(self.class_names), names_of(data)
-        if ours != theirs:
-            order = " in another order" if sorted(ours) == sorted(theirs) else ""
-            raise InputError(
-                f"{source}: was trained on the {len(ours)} classes {listed(ours)}, and these data have "
-                f"{len(theirs)}{order}: {listed(theirs)}; give the data of those classes"
-            )
+        self.require_same_names(names_of(data), source)
         if tuple(self.in_shape) != tuple(data.in_shape):
             raise InputError(
                 f"{source}: takes images of (channels, rows, columns) {tuple(self.in_shape)}, and these data give "
                 f"{tuple(data.in_shape)}; bring them to that, as with --data.channels and --data.image_size"
+            )
+
+    def require_same_names(self, theirs: Sequence[str], source: str) -> None:
+        """Refuse data whose classes are called otherwise than those of the network.
+
+        Raises:
+            InputError: both lists.
+        """
+        ours = list(self.class_names)
+        if ours != list(theirs):
+            order = " in another order" if sorted(ours) == sorted(theirs) else ""
+            raise InputError(
+                f"{source}: was trained on the {len(ours)} classes {listed(ours)}, and these data have "
+                f"{len(theirs)}{order}: {listed(theirs)}; give the data of those classes"
             )
 
     def normalizes(self, data: ImageDataModule) -> None:
@@ -138,7 +150,33 @@ def trained_on(data: ImageDataModule) -> TrainedOn:
     )
 
 
-def names_of(data: ImageDataModule) -> list[str]:
+def annotated_on(data: DataModule, class_names: Sequence[str]) -> TrainedOn:
+    """Describe data with masks, boxes or joints, which are not normalized.
+
+    Args:
+        data: set up for training.
+        class_names: names of all that the network tells apart.
+    """
+    shape = list(data.in_shape)
+    try:
+        slot = {
+            "class_path": path_of(type(data)),
+            "init_args": of_no_machine({**stated(data.hparams), "seed": data.seed}),
+        }
+    except TypeError:  # a class that was made within a function
+        slot = None
+    name = getattr(data, "name", None) or type(data).__name__
+    return TrainedOn(name, [printable(str(each)) for each in class_names], shape, shape, 0, slot=slot)
+
+
+def of_no_machine(value: Any) -> Any:
+    """Return arguments of a data module, and of those that it holds, without those that concern one machine."""
+    if isinstance(value, Mapping):
+        return {key: of_no_machine(each) for key, each in value.items() if key not in OF_MACHINE}
+    return value
+
+
+def names_of(data: DataModule) -> list[str]:
     """Return the names of the classes of data, as they can be printed in one line."""
     return [printable(str(name)) for name in data.class_names]
 
@@ -201,7 +239,7 @@ def require_form(found: TrainedOn) -> None:
     for name, good in {
         "name": isinstance(found.name, str) and found.name.isprintable(),
         "class_names": isinstance(found.class_names, list)
-        and len(found.class_names) > 1
+        and len(found.class_names) > 0
         and all(isinstance(name, str) and name.isprintable() for name in found.class_names),
         "in_shape": shape_like(found.in_shape),
         "stored_shape": found.stored_shape is None or shape_like(found.stored_shape),

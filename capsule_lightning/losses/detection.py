@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from capsule_lightning.errors import require
 from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.losses.counts import share_of_count
 
 _EDGE = 1e-4  # a length of exactly 0 or 1 has no logarithm
 
@@ -30,12 +31,12 @@ def focal_loss(heat: Tensor, target: Tensor, counts: Tensor, alpha: float = 2.0,
         beta: how little cells near a center count.
 
     Returns:
-        Scalar; N is the number of centers in the batch, 1 if there is none.
+        Scalar; N is the number of centers in the batch, of all processes together, 1 if there is none.
     """
     p = heat.clamp(_EDGE, 1 - _EDGE)
     center = (target == 1).to(p)
     losses = center * (1 - p) ** alpha * p.log() + (1 - center) * (1 - target) ** beta * p**alpha * (-p).log1p()
-    return -(losses * counts.unsqueeze(1)).sum() / center.sum().clamp_min(1)
+    return -(losses * counts.unsqueeze(1)).sum() / share_of_count(center.sum())
 
 
 @full_precision
@@ -53,7 +54,7 @@ def center_margin_loss(
         down_weight: lambda.
 
     Returns:
-        Scalar; N is the number of centers in the batch, 1 if there is none.
+        Scalar; N is the number of centers in the batch, of all processes together, 1 if there is none.
 
     Source: Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017, Eq. 4; near centers with the weights
     of `focal_loss`.
@@ -61,7 +62,7 @@ def center_margin_loss(
     center = (target == 1).to(heat)
     losses = center * F.relu(m_plus - heat).square()
     losses = losses + down_weight * (1 - center) * (1 - target) ** beta * F.relu(heat - m_minus).square()
-    return (losses * counts.unsqueeze(1)).sum() / center.sum().clamp_min(1)
+    return (losses * counts.unsqueeze(1)).sum() / share_of_count(center.sum())
 
 
 @full_precision
@@ -76,7 +77,7 @@ def center_l1(found: Tensor, target: Tensor, present: Tensor) -> Tensor:
         Scalar, divided by the number of values of these objects; 0 if there is none.
     """
     here = present.unsqueeze(-1)
-    return ((found - target).abs() * here).sum() / (present.sum() * found.shape[-1]).clamp_min(1)
+    return ((found - target).abs() * here).sum() / (share_of_count(present.sum()) * found.shape[-1])
 
 
 class HeatMapLoss(nn.Module, ABC):

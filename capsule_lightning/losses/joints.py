@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.losses.counts import share_of_count
 
 
 @full_precision
@@ -36,7 +37,7 @@ def joint_loss(joints: Tensor, targets: Tensor, beta: float = 0.02) -> Tensor:
         raise InputError(f"joints of shape {tuple(joints.shape)}: expected {tuple(targets.shape)}")
     known = ~targets.isnan()
     each = F.smooth_l1_loss(joints, torch.where(known, targets, joints.detach()), beta=beta, reduction="sum")
-    return each / known.sum().clamp_min(1)
+    return each / share_of_count(known.sum())
 
 
 @full_precision

@@ -107,13 +107,7 @@ class CapsuleNet(nn.Module, ABC):
             >>> load_network("efficient_capsnet_mnist").predict(torch.zeros(1, 28, 28)).lengths.shape
             torch.Size([1, 10])
         """
-        inputs = images if self.reader is None else self.reader(images)
-        weight, training = next(self.parameters()), self.training
-        self.eval()
-        try:
-            found = [self(part.to(weight.device, weight.dtype)) for part in inputs.split(batch_size)]
-        finally:
-            self.train(training)
+        found = evaluated(self, images if self.reader is None else self.reader(images), batch_size)
         poses = torch.cat([capsules.poses for capsules in found]).cpu()
         lengths = torch.cat([capsules.activations for capsules in found]).cpu()
         classes = lengths.argmax(dim=-1)
@@ -126,3 +120,14 @@ class CapsuleNet(nn.Module, ABC):
     def reconstruct(self, capsules: Capsules, labels: Tensor) -> Tensor | None:
         """Return pictures ``(B, C, H, W)`` in [0, 1] of the capsules of ``labels (B)``; None if there is no decoder."""
         return None if self.decoder is None else self.decoder(capsules.poses, labels)
+
+
+@torch.no_grad()
+def evaluated(net: nn.Module, inputs: Tensor, batch_size: int) -> list[Any]:
+    """Return what a network in evaluation mode says about each part of its inputs ``(B, C, H, W)``."""
+    weight, training = next(net.parameters()), net.training
+    net.eval()
+    try:
+        return [net(part.to(weight.device, weight.dtype)) for part in inputs.split(batch_size)]
+    finally:
+        net.train(training)

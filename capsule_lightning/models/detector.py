@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import log
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.resnet import ResidualTrunk
 from capsule_lightning.errors import InputError, require
+from capsule_lightning.layers.centers import Boxes, find_boxes
+from capsule_lightning.models.base import evaluated
 
 STRIDE = 4
 """Pixels of the image from one cell of the map to the next, R in CenterNet."""
@@ -49,6 +51,9 @@ class Detector(nn.Module, ABC):
         in_shape: ``(C, H, W)`` of one image.
         num_classes: classes of objects, J; one will do.
 
+    Attributes:
+        class_names, reader: see `CapsuleNet`.
+
     Raises:
         InputError: a size is below 1.
     """
@@ -61,6 +66,33 @@ class Detector(nn.Module, ABC):
         )
         require(num_classes >= 1, f"num_classes={num_classes}: expected at least 1 class to look for")
         self.in_shape, self.num_classes = tuple(in_shape), num_classes
+        self.class_names: Sequence[str] = [str(number) for number in range(num_classes)]
+        self.reader: Callable[[Any], Tensor] | None = None
+
+    @torch.no_grad()
+    def predict(self, images: Any, batch_size: int = 64, max_boxes: int = 100) -> Boxes:
+        """Return the boxes of images, on the CPU.
+
+        Args:
+            images: whatever `reader` takes, such as paths of image files, or pixels; the network's input ``(B, C, H,
+                W)`` if there is none.
+            batch_size: images at a time.
+            max_boxes: most boxes of an image.
+
+        Returns:
+            ``boxes (B, K, 4)`` in pixels of the network's input, ``scores`` and ``labels (B, K)``, K at most
+            ``max_boxes``, best first; the score is 0 where there is none.
+        """
+        inputs = images if self.reader is None else self.reader(images)
+        found = [self.boxes(maps, max_boxes) for maps in evaluated(self, inputs, batch_size)]
+        return Boxes(*(torch.cat(each).cpu() for each in zip(*found, strict=True)))
+
+    def boxes(self, maps: CenterMaps, max_boxes: int = 100) -> Boxes:
+        """Return the boxes that maps say, within the image."""
+        found = find_boxes(maps.presence, maps.sizes, maps.offsets, STRIDE, max_boxes)
+        rows, columns = self.in_shape[1:]
+        edges = found.boxes.new_tensor([columns, rows, columns, rows])
+        return found._replace(boxes=torch.minimum(found.boxes.clamp_min(0), edges))
 
     @abstractmethod
     def maps(self, images: Tensor) -> CenterMaps:

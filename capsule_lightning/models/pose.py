@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor
+from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError, require
-from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.base import CapsuleNet, evaluated
 
 Dims = Literal[2, 3]
 
@@ -57,6 +59,14 @@ class PoseNet(CapsuleNet):
     @abstractmethod
     def read(self, capsules: Capsules) -> Places:
         """Return what the joint capsules ``poses (B, K, E), activations (B, K)`` say."""
+
+    @override
+    @torch.no_grad()
+    def predict(self, images: Any, batch_size: int = 256) -> Places:  # type: ignore[override]
+        """Return where the joints of images are, on the CPU; arguments as for `CapsuleNet.predict`."""
+        inputs = images if self.reader is None else self.reader(images)
+        found = [self.read(capsules) for capsules in evaluated(self, inputs, batch_size)]
+        return Places(*(None if each[0] is None else torch.cat(each).cpu() for each in zip(*found, strict=True)))
 
     def orthogonality(self) -> Tensor:
         """Return how far the vote matrices of the joints are from orthogonal, a scalar.

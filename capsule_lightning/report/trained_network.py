@@ -24,12 +24,16 @@ from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.detector import Detector
+from capsule_lightning.models.pose import PoseNet
+from capsule_lightning.models.segmentation import SegmentationNet
 from capsule_lightning.runs.files import read_metrics
 from capsule_lightning.runs.folders import CONFIG_NAME, expanded, run_of_checkpoint
 from capsule_lightning.runs.starts import told_of_starts
 from capsule_lightning.sharing.checkpoint import network_of
 from capsule_lightning.sharing.metadata import OF_IMAGES, Metadata, images_of
 from capsule_lightning.sharing.network_file import (
+    Network,
     config_from,
     load_network,
     network_from,
@@ -83,7 +87,7 @@ def load_from_run(checkpoint: Path, root: str | None = None, images: str | Path 
     """
     import_own(checkpoint)
     tensors, metadata = network_of(checkpoint)
-    net = network_from(tensors, metadata, checkpoint)
+    net = with_classes(network_from(tensors, metadata, checkpoint), checkpoint)
     folder, about = run_of_checkpoint(checkpoint), None
     if all(key in metadata for key in OF_IMAGES):
         about = images_of(metadata, checkpoint)
@@ -116,11 +120,28 @@ def load_from_file(path: str | Path, root: str | None = None, images: str | Path
         InputError: the file does not say what its images are, or they are missing.
     """
     metadata = read_metadata(path)
-    net, about = load_network(path), images_of(metadata, path)
+    net, about = with_classes(load_network(path), path), images_of(metadata, path)
     settings = {} if images is not None else config_from(metadata, path)
     pictures, labels, told, about = subject(net, about, settings, path, root, images)
     facts = {"network file": Path(path).name, "data": told, **training(metadata)}
     return TrainedNetwork(net, about.normalize, pictures, labels, about.class_names, Path(path).stem, facts, None, {})
+
+
+def with_classes(net: Network, source: str | Path) -> CapsuleNet:
+    """Return a network that names the class of an image.
+
+    Raises:
+        InputError: it is for masks, boxes or joints.
+    """
+    others = {SegmentationNet: "masks", Detector: "boxes", PoseNet: "joints"}
+    for kind, what in others.items():
+        require(
+            not isinstance(net, kind),
+            f"{source}: is a network for {what}, and a report is about networks that name the class of an image; use "
+            "test and predict, whose figures and pictures are in the folder of the run",
+        )
+    assert isinstance(net, CapsuleNet)
+    return net
 
 
 def subject(

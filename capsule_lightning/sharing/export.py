@@ -65,7 +65,9 @@ def export(
             network that comes with the package, to be written as ONNX.
         output: ends in ``.safetensors``, which `load_network` reads, or in ``.onnx``: images ``(B, C, H, W)`` float32
             to ``poses (B, J, E)``, ``activations (B, J)``, and ``reconstruction (B, C, H, W)`` from the longest capsule
-            if there is a decoder. None for ``.safetensors`` beside the checkpoint.
+            if there is a decoder. A network for masks has the first two for each pixel, ``(B, H, W, ...)``; one for
+            joints has ``joints (B, K, D)`` beside them; a detector has ``presence``, ``sizes`` and ``offsets`` alone,
+            see `CenterMaps`. None for ``.safetensors`` beside the checkpoint.
         overwrite: replace an existing file.
         half: weights in float16, half the size; `load_network` widens them. For ``.safetensors`` alone.
 

@@ -15,14 +15,17 @@ from torch import Tensor
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.components.foreign import component, known_class, require_harmless
 from capsule_lightning.components.names import OLD_NAMES, modernized
-from capsule_lightning.data.base import ImageDataModule
-from capsule_lightning.data.trained_on import OF_MACHINE
+from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.trained_on import of_no_machine
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import Encoder
 from capsule_lightning.errors import InputError, first_line, nearest, require
 from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.losses.detection import HeatMapLoss
+from capsule_lightning.losses.pixels import PixelLoss
 from capsule_lightning.metrics.base import Metrics
 from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.detector import Detector
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.runs.checkpoint_files import difference
 from capsule_lightning.runs.folders import expanded
@@ -36,13 +39,16 @@ from capsule_lightning.tasks.base import Task
 SUFFIX = ".safetensors"
 LARGEST, LONGEST, MOST_PIXELS = 2**20, 2**10, 2**26
 """Bounds of what a file from elsewhere may state: a size, the values of a list, and the values of one image."""
-PARTS = (CapsuleNet, Encoder, Routing, Decoder)
+Network = CapsuleNet | Detector
+"""Of images, whatever it says about them."""
+NETWORKS = (CapsuleNet, Detector)
+PARTS = (*NETWORKS, Encoder, Routing, Decoder)
 """What a network of a file from elsewhere may be made of."""
-EVALUATION = (*PARTS, Task, ClassificationLoss, Metrics, ImageDataModule, Augmentation)
+EVALUATION = (*PARTS, Task, ClassificationLoss, HeatMapLoss, PixelLoss, Metrics, DataModule, Augmentation)
 """What its configuration may name."""
 
 
-def load_network(path: str | Path) -> CapsuleNet:
+def load_network(path: str | Path) -> Network:
     """Load a trained network, for evaluation.
 
     Its `predict` takes images as they are: files, or pixels. Called, it takes what it was trained on, which
@@ -72,7 +78,7 @@ def load_network(path: str | Path) -> CapsuleNet:
     return network_from(tensors, metadata, path)
 
 
-def network_from(tensors: Mapping[str, Tensor], metadata: Metadata, path: str | Path) -> CapsuleNet:
+def network_from(tensors: Mapping[str, Tensor], metadata: Metadata, path: str | Path) -> Network:
     """Build the network that metadata describe, with its weights, and let it prepare images if they say how.
 
     Raises:
@@ -164,7 +170,7 @@ def open_safetensors(path: str | Path) -> Any:
         raise InputError(f"{path}: is not a safetensors file, or only a part of one ({first_line(error)})") from error
 
 
-def build_network(metadata: Mapping[str, str], tensors: Mapping[str, Tensor], path: str | Path) -> CapsuleNet:
+def build_network(metadata: Mapping[str, str], tensors: Mapping[str, Tensor], path: str | Path) -> Network:
     """Build the network that metadata describe, with its initial weights.
 
     It is first built without memory, and its shapes are compared with those of the weights: so the sizes that a file
@@ -180,14 +186,14 @@ def build_network(metadata: Mapping[str, str], tensors: Mapping[str, Tensor], pa
     """
     try:
         slot, in_shape, num_classes = (modernized(parse_json(metadata[key], key)) for key in NEEDED)
-        known_class(str(slot["class_path"]), (CapsuleNet,), "the kind that makes class capsules of images")
+        known_class(str(slot["class_path"]), NETWORKS, "the kind that makes capsules of images")
         require_moderate([slot, in_shape, num_classes])
         require(math.prod(in_shape) <= MOST_PIXELS, f"in_shape={in_shape}: expected at most {MOST_PIXELS:,} values")
         make = partial(component(slot, PARTS), tuple(in_shape), num_classes)
         with torch.device("meta"):
             wrong = difference(make(), tensors)
         require(wrong is None, f"its weights are not those of the network it describes: {wrong}")
-        net: CapsuleNet = make()  # type: ignore[assignment]
+        net: Network = make()  # type: ignore[assignment]
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:  # InputError among them
         raise InputError(f"{path}: its network cannot be built ({first_line(error)})") from error
     return net
@@ -207,7 +213,7 @@ def require_moderate(value: Any) -> None:
         require(abs(value) <= LARGEST, f"{value:,}: expected at most {LARGEST:,}, as a size of a network")
 
 
-def load_weights(net: CapsuleNet, tensors: Mapping[str, Tensor], path: str | Path) -> CapsuleNet:
+def load_weights(net: Network, tensors: Mapping[str, Tensor], path: str | Path) -> Network:
     """Load weights into a network, and set it to evaluation.
 
     Raises:
@@ -249,8 +255,7 @@ def config_from(metadata: Metadata, path: str | Path) -> dict[str, Any]:
         for slot in (task, data, net):
             require_harmless(slot, EVALUATION)
         task.setdefault("init_args", {})["net"] = net
-        for name in OF_MACHINE:
-            data.setdefault("init_args", {}).pop(name, None)
+        data["init_args"] = of_no_machine(data.get("init_args") or {})
     except (ValueError, AttributeError) as error:  # InputError and what is no JSON among them
         raise InputError(f"{path}: its configuration cannot be used ({first_line(error)})") from error
     return {"experiment": Path(path).stem, "model": task, "data": data}

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning.errors import InputError, first_line
-from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.detector import Detector
+from capsule_lightning.models.pose import PoseNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.sharing.metadata import Metadata
+from capsule_lightning.sharing.network_file import Network
 
 ONNX_EXTRA = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-3
@@ -27,18 +29,43 @@ class OnnxOutputs(nn.Module):
 
     Args:
         net: the network.
+
+    Attributes:
+        names: what the outputs are called.
     """
 
-    def __init__(self, net: CapsuleNet) -> None:
+    def __init__(self, net: Network) -> None:
         super().__init__()
         self.net = net
-        self.names = ["poses", "activations", *([] if net.decoder is None else ["reconstruction"])]
+        self.names = names_of_outputs(net)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map ``(B, C, H, W)`` to ``(B, J, E)``, ``(B, J)``, and ``(B, C, H, W)`` from the longest capsule."""
+        """Map ``(B, C, H, W)`` to the outputs in the order of `names`.
+
+        Class capsules are ``(B, J, E)`` and ``(B, J)``, or of each pixel ``(B, H, W, J, E)`` and ``(B, H, W, J)``, and
+        the reconstruction ``(B, C, H, W)`` is from the longest; for joints and maps see `Places` and `CenterMaps`.
+        """
+        if isinstance(self.net, Detector):
+            maps = self.net(images)
+            return maps.presence, maps.sizes, maps.offsets
         capsules = self.net(images)
-        reconstruction = self.net.reconstruct(capsules, capsules.activations.argmax(dim=-1))
-        return (*capsules, *([] if reconstruction is None else [reconstruction]))
+        if isinstance(self.net, PoseNet):
+            places = self.net.read(capsules)
+            more = (places.joints, places.positions, places.depth)
+        else:
+            more = (self.net.reconstruct(capsules, capsules.activations.argmax(dim=-1)),)
+        return (*capsules, *(each for each in more if each is not None))
+
+
+def names_of_outputs(net: Network) -> list[str]:
+    """Return what the outputs of a network are called in an ONNX file."""
+    if isinstance(net, Detector):
+        return ["presence", "sizes", "offsets"]
+    names = ["poses", "activations"]
+    if isinstance(net, PoseNet):
+        more = {"joints": True, "positions": net.reads_both, "depth": net.reads_depth}
+        return names + [name for name, there in more.items() if there]
+    return names + ["reconstruction"] * (net.decoder is not None)
 
 
 def require_onnx() -> None:
@@ -56,7 +83,7 @@ def require_onnx() -> None:
             ) from error
 
 
-def onnx_model(net: CapsuleNet, metadata: Metadata) -> bytes:
+def onnx_model(net: Network, metadata: Metadata) -> bytes:
     """Return a network as an ONNX model for batches of any size, in float32.
 
     The model is run before it is returned: its outputs are those of the network.

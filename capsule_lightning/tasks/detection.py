@@ -16,13 +16,14 @@ from typing_extensions import override
 
 from capsule_lightning.data.targets import BoxBatch, HasBoxes
 from capsule_lightning.errors import require
-from capsule_lightning.layers.centers import Boxes, at_cells, center_targets, find_boxes
+from capsule_lightning.layers.centers import Boxes, at_cells, center_targets
 from capsule_lightning.losses.detection import FocalLoss, HeatMapLoss, center_l1
 from capsule_lightning.metrics.boxes import BoxPrecision
 from capsule_lightning.models.center_capsnet import CenterCapsNet
 from capsule_lightning.models.detector import STRIDE, CenterMaps, Detector
 from capsule_lightning.schedules import ExponentialDecay
-from capsule_lightning.tasks.base import ScheduleCallable, Stage, Task
+from capsule_lightning.tasks.annotated import AnnotatedTask
+from capsule_lightning.tasks.base import ScheduleCallable, Stage
 
 Images = list[dict[str, Tensor]]
 """Boxes of each image as torchmetrics takes them."""
@@ -44,7 +45,7 @@ class BoxPrediction(NamedTuple):
     presence: Tensor
 
 
-class DetectionTask(Task):
+class DetectionTask(AnnotatedTask):
     """Detect objects by their centers; a batch is anything that has boxes, see `HasBoxes`.
 
     Metrics are COCO's average precision, ``map_50`` at an overlap of 0.5 and ``map``, the mean from 0.5 to 0.95.
@@ -121,10 +122,7 @@ class DetectionTask(Task):
 
     def boxes(self, output: CenterMaps) -> Boxes:
         """Return the boxes that maps say, within the image."""
-        found = find_boxes(output.presence, output.sizes, output.offsets, STRIDE, self.max_boxes)
-        rows, columns = self.in_shape[1:]
-        edges = found.boxes.new_tensor([columns, rows, columns, rows])
-        return found._replace(boxes=torch.minimum(found.boxes.clamp_min(0), edges))
+        return self.net.boxes(output, self.max_boxes)
 
     @override
     def metrics(self, stage: Stage) -> dict[str, Metric]:

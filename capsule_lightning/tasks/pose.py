@@ -29,7 +29,8 @@ from capsule_lightning.metrics.joints import PCK, OKSAveragePrecision, PCKWithin
 from capsule_lightning.models.pose import Places, PoseNet
 from capsule_lightning.models.pose_capsnet import PoseCapsNet
 from capsule_lightning.schedules import ExponentialDecay
-from capsule_lightning.tasks.base import ScheduleCallable, Stage, Task
+from capsule_lightning.tasks.annotated import AnnotatedTask
+from capsule_lightning.tasks.base import ScheduleCallable, Stage
 
 Reference = Literal["torso", "box"]
 Weighting = Literal["fixed", "learned"]
@@ -70,7 +71,7 @@ class PosePrediction(NamedTuple):
     poses: Tensor
 
 
-class PoseTask(Task):
+class PoseTask(AnnotatedTask):
     """Say where the joints of a body are, in pixels or in meters.
 
     Metrics in pixels: ``pck20_torso``, the share of joints within 20 % of the torso (left shoulder to right hip) of the

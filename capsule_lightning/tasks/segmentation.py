@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
+from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.targets import HasMasks, MaskBatch
 from capsule_lightning.errors import require, require_one_of
 from capsule_lightning.layers.mask_regions import Step, processed
@@ -24,7 +25,8 @@ from capsule_lightning.metrics.masks import Dice, IoU, MaskScores
 from capsule_lightning.models.segcaps import SegCaps
 from capsule_lightning.models.segmentation import SegmentationNet
 from capsule_lightning.schedules import ExponentialDecay
-from capsule_lightning.tasks.base import ScheduleCallable, Stage, Task
+from capsule_lightning.tasks.annotated import AnnotatedTask
+from capsule_lightning.tasks.base import ScheduleCallable, Stage
 
 
 class MaskOutput(NamedTuple):
@@ -58,7 +60,7 @@ class MaskPrediction(NamedTuple):
     reconstructions: Tensor | None
 
 
-class SegmentationTask(Task):
+class SegmentationTask(AnnotatedTask):
     """Segment images; a batch is anything that has masks, see `HasMasks`.
 
     Metrics are ``dice``, by whose validation value the best state is selected, and ``iou``: of all pixels of all
@@ -112,6 +114,10 @@ class SegmentationTask(Task):
             self.loss_names = ("loss", "pixel_loss", "reconstruction_loss")
         endings = ["", f"_{'_'.join(self.postprocessing)}"] if self.postprocessing else [""]
         self._endings, self._scores = endings, nn.ModuleList(MaskScores(num_classes + 1) for _ in endings)
+
+    @override
+    def names_of_network(self, data: DataModule) -> list[str]:
+        return ["background", *super().names_of_network(data)]
 
     @override
     def forward(self, images: Tensor) -> Capsules:

@@ -51,10 +51,10 @@ def run(cwd: Path, *words: str, env: dict[str, str] | None = None, first: Callab
     return process.exitcode
 
 
-def ranks(cwd: Path, processes: int, *words: str) -> list[int]:
+def ranks(cwd: Path, processes: int, *words: str, first: Callable[..., None] | None = None) -> list[int]:
     """Run the program in several processes that train together, as torchrun starts them, and return their statuses.
 
-    Their output goes to ``output.txt``.
+    Their output goes to ``output.txt``; ``first`` is called in each before the run.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -68,7 +68,8 @@ def ranks(cwd: Path, processes: int, *words: str) -> list[int]:
     }
     trainer = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.devices={processes}")
     started = [
-        start(cwd, *words, *trainer, env={**together, "RANK": str(n), "LOCAL_RANK": str(n)}) for n in range(processes)
+        start(cwd, words[0], *trainer, *words[1:], env={**together, "RANK": str(n), "LOCAL_RANK": str(n)}, first=first)
+        for n in range(processes)
     ]
     for process in started:
         process.join(300)
