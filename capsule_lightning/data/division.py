@@ -7,6 +7,7 @@ from hashlib import blake2b
 
 from torch import Tensor
 
+from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.stratified import fold_off, require_enough_for_folds, require_folds, split_off
 from capsule_lightning.errors import InputError, require
 
@@ -29,7 +30,7 @@ class Division:
         self.test_size, self.folds, self.fold, self.noun = test_size, folds, fold, noun
         self._last: tuple[str, tuple[Tensor, Tensor]] | None = None
 
-    def require_possible(self, own_parts: Mapping[str, str]) -> None:
+    def require_possible(self, own_parts: Mapping[Part, str]) -> None:
         """Refuse to take a test set off data that have one, and a share that cannot be.
 
         Args:

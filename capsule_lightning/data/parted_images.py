@@ -18,6 +18,7 @@ from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
+from capsule_lightning.data.split_folders import Part
 from capsule_lightning.errors import require
 
 SPLITS = ("train", "val", "test")
@@ -117,7 +118,8 @@ class PartedImagesDataModule(ImageDataModule):
         Raises:
             InputError: the labels of the splits do not fit each other, or the names; or the data cannot be divided.
         """
-        self.division.require_possible({part: parts_of[part].name for part in ("val", "test") if part in parts_of})
+        own: tuple[Part, Part] = ("val", "test")
+        self.division.require_possible({part: parts_of[part].name for part in own if part in parts_of})
         self._parts_of = dict(parts_of)
         self.is_split_off = "test" not in parts_of
         single = all(part.labels.is_single for part in parts_of.values())

@@ -182,7 +182,9 @@ class ScenesDataModule(AnnotatedDataModule):
         names = list(self.cutouts.class_names)
         self.class_names = names if self.classes is None else self.classes
         unknown = [name for name in self.class_names if name not in names]
-        require(not unknown, f"classes: {', '.join(unknown)} is not a class of {self.cutouts.title}: {', '.join(names)}")
+        require(
+            not unknown, f"classes: {', '.join(unknown)} is not a class of {self.cutouts.title}: {', '.join(names)}"
+        )
         numbers = torch.full((len(names),), ABSENT)
         numbers[[names.index(name) for name in self.class_names]] = torch.arange(len(self.class_names))
         numbered = numbers.to(labels.device)[labels]

@@ -128,6 +128,6 @@ def evaluated(net: nn.Module, inputs: Tensor, batch_size: int) -> list[Any]:
     weight, training = next(net.parameters()), net.training
     net.eval()
     try:
-        return [net(part.to(weight.device, weight.dtype)) for part in inputs.split(batch_size)]
+        return [net(part.to(weight.device, weight.dtype)) for part in torch.split(inputs, batch_size)]
     finally:
         net.train(training)

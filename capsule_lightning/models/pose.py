@@ -66,7 +66,9 @@ class PoseNet(CapsuleNet):
         """Return where the joints of images are, on the CPU; arguments as for `CapsuleNet.predict`."""
         inputs = images if self.reader is None else self.reader(images)
         found = [self.read(capsules) for capsules in evaluated(self, inputs, batch_size)]
-        return Places(*(None if each[0] is None else torch.cat(each).cpu() for each in zip(*found, strict=True)))
+        joints, positions, depth = (_joined(parts) for parts in zip(*found, strict=True))
+        assert joints is not None
+        return Places(joints, positions, depth)
 
     def orthogonality(self) -> Tensor:
         """Return how far the vote matrices of the joints are from orthogonal, a scalar.
@@ -98,3 +100,9 @@ def in_pixels(coordinates: Tensor, in_shape: Sequence[int]) -> Tensor:
     rows, columns = in_shape[-2:]
     center = coordinates.new_tensor([columns / 2, rows / 2])
     return center + max(rows, columns) * coordinates
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Return the parts of a batch as one, on the CPU; None if the network does not say this."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there).cpu() if there else None

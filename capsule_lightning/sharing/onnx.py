@@ -51,7 +51,7 @@ class OnnxOutputs(nn.Module):
         capsules = self.net(images)
         if isinstance(self.net, PoseNet):
             places = self.net.read(capsules)
-            more = (places.joints, places.positions, places.depth)
+            more: tuple[Tensor | None, ...] = (places.joints, places.positions, places.depth)
         else:
             more = (self.net.reconstruct(capsules, capsules.activations.argmax(dim=-1)),)
         return (*capsules, *(each for each in more if each is not None))

@@ -53,7 +53,7 @@ GOOD = {"name": "a", "class_names": ["x", "y"], "in_shape": [1, 4, 4]}
     [
         {"class_names": "xy"},
         {"class_names": [1, 2]},
-        {"class_names": ["x"]},
+        {"class_names": []},
         {"in_shape": [1, 4]},
         {"in_shape": [1, 0, 4]},
         {"stored_shape": ["a", "b", "c"]},
