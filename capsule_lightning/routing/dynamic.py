@@ -103,6 +103,8 @@ class DynamicRouting(Routing):
     """
 
     routes_votes = True
+    any_number = True
+    gives_lengths = True
 
     def __init__(
         self,
