@@ -74,6 +74,8 @@ class WordConvolution(nn.Module):
         self.most = max(longest - size, 0) // stride + 1
         self.longest = longest
         self.convolution = nn.Conv1d(dim, filters, size, stride)
+        nn.init.kaiming_normal_(self.convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(self.convolution.bias)  # type: ignore[arg-type]  # it has one
 
     @override
     def forward(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

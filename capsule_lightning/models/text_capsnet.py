@@ -26,6 +26,27 @@ OFFSET = 0.5
 """Of the squash of primary capsules."""
 
 
+@torch.no_grad()
+def scale_votes(routing: Routing, length: float = 0.5) -> None:
+    """Multiply vote matrices so that children of a length give parents of that length, as far as these are lengths.
+
+    Three squashes in a row would else leave nothing of a text: each makes short vectors shorter by the square. Children
+    of random directions, which are the same for every network, are routed, and the matrices follow from how long their
+    parents are. Routings whose activations are no lengths stay as they are.
+
+    Source: Mishkin & Matas, All You Need Is a Good Init, ICLR 2016 (arXiv 1511.06422), for setting the size of weights
+    by what a layer gives.
+    """
+    weight = getattr(routing, "weight", None)
+    if not (routing.gives_lengths and isinstance(weight, Tensor)) or weight.is_meta:
+        return
+    draws = torch.randn(4, routing.num_in, routing.dim_in, generator=torch.Generator("cpu").manual_seed(0))
+    children = Capsules.from_vectors(length * F.normalize(draws.to(weight), dim=-1))
+    for _ in range(5):
+        found = routing(children).activations.double().mean().clamp(1e-30, 1 - 1e-6)
+        weight *= ((length / (1 - length)) / (found / (1 - found))).sqrt()
+
+
 class TextBranch(nn.Module):
     """Windows of n words, their primary capsules, convolutional capsules, and class capsules.
 
@@ -58,10 +79,14 @@ class TextBranch(nn.Module):
         self.types, self.dim, self.window = types, dim, window
         self.convolution = WordConvolution(dim_words, filters, ngram, stride, longest)
         self.primary = nn.Linear(filters, types * dim)
+        nn.init.kaiming_normal_(self.primary.weight, nonlinearity="relu")
+        nn.init.zeros_(self.primary.bias)
         self.places = max(self.convolution.most - window, 0) + 1
         self.routing = routing(window * types, dim, types, dim, vote_weights=1)
         dim_out = self.routing.dim_out
         self.class_routing = class_routing(self.places * types, dim_out, num_out, dim, vote_weights=1)
+        for each in (self.routing, self.class_routing):
+            scale_votes(each)
 
     @override
     def forward(self, words: Tensor, lengths: Tensor) -> Capsules:
@@ -128,7 +153,7 @@ class TextCapsNet(TextNet):
         InputError: a size is below 1, or the rate is outside [0, 1].
 
     Example:
-        >>> net = TextCapsNet((5000, 50), 2, ngrams=[3])
+        >>> net = TextCapsNet((50, 5000), 2, ngrams=[3])
         >>> net(torch.tensor([[17, 4, 0], [9, 0, 0]])).poses.shape
         torch.Size([2, 2, 16])
     """

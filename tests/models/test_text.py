@@ -12,13 +12,14 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.token_windows import spread
+from capsule_lightning.losses.margin import margin_loss
 from capsule_lightning.models.kim_cnn import KimCNN
 from capsule_lightning.models.text_capsnet import TextCapsNet
 from capsule_lightning.routing.em import EMRouting
 from capsule_lightning.routing.hidden import HiddenRouting
 from capsule_lightning.routing.uniform import UniformRouting
 
-SHAPE = (40, 17)
+SHAPE = LONGEST, WORDS = 17, 40
 SMALL = {"filters": 5, "types": 3, "dim": 4, "dim_words": 6}
 NETS = {
     "A": partial(TextCapsNet, ngrams=[3], **SMALL),
@@ -38,7 +39,7 @@ def weights(net):
 
 
 def test_sizes_are_those_of_the_papers():
-    text = 100, 200
+    text = 200, 100
     capsule_a = TextCapsNet(text, 9, ngrams=[3], orphan=False)
     assert weights(capsule_a) == weights(TextCapsNet(text, 8, ngrams=[3])) == 43_680
     assert capsule_a.branches[0].class_routing.num_in == 1552  # of 97 places
@@ -49,14 +50,15 @@ def test_sizes_are_those_of_the_papers():
 def test_padding_and_neighbors_change_nothing(name):
     net = build(name)
     lengths = [1, 2, 3, 4, 5, 6, 8, 11, 16, 17]
-    texts = [torch.randint(1, SHAPE[0], (1, n)) for n in lengths]
+    texts = [torch.randint(1, WORDS, (1, n)) for n in lengths]
     together = net(torch.cat([F.pad(text, (0, 17 - text.shape[1])) for text in texts]))
     far = net(torch.cat([F.pad(text, (0, 30 - text.shape[1])) for text in texts]))
     assert_close(far, together, rtol=0, atol=1e-12)
     for n, text in enumerate(texts):
         alone = net(text)
         assert_close(alone, Capsules(*(part[n : n + 1] for part in together)), rtol=0, atol=1e-12)
-    assert not torch.allclose(together.poses[0], together.poses[1])
+    lengths = together.activations[-2:]  # of the two longest
+    assert not torch.allclose(lengths[0], lengths[1], rtol=1e-3, atol=0)
 
 
 @pytest.mark.nightly
@@ -64,7 +66,7 @@ def test_padding_and_neighbors_change_nothing(name):
 def test_padding_changes_nothing_whatever_the_routing(routing):
     torch.manual_seed(0)
     net = TextCapsNet(SHAPE, 3, ngrams=[2, 3], routing=routing, **SMALL).double().eval()
-    text = torch.randint(1, SHAPE[0], (2, 9))
+    text = torch.randint(1, WORDS, (2, 9))
     padded = F.pad(text, (0, 11))
     assert_close(net(padded), net(text), rtol=0, atol=1e-6)
     assert net.word_votes(padded).shape == (2, 20, 3)
@@ -77,8 +79,8 @@ def test_a_text_without_words_has_no_say():
 
 
 def test_what_lies_beyond_the_longest_text_is_not_read():
-    net, text = build("B"), torch.randint(1, SHAPE[0], (2, 25))
-    assert_close(net(text), net(text[:, : SHAPE[1]]))
+    net, text = build("B"), torch.randint(1, WORDS, (2, 25))
+    assert_close(net(text), net(text[:, : LONGEST]))
 
 
 def test_capsule_a_equals_plain_loops():
@@ -88,9 +90,8 @@ def test_capsule_a_equals_plain_loops():
     windows = []
     for start in (0, 2, 4):  # the last brings the sixth word
         kernel, bias = branch.convolution.convolution.weight, branch.convolution.convolution.bias
-        windows.append(
-            torch.stack([(kernel[f] * torch.stack(words[start : start + 3]).T).sum() + bias[f] for f in range(5)])
-        )
+        seen = torch.stack(words[start : start + 3]).T
+        windows.append(torch.stack([(kernel[f] * seen).sum() + bias[f] for f in range(5)]))
     primary = []
     for features in windows:
         s = (branch.primary.weight @ features.relu() + branch.primary.bias).view(3, 4)
@@ -103,7 +104,7 @@ def test_capsule_a_equals_plain_loops():
 
 
 def test_capsule_b_is_the_mean_pose_of_its_branches():
-    net, text = build("B"), torch.randint(1, SHAPE[0], (2, 12))
+    net, text = build("B"), torch.randint(1, WORDS, (2, 12))
     words, lengths = net.embedding(text), torch.tensor([12, 12])
     mean = sum(branch(words, lengths).poses for branch in net.branches)[:, :3] / 3
     assert_close(net(text), Capsules.from_vectors(mean))
@@ -117,7 +118,7 @@ def test_kim_cnn_equals_a_plain_loop():
         kernel, bias = layer.convolution.weight, layer.convolution.bias
         for f in range(5):
             places = range(max(1, 4 - n + 1))  # windows within the four words, the first whatever they are
-            found.append(max(float(((kernel[f] * words[p : p + n].T).sum() + bias[f]).relu()) for p in places))
+            found.append(max(((kernel[f] * words[p : p + n].T).sum() + bias[f]).relu().item() for p in places))
     logits = net.head.weight @ torch.tensor(found, dtype=torch.float64) + net.head.bias
     assert_close(net(text).poses[0, :, 0], logits)
 
@@ -152,7 +153,7 @@ def test_what_windows_hold_is_divided_among_their_words():
 def test_given_vectors_are_where_training_starts():
     net = TextCapsNet(SHAPE, 2, static=True, **SMALL)
     before = net.embedding.weight.clone()
-    vectors = torch.randn(SHAPE[0], 6)
+    vectors = torch.randn(WORDS, 6)
     vectors[7] = torch.nan
     net.start_from(vectors)
     assert_close(net.embedding.weight[8:], vectors[8:])
@@ -160,27 +161,26 @@ def test_given_vectors_are_where_training_starts():
     assert not net.embedding.weight[0].any()
     assert not net.embedding.weight.requires_grad
     with pytest.raises(InputError, match="dim_words 300"):
-        net.start_from(torch.zeros(SHAPE[0], 300))
+        net.start_from(torch.zeros(WORDS, 300))
 
 
 def test_it_learns_which_words_make_a_class():
     torch.manual_seed(0)
-    net = TextCapsNet((12, 8), 2, ngrams=[2], **SMALL | {"filters": 8})
-    text = torch.randint(2, 10, (64, 8))
+    net = TextCapsNet((20, 12), 2, ngrams=[2], dropout=0.0, **SMALL | {"filters": 8})
+    text = torch.randint(2, 10, (64, 20))
     labels = torch.arange(64) % 2
-    text[torch.arange(64), torch.randint(8, (64,))] = 10 + labels
+    text[torch.arange(64), torch.randint(20, (64,))] = 10 + labels
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
-        lengths = net(text).activations
-        F.cross_entropy(5 * lengths, labels).backward()
+        margin_loss(net(text).activations, labels, down_weight=0.25).backward()
         optimizer.step()
     net.eval()
     assert (net(text).activations.argmax(dim=1) == labels).float().mean() > 0.9
     votes = net.word_votes(text)
-    for n in range(0, 64, 8):
-        place = (text[n] >= 10).nonzero().item()
-        assert abs(int(votes[n, :, labels[n]].argmax()) - place) <= 2
+    places = (text >= 10).nonzero()[:, 1]
+    of_label = votes[torch.arange(64), :, labels] - votes[torch.arange(64), :, 1 - labels]
+    assert ((of_label.argmax(dim=1) - places).abs() <= 4).float().mean() > 0.8
     answers = net.predict(text)
     assert answers.classes.tolist() == net(text).activations.argmax(dim=1).tolist()
 
