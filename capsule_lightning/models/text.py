@@ -91,8 +91,8 @@ class TextNet(CapsuleNet):
     def require_inputs(self, images: Tensor) -> None:
         if images.ndim != 2 or images.shape[1] < 1 or images.is_floating_point():
             raise InputError(
-                f"tokens of shape {tuple(images.shape)}, {images.dtype}: expected whole numbers (batch, words), at least "
-                "one word a row"
+                f"tokens of shape {tuple(images.shape)}, {images.dtype}: expected whole numbers (batch, words), at "
+                "least one word a row"
             )
 
     @override

@@ -80,7 +80,7 @@ def test_a_text_without_words_has_no_say():
 
 def test_what_lies_beyond_the_longest_text_is_not_read():
     net, text = build("B"), torch.randint(1, WORDS, (2, 25))
-    assert_close(net(text), net(text[:, : LONGEST]))
+    assert_close(net(text), net(text[:, :LONGEST]))
 
 
 def test_capsule_a_equals_plain_loops():
