@@ -16,12 +16,11 @@ from capsule_lightning.data.label_tables import TABLES, read_table
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.data.split_folders import Part
+from capsule_lightning.data.row_splits import RowSplits
 from capsule_lightning.data.statistics import Brightness
-from capsule_lightning.data.stratified import fold_off, require_folds, split_off
 from capsule_lightning.data.to_predict import unknown
 from capsule_lightning.data.vector_files import Columns, number_columns, read_unlabeled, read_vectors
-from capsule_lightning.errors import InputError, printable, require, some_of
+from capsule_lightning.errors import printable, require, some_of
 
 REACH = 3.0
 """Standard deviations on each side of the mean that a reconstruction can reach."""
@@ -86,24 +85,13 @@ class FeatureDataModule(ImageDataModule):
             normalization != "per_image", "normalization=per_image: is for images; expected channel or none for vectors"
         )
         require(
-            test_size > 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer()),
-            f"test_size={test_size}: expected a fraction below 1 or a number of vectors",
-        )
-        require(
             (features_name is None) == (labels_name is None),
             f"features_name={features_name}, labels_name={labels_name}: expected both names, or neither",
         )
-        require_folds(folds, fold)
         self.path = Path(os.path.expanduser(str(path)))
-        self.test_size, self.folds, self.fold = test_size, folds, fold
         self.columns = Columns(label_column, split_column, group_column, columns)
         names = None if features_name is None else (features_name, str(labels_name))
         self.vectors = read_vectors(self.path, self.columns, names)
-        require(
-            folds is None or "test" not in self.vectors.own_parts,
-            f"folds={folds}: these data have test vectors of their own ({self.vectors.own_parts.get('test')}); leave "
-            "--data.folds out, or give data without a test set",
-        )
         parts = self.vectors.parts
         self.class_names = in_order(
             [each for each, part in zip(self.vectors.labels, parts, strict=True) if part == "train"]
@@ -120,6 +108,20 @@ class FeatureDataModule(ImageDataModule):
         )
         number_of = {name: number for number, name in enumerate(self.class_names)}
         self._labels = torch.tensor([number_of[label] for label in self.vectors.labels])
+        self.splits = RowSplits(
+            str(self.path),
+            "vectors",
+            self._labels,
+            parts,
+            self.vectors.groups,
+            self.vectors.own_parts,
+            self.class_names,
+            test_size,
+            folds,
+            fold,
+            val_size,
+        )
+        self.splits.require_possible()
 
     @property
     @override
@@ -128,7 +130,7 @@ class FeatureDataModule(ImageDataModule):
 
     @override
     def load(self, split: Split) -> Images:
-        places = self._places(split)
+        places = self.splits.places(split)
         return Images(self.vectors.values[places][:, :, None, None], self._labels[places])
 
     @override
@@ -161,12 +163,7 @@ class FeatureDataModule(ImageDataModule):
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Hold out the vectors that are listed to validate on, or else ``val_size`` vectors."""
-        places = self._places("train")
-        if "val" in self.vectors.own_parts and self.val_size != 0:
-            held_out = torch.tensor([self.vectors.parts[place] == "val" for place in places.tolist()])
-            return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
-        groups = [self.vectors.groups[place] for place in places.tolist()] if self.vectors.groups else None
-        return split_off(labels, self.val_size, self.seed, class_names=self.class_names, groups=groups)
+        return self.splits.hold_out(self.seed)
 
     @override
     def open(self, split: Split) -> Store:
@@ -185,12 +182,8 @@ class FeatureDataModule(ImageDataModule):
 
     @override
     def origin_of(self, part: str) -> str:
-        own = self.vectors.own_parts
-        if part in own:
-            return f" ({own[part]})"
-        if part == "test" and self.folds is not None:
-            return f" (--data.fold {self.fold} of --data.folds {self.folds})"
-        return f" (--data.test_size {self.test_size})" if part == "test" else super().origin_of(part)
+        origin = self.splits.origin_of(part)
+        return super().origin_of(part) if origin is None else origin
 
     @override
     def describe(self) -> str:
@@ -203,34 +196,6 @@ class FeatureDataModule(ImageDataModule):
         flat = int((self.vectors.values.amax(dim=0) == self.vectors.values.amin(dim=0)).sum())
         lines += [f"{flat:,} of the numbers are the same in all vectors"] if flat else []
         return "\n  ".join(map(printable, lines))
-
-    def _places(self, split: Split) -> Tensor:
-        """Return the places of a split's vectors in the file; those to validate on are among those to train on."""
-        parts = self.vectors.parts
-
-        def listed(*wanted: Part) -> Tensor:
-            return torch.tensor([n for n, part in enumerate(parts) if part in wanted], dtype=torch.int64)
-
-        own = self.vectors.own_parts
-        if "test" in own and split == "test":
-            return listed("test")
-        train, test = listed("train"), torch.empty(0, dtype=torch.int64)
-        if "test" not in own:
-            labels = self._labels[train]
-            groups = [self.vectors.groups[place] for place in train.tolist()] if self.vectors.groups else None
-            if self.folds is None:
-                kept, taken = split_off(labels, self.test_size, 0, "test_size", self.class_names, groups)
-            else:
-                kept, taken = fold_off(labels, self.folds, self.fold, self.class_names, groups)
-            if not len(taken):
-                raise InputError(
-                    f"test_size={self.test_size}: leaves no vector to test on of the {len(train)} in {self.path}; set "
-                    f"--data.test_size to at least {self.num_classes}, or add vectors"
-                )
-            train, test = train[kept], train[taken]
-        if split == "test":
-            return test
-        return torch.cat([train, listed("val")]) if "val" in own and self.val_size != 0 else train
 
     def _predicted(self, path: Path) -> Tensor:
         """Return vectors to predict, ``(N, D, 1, 1)``."""
