@@ -1,0 +1,177 @@
+"""Routing by kernel density estimation: parents move to where the votes are dense, until that no longer gains much.
+
+Zhao, Peng, Eger, Cambria & Yang, Towards Scalable and Reliable Capsule Networks for Challenging NLP Applications, ACL
+2019 (arXiv 1906.02829).
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.errors import require
+from capsule_lightning.kernels.blocks_of_votes import examples_per_block
+from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
+from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.layers.squash import squash
+from capsule_lightning.layers.votes import vote, vote_weight
+from capsule_lightning.routing.base import Routing
+
+LEAST_DENSITY = 1e-6
+"""What a density counts as that is lower, so that it has a logarithm."""
+
+
+@full_precision
+def kernel_density_routing(
+    votes: Tensor, activations: Tensor, iterations: int = 10, tolerance: float | None = 0.05, offset: float = 0.5
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Route by the density of squashed votes around each parent, with the Epanechnikov kernel ``1 - |x - v|^2``.
+
+    Each pass couples children to parents by a softmax of the logits, divides the couplings of each parent by their sum
+    over its children, ``w[i, j]``, and takes ``v[j] = squash(sum_i w[i, j] u_hat[j|i])``. The closeness ``d[i, j] = 1 -
+    |squash(u_hat[j|i]) - v[j]|^2`` is then added to the logits. An example is finished when the logarithm of its
+    density ``sum_ij w[i, j] d[i, j]`` has moved by less than the tolerance since the pass before. Other examples have
+    no say in that.
+
+    Args:
+        votes: ``(..., I, J, E)``.
+        activations: ``(..., I)``, of the children, at least 0; a child of 0 is not there.
+        iterations: the most passes, at least 1.
+        tolerance: how little the logarithm of the density must move; None to make all passes.
+        offset: of the squash, see `squash`.
+
+    Returns:
+        Poses ``(..., J, E)`` of length in [0, 1); the couplings ``(..., I, J)`` that they were computed with, before
+        they were divided, which sum to 1 over the parents; and the passes that each example took, ``(...)`` int64.
+
+    Raises:
+        InputError: ``iterations`` is below 1.
+
+    Source: Zhao et al. 2019, Algorithm 1. The released code stops by the mean density of the batch, so that an example
+    depends on its neighbors, compares the first pass with 0, and never ends once that mean is negative, whose logarithm
+    is NaN. Here the first pass is never the last, and densities below 1e-6 count as 1e-6.
+    """
+    require_passes(iterations)
+    here = (activations > 0).to(votes.dtype).unsqueeze(-1)  # (..., I, 1)
+    squashed = squash(votes, offset=offset)
+    logits = votes.new_zeros(votes.shape[:-1])
+    found: tuple[Tensor, Tensor] | None = None
+    passes = torch.zeros(votes.shape[:-3], dtype=torch.int64, device=votes.device)
+    going = torch.ones_like(passes, dtype=torch.bool)
+    before = votes.new_zeros(votes.shape[:-3])
+    for number in range(iterations):
+        couplings = coupling_coefficients(logits)
+        shares = here * couplings
+        shares = shares / shares.sum(dim=-2, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
+        poses = squash(torch.einsum("...ij,...ije->...je", shares, votes), offset=offset)
+        if found is not None:  # what is finished stays as it is
+            still = going[..., None, None]
+            poses, couplings = torch.where(still, poses, found[0]), torch.where(still, couplings, found[1])
+        found = poses, couplings
+        passes = passes + going
+        if number == iterations - 1:
+            break
+        closeness = 1 - (squashed - poses.unsqueeze(-3)).square().sum(dim=-1)  # (..., I, J)
+        logits = logits + closeness
+        if tolerance is None:
+            continue
+        with torch.no_grad():
+            density = (shares * closeness).sum(dim=(-2, -1)).clamp_min(LEAST_DENSITY).log()
+            if number:
+                going = going & ((density - before).abs() >= tolerance)
+            before = density
+        if not torch.compiler.is_compiling() and not going.any():
+            break
+    assert found is not None
+    return *found, passes
+
+
+class KDERouting(Routing):
+    """Routing by kernel density estimation, each example with as many passes as it needs.
+
+    Where children share their matrices, the votes are formed for a few examples at a time, and again by the backward
+    pass, so that they are never in memory all at once.
+
+    Args:
+        num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
+        iterations: the most passes of routing.
+        tolerance: an example is finished when the logarithm of its density moves by less, 0.05 in the paper; null to
+            make all passes.
+        offset: of the squash ``|s| / (offset + |s|^2) s``, 0.5 in the released code.
+
+    Raises:
+        InputError: ``iterations`` is below 1, ``offset`` is not above 0, or ``tolerance`` is negative.
+
+    Source: Zhao et al. 2019 (arXiv 1906.02829).
+
+    Example:
+        >>> routing = KDERouting(128, 16, 20, 16)
+        >>> routing(Capsules.from_vectors(torch.rand(2, 128, 16))).poses.shape
+        torch.Size([2, 20, 16])
+    """
+
+    routes_votes = True
+    any_number = True
+    gives_lengths = True
+
+    def __init__(
+        self,
+        num_in: int,
+        dim_in: int,
+        num_out: int,
+        dim_out: int,
+        *,
+        vote_weights: int | None = None,
+        iterations: int = 10,
+        tolerance: float | None = 0.05,
+        offset: float = 0.5,
+    ) -> None:
+        super().__init__(num_in, dim_in, num_out, dim_out, vote_weights=vote_weights)
+        require_passes(iterations)
+        require(
+            tolerance is None or (isfinite(tolerance) and tolerance >= 0),
+            f"KDERouting: tolerance={tolerance}: expected a number of 0 or more, or null",
+        )
+        require(offset > 0, f"KDERouting: offset={offset}: expected a number above 0, such as 0.5")
+        self.iterations, self.tolerance, self.offset = iterations, tolerance, offset
+        self.weight = vote_weight(self.vote_weights, num_out, dim_out, dim_in)
+
+    @override
+    def forward(self, capsules: Capsules) -> Capsules:
+        if self.vote_weights == self.num_in or torch.compiler.is_compiling():
+            return self.from_votes(vote(capsules.poses, self.weight), capsules.activations)
+        poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
+        activations = capsules.activations.reshape(-1, poses.shape[1])
+        size = examples_per_block(len(poses), poses.shape[1] * self.num_out * self.dim_out)
+        parts = [
+            checkpoint(self._parents, *block, use_reentrant=False, preserve_rng_state=False)
+            if torch.is_grad_enabled()
+            else self._parents(*block)
+            for block in zip(torch.split(poses, size), torch.split(activations, size), strict=True)
+        ]
+        parents = torch.cat(parts)
+        return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
+
+    @override
+    def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
+        return Capsules.from_vectors(self._route(votes, activations)[0])
+
+    @override
+    def couplings(self, capsules: Capsules) -> Tensor:
+        """Return the couplings of the last pass of each example, which sum to 1 over the parents."""
+        return self._route(vote(capsules.poses, self.weight), capsules.activations)[1]
+
+    def passes(self, capsules: Capsules) -> Tensor:
+        """Return how many passes each example takes, ``(...)`` int64."""
+        return self._route(vote(capsules.poses, self.weight), capsules.activations)[2]
+
+    def _parents(self, poses: Tensor, activations: Tensor) -> Tensor:
+        return self._route(vote(poses, self.weight), activations)[0]
+
+    def _route(self, votes: Tensor, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return kernel_density_routing(votes, activations, self.iterations, self.tolerance, self.offset)
