@@ -65,6 +65,8 @@ class Prediction(NamedTuple):
 class ImageClassificationTask(ImageTask):
     """Class capsules, a loss on them, and a reconstruction from the capsule of each object.
 
+    Texts have class capsules alone: their batches, see `TextBatch`, hold no pictures, and their networks no decoder.
+
     In training mode the decoder sees the capsules of the labels, otherwise those of the predicted classes.
 
     Args:
@@ -127,7 +129,7 @@ class ImageClassificationTask(ImageTask):
 
     @override
     def output(self, batch: ImageBatch) -> Output:
-        capsules = self(batch.images)
+        capsules = self(batch[0])
         classes = self.classify(capsules, batch.labels)
         reconstructions = self.reconstruct(capsules, batch.labels if self.training else classes)
         errors = None if reconstructions is None else reconstruction_error(reconstructions, batch.pictures)
@@ -162,7 +164,7 @@ class ImageClassificationTask(ImageTask):
 
     @override
     def example_batch(self, size: int) -> ImageBatch:
-        images = torch.rand(size, *self.in_shape, device=self.device)
+        images = self.net.example_inputs(size).to(self.device)
         labels = torch.zeros(size, dtype=torch.int64, device=self.device)
         return ImageBatch(images, images, labels, labels)
 
