@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class PredictionTable(L.Callback):
 
     def _rows(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any) -> list[Row]:
         """Return the rows of a batch of this process."""
-        if not offers(outputs, "classes", "activations") or not offers(batch, "labels", "indices", "pictures"):
+        if not offers(outputs, "classes", "activations") or not offers(batch, "labels", "indices"):
             return []
         count, known = len(batch.labels), calibrated(trainer)
         labels, classes = (each.reshape(count, -1) for each in (batch.labels, outputs.classes))  # (B, L)
@@ -119,7 +120,7 @@ class PredictionTable(L.Callback):
             classes.tolist(),
             confidences(outputs.activations, classes).tolist(),
             outputs.errors.tolist() if offers(outputs, "errors") else [None] * count,
-            batch.pictures.reshape(count, -1).mean(dim=1).tolist(),
+            batch.pictures.reshape(count, -1).mean(dim=1).tolist() if offers(batch, "pictures") else [nan] * count,
             outputs.activations.tolist(),
             outputs.poses.float().cpu().numpy() if self.embeddings and offers(outputs, "poses") else [None] * count,
             *likely(known, task, outputs, count),

@@ -17,6 +17,7 @@ from capsule_lightning.components.own import import_own
 from capsule_lightning.components.slots import Slot, arguments, find_class, path_of
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.text import TextDataModule
 from capsule_lightning.data.trained_on import TrainedOn, read_trained_on
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
@@ -195,7 +196,7 @@ def take_network(path: str, checkpoint: Mapping[str, Any] | None, task: Task, da
         InputError: another network, or data of other classes or of another shape.
     """
     about = images_known(path) if checkpoint is None else read_trained_on(checkpoint.get(TRAINED_ON), path)
-    if about is not None and isinstance(data, ImageDataModule):
+    if about is not None and isinstance(data, ImageDataModule | TextDataModule):
         about.require_same(data, path)
         about.normalizes(data)
     if checkpoint is not None:

@@ -153,7 +153,7 @@ class TextCapsNet(TextNet):
         InputError: a size is below 1, or the rate is outside [0, 1].
 
     Example:
-        >>> net = TextCapsNet((50, 5000), 2, ngrams=[3])
+        >>> net = TextCapsNet((5000, 50), 2, ngrams=[3])
         >>> net(torch.tensor([[17, 4, 0], [9, 0, 0]])).poses.shape
         torch.Size([2, 2, 16])
     """

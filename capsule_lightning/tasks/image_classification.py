@@ -67,10 +67,12 @@ class Prediction(NamedTuple):
 class ImageClassificationTask(ImageTask):
     """Class capsules, a loss on them, and a reconstruction from the capsule of each object.
 
+    Texts have class capsules alone: their batches, see `TextBatch`, hold no pictures, and their networks no decoder.
+
     In training mode the decoder sees the capsules of the labels, otherwise those of the predicted classes.
 
     Args:
-        in_shape: ``(C, H, W)`` of one image, or ``(L, V)`` of texts, see `TextNet`; stated by the data.
+        in_shape: ``(C, H, W)`` of one image, or ``(V, L)`` of texts, see `TextNet`; stated by the data.
         num_classes: number of classes, J; stated by the data.
         net: called with ``(in_shape, num_classes)``.
         loss: of the class capsules.

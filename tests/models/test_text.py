@@ -19,7 +19,7 @@ from capsule_lightning.routing.em import EMRouting
 from capsule_lightning.routing.hidden import HiddenRouting
 from capsule_lightning.routing.uniform import UniformRouting
 
-SHAPE = LONGEST, WORDS = 17, 40
+SHAPE = WORDS, LONGEST = 40, 17
 SMALL = {"filters": 5, "types": 3, "dim": 4, "dim_words": 6}
 NETS = {
     "A": partial(TextCapsNet, ngrams=[3], **SMALL),
@@ -39,7 +39,7 @@ def weights(net):
 
 
 def test_sizes_are_those_of_the_papers():
-    text = 200, 100
+    text = 100, 200
     capsule_a = TextCapsNet(text, 9, ngrams=[3], orphan=False)
     assert weights(capsule_a) == weights(TextCapsNet(text, 8, ngrams=[3])) == 43_680
     assert capsule_a.branches[0].class_routing.num_in == 1552  # of 97 places
