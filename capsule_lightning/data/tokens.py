@@ -7,9 +7,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from capsule_lightning.data.shares import Share
+from capsule_lightning.layers.token_windows import PAD as PAD
 
-PAD = 0
-"""Fills a batch up behind a text that is shorter than the longest; it must not vote."""
 UNKNOWN = 1
 """Stands for what the vocabulary does not have, and for an empty text."""
 BEGIN = 2

@@ -12,6 +12,7 @@ children that share one: child ``i = p K + k``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import repeat
 
 import torch
@@ -59,15 +60,17 @@ def shared_dynamic_routing(
     count, num_out = weight.shape[0], weight.shape[1]
     size = block or max(1, MOST_COUPLINGS // (poses.shape[1] * num_out))
     children = poses.reshape(len(poses), poses.shape[1] // count, count, poses.shape[2]).transpose(1, 2)  # (B, K, P, D)
-    settings = weight, iterations, bias, leaky, detach, offset
+    parents = partial(
+        _parents, weight=weight, iterations=iterations, bias=bias, leaky=leaky, detach=detach, offset=offset
+    )
     if activations is None:
         blocks: Iterable[tuple[Tensor, Tensor | None]] = zip(torch.split(children, size), repeat(None))
     else:
         shares = activations.to(poses.dtype).reshape(len(poses), -1, count, 1).transpose(1, 2)  # (B, K, P, 1)
         blocks = zip(torch.split(children, size), torch.split(shares, size), strict=True)
     if len(children) == 0 or not torch.is_grad_enabled():
-        return torch.cat([_parents(*block, *settings) for block in blocks])
-    parts = [checkpoint(_parents, *block, *settings, use_reentrant=False, preserve_rng_state=False) for block in blocks]
+        return torch.cat([parents(*block) for block in blocks])
+    parts = [checkpoint(parents, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
     return torch.cat(parts)
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 PAD = 0
-"""The token of padding."""
+"""Fills a batch up behind a text that is shorter than the longest; it must not vote."""
 
 
 def text_lengths(tokens: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class KimCNN(TextNet):
         InputError: a size is below 1, or the rate is outside [0, 1].
 
     Example:
-        >>> net = KimCNN((50, 5000), 2)
+        >>> net = KimCNN((5000, 50), 2)
         >>> net(torch.tensor([[17, 4, 0], [9, 0, 0]])).activations.shape
         torch.Size([2, 2])
     """

@@ -22,7 +22,7 @@ class TextNet(CapsuleNet):
     text gives by itself what it gives in a batch.
 
     Args:
-        in_shape: ``(L, V)``, words of the longest text, beyond which nothing is read, and tokens of the vocabulary.
+        in_shape: ``(V, L)``, tokens of the vocabulary, and words of the longest text, beyond which nothing is read.
         num_classes: class capsules, J.
         dim_words: dimensions of a word's vector.
         static: keep the vectors of the words as they are, rather than train them.
@@ -39,7 +39,7 @@ class TextNet(CapsuleNet):
         name = type(self).__name__
         require(dim_words >= 1, f"{name}: dim_words={dim_words}: expected at least 1")
         require(0 <= dropout <= 1, f"{name}: dropout={dropout}: expected a fraction in [0, 1]")
-        self.embedding = nn.Embedding(self.in_shape[1], dim_words, padding_idx=PAD)
+        self.embedding = nn.Embedding(self.in_shape[0], dim_words, padding_idx=PAD)
         with torch.no_grad():
             self.embedding.weight.uniform_(-0.25, 0.25)[PAD] = 0  # Kim 2014
         self.embedding.weight.requires_grad_(not static)
@@ -48,7 +48,7 @@ class TextNet(CapsuleNet):
     @property
     def longest(self) -> int:
         """Words of the longest text, L."""
-        return self.in_shape[0]
+        return self.in_shape[1]
 
     @abstractmethod
     def text_capsules(self, words: Tensor, lengths: Tensor) -> Capsules:
@@ -82,8 +82,8 @@ class TextNet(CapsuleNet):
     @override
     def require_shape(in_shape: tuple[int, ...]) -> None:
         require(
-            len(in_shape) == 2 and in_shape[0] >= 1 and in_shape[1] >= 2,
-            f"in_shape={tuple(in_shape)}: expected (words of the longest text, tokens of the vocabulary), as a data "
+            len(in_shape) == 2 and in_shape[0] >= 2 and in_shape[1] >= 1,
+            f"in_shape={tuple(in_shape)}: expected (tokens of the vocabulary, words of the longest text), as a data "
             "module of texts states; for images choose another --model.net",
         )
 
@@ -97,4 +97,4 @@ class TextNet(CapsuleNet):
 
     @override
     def example_inputs(self, size: int) -> Tensor:
-        return torch.randint(1, self.in_shape[1], (size, self.longest))
+        return torch.randint(1, self.in_shape[0], (size, self.longest))

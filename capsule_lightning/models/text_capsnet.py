@@ -98,7 +98,7 @@ class TextBranch(nn.Module):
         """Return the children of the class capsules, ordered by place and then by type; 0 where there is no window."""
         features, counts = self.convolution(words, lengths)
         here = first_places(counts, features.shape[1])
-        primary = squash(self.primary(features).unflatten(-1, (self.types, self.dim)), offset=OFFSET)
+        primary = squash(self.primary(features).view(*features.shape[:2], self.types, self.dim), offset=OFFSET)
         primary = primary * here[..., None, None]  # (B, N, A, D)
         primary = F.pad(primary, (0, 0, 0, 0, 0, max(0, self.window - primary.shape[1])))
         windows = primary.unfold(1, self.window, 1).movedim(-1, 2).flatten(2, 3)  # (B, M, window A, D)
@@ -121,7 +121,7 @@ class TextBranch(nn.Module):
         else:
             direction = F.normalize(self.class_routing(children).poses, dim=-1)
             added = couplings * torch.einsum("bije,bje->bij", votes, direction)
-        of_places = added.unflatten(1, (-1, self.types)).sum(dim=2)  # (B, M, J)
+        of_places = added.reshape(len(added), -1, self.types, added.shape[-1]).sum(dim=2)  # (B, M, J)
         of_windows = spread(of_places, self.window, 1, self.convolution.most)
         return self.convolution.spread(of_windows, words.shape[1])
 
@@ -153,7 +153,7 @@ class TextCapsNet(TextNet):
         InputError: a size is below 1, or the rate is outside [0, 1].
 
     Example:
-        >>> net = TextCapsNet((50, 5000), 2, ngrams=[3])
+        >>> net = TextCapsNet((5000, 50), 2, ngrams=[3])
         >>> net(torch.tensor([[17, 4, 0], [9, 0, 0]])).poses.shape
         torch.Size([2, 2, 16])
     """

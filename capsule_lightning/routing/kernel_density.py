@@ -6,6 +6,7 @@ Zhao, Peng, Eger, Cambria & Yang, Towards Scalable and Reliable Capsule Networks
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import isfinite
 
 import torch
@@ -57,18 +58,84 @@ def kernel_density_routing(
     is NaN. Here the first pass is never the last, and densities below 1e-6 count as 1e-6.
     """
     require_passes(iterations)
-    here = (activations > 0).to(votes.dtype).unsqueeze(-1)  # (..., I, 1)
-    squashed = squash(votes, offset=offset)
-    logits = votes.new_zeros(votes.shape[:-1])
+
+    def total(shares: Tensor) -> Tensor:
+        return torch.einsum("...ij,...ije->...je", shares, votes)
+
+    def toward(parents: Tensor) -> Tensor:
+        return torch.einsum("...ije,...je->...ij", votes, parents)
+
+    lengths = torch.linalg.vector_norm(votes, dim=-1)
+    return _passes(lengths, total, toward, activations, iterations, tolerance, offset)
+
+
+@full_precision
+def shared_kernel_density_routing(
+    poses: Tensor,
+    weight: Tensor,
+    activations: Tensor,
+    iterations: int = 10,
+    tolerance: float | None = 0.05,
+    offset: float = 0.5,
+) -> Tensor:
+    """Compute the poses of `kernel_density_routing` of votes whose matrices children share.
+
+    Of the votes only the lengths are needed beside what matrices of a parent say of sums of poses, see
+    `capsule_lightning.kernels.shared_votes`, so that they are formed once and not for every pass.
+
+    Args:
+        poses: ``(B, I, D)``, of the children.
+        weight: ``(K, J, E, D)``; child i uses the matrices of row i modulo K.
+        activations: ``(B, I)``.
+        iterations, tolerance, offset: see `kernel_density_routing`.
+
+    Returns:
+        ``(B, J, E)``.
+    """
+    children = poses.reshape(len(poses), -1, len(weight), poses.shape[-1])  # (B, P, K, D)
+
+    def total(shares: Tensor) -> Tensor:
+        of_types = shares.reshape(*children.shape[:3], -1)
+        return torch.einsum("bkjd,kjed->bje", torch.einsum("bpkj,bpkd->bkjd", of_types, children), weight)
+
+    def toward(parents: Tensor) -> Tensor:
+        seen = torch.einsum("bje,kjed->bkjd", parents, weight)
+        return torch.einsum("bpkd,bkjd->bpkj", children, seen).flatten(1, 2)
+
+    lengths = torch.linalg.vector_norm(vote(poses, weight), dim=-1)
+    return _passes(lengths, total, toward, activations, iterations, tolerance, offset)[0]
+
+
+def _passes(
+    lengths: Tensor,
+    total: Callable[[Tensor], Tensor],
+    toward: Callable[[Tensor], Tensor],
+    activations: Tensor,
+    iterations: int,
+    tolerance: float | None,
+    offset: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Make the passes of `kernel_density_routing`, with ``|squash(u) - v|^2 = |squash(u)|^2 - 2 g u . v + |v|^2``.
+
+    Args:
+        lengths: ``(..., I, J)``, of the votes.
+        total: turns shares ``(..., I, J)`` into the sums of the votes ``(..., J, E)``.
+        toward: turns parents ``(..., J, E)`` into their products with the votes ``(..., I, J)``.
+        activations, iterations, tolerance, offset: see `kernel_density_routing`.
+    """
+    here = (activations > 0).to(lengths.dtype).unsqueeze(-1)  # (..., I, 1)
+    scale = lengths / (offset + lengths.square())  # g, by which the squash multiplies
+    squares = (scale * lengths).square()
+    logits = torch.zeros_like(lengths)
     found: tuple[Tensor, Tensor] | None = None
-    passes = torch.zeros(votes.shape[:-3], dtype=torch.int64, device=votes.device)
+    passes = torch.zeros(lengths.shape[:-2], dtype=torch.int64, device=lengths.device)
     going = torch.ones_like(passes, dtype=torch.bool)
-    before = votes.new_zeros(votes.shape[:-3])
+    before = lengths.new_zeros(lengths.shape[:-2])
     for number in range(iterations):
         couplings = coupling_coefficients(logits)
         shares = here * couplings
         shares = shares / shares.sum(dim=-2, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
-        poses = squash(torch.einsum("...ij,...ije->...je", shares, votes), offset=offset)
+        poses = squash(total(shares), offset=offset)
         if found is not None:  # what is finished stays as it is
             still = going[..., None, None]
             poses, couplings = torch.where(still, poses, found[0]), torch.where(still, couplings, found[1])
@@ -76,7 +143,8 @@ def kernel_density_routing(
         passes = passes + going
         if number == iterations - 1:
             break
-        closeness = 1 - (squashed - poses.unsqueeze(-3)).square().sum(dim=-1)  # (..., I, J)
+        away = squares - 2 * scale * toward(poses) + poses.square().sum(dim=-1).unsqueeze(-2)
+        closeness = 1 - away  # (..., I, J)
         logits = logits + closeness
         if tolerance is None:
             continue
@@ -171,7 +239,8 @@ class KDERouting(Routing):
         return self._route(vote(capsules.poses, self.weight), capsules.activations)[2]
 
     def _parents(self, poses: Tensor, activations: Tensor) -> Tensor:
-        return self._route(vote(poses, self.weight), activations)[0]
+        settings = self.iterations, self.tolerance, self.offset
+        return shared_kernel_density_routing(poses, self.weight, activations, *settings)
 
     def _route(self, votes: Tensor, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return kernel_density_routing(votes, activations, self.iterations, self.tolerance, self.offset)
