@@ -188,10 +188,14 @@ class TextDataModule(DataModule):
         if self._vocabulary is None:
             places = self.splits.places("train")
             kept, _ = self.splits.hold_out(self.seed)
-            texts = (self.found.texts[place] for place in places[kept].tolist())
+            texts = (self.readable(self.found.texts[place]) for place in places[kept].tolist())
             make = WordVocabulary.trained if self.tokenizer == "words" else BytePairVocabulary.trained
             self._vocabulary = make(texts, self.vocabulary_size, self.min_count)
         return self._vocabulary
+
+    def readable(self, text: str) -> str:
+        """Return what of a text is for reading, of which the vocabulary is made: all of it, unless overridden."""
+        return text
 
     @property
     @override
