@@ -24,50 +24,12 @@ FORMS = (
     "the {b} that the {a} {verb}",
     "it was the {a} that {verb} the {b}",
 )
-NOUNS = tuple(
-    [
-        "storm",
-        "river",
-        "engine",
-        "letter",
-        "garden",
-        "bridge",
-        "clock",
-        "window",
-        "mirror",
-        "basket",
-        "report",
-        "village",
-        "hammer",
-        "lamp",
-        "song",
-        "wheel",
-        "barrel",
-        "castle",
-        "forest",
-        "journal",
-        "ladder",
-        "market",
-        "needle",
-        "ocean",
-        "painter",
-        "pocket",
-        "quarry",
-        "ribbon",
-        "sailor",
-        "temple",
-        "valley",
-        "wagon",
-        "anchor",
-        "blanket",
-        "candle",
-        "doctor",
-        "feather",
-        "harbor",
-        "island",
-        "jacket",
-    ]
-)
+NOUNS = (
+    "storm", "river", "engine", "letter", "garden", "bridge", "clock", "window", "mirror", "basket", "report",
+    "village", "hammer", "lamp", "song", "wheel", "barrel", "castle", "forest", "journal", "ladder", "market",
+    "needle", "ocean", "painter", "pocket", "quarry", "ribbon", "sailor", "temple", "valley", "wagon", "anchor",
+    "blanket", "candle", "doctor", "feather", "harbor", "island", "jacket",
+)  # fmt: skip
 LINKS = ("while", "because", "after", "and")
 
 
