@@ -77,15 +77,6 @@ def test_places_are_distances_from_the_last_word_of_each_entity(tmp_path):
     path.write_text(SEMEVAL * 8)
     data = SemEvalDataModule(str(path), reach=2, batch_size=2, val_size=0.25)
     ids, heads = data.encoded("A <e2>key</e2> opens the <e1>door of steel</e1>.")
-        "a",
-        "key",
-        "opens",
-        "the",
-        "door",
-        "of",
-        "steel",
-        ".",
-    ]
     assert (len(ids), heads) == (8, (6, 1))
     texts = ["A <e2>key</e2> opens the <e1>door of steel</e1>.", "<e1>a</e1> <e2>key</e2>"]
     store = data.stored("predict", texts, torch.zeros(2))
