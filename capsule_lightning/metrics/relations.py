@@ -48,7 +48,8 @@ class DirectedF1(Metric):
     def compute(self) -> Tensor:
         right, said, there = self.counts[:, : self.relations].double()
         f1 = 2 * right / (said + there).clamp_min(1)  # 2 PR / (P + R)
-        return (f1[there > 0].sum() / (there > 0).sum().clamp_min(1)).float()
+        mean: Tensor = f1[there > 0].sum() / (there > 0).sum().clamp_min(1)
+        return mean.float()
 
 
 class HeldOutFacts(Metric):
@@ -80,7 +81,7 @@ class HeldOutFacts(Metric):
     def curve(self) -> tuple[Tensor, Tensor]:
         """Return precision and recall after each fact, from the highest score on, ``(F)`` float64 each."""
         scores, labels, bags = (dim_zero_cat(getattr(self, name)).cpu() for name in ("scores", "labels", "bags"))
-        _, pairs = bags.unique(return_inverse=True)
+        _, pairs = torch.unique(bags, return_inverse=True)
         count = int(pairs.max()) + 1
         best = torch.full((count, scores.shape[1]), -torch.inf)
         best = best.scatter_reduce(0, pairs.unsqueeze(1).expand_as(scores), scores, "amax")
