@@ -133,8 +133,9 @@ def trained_on(data: ImageDataModule | TextDataModule) -> TrainedOn:
     except TypeError:  # a class that was made within a function
         slot = None
     if isinstance(data, TextDataModule):
-        names, shape, vocabulary = names_of(data), list(data.in_shape), data.vocabulary.plain()
-        return TrainedOn(data.name, names, shape, num_labels=data.num_labels, slot=slot, vocabulary=vocabulary)
+        plain = data.vocabulary.plain()
+        sizes = list(data.in_shape)
+        return TrainedOn(data.name, names_of(data), sizes, num_labels=data.num_labels, slot=slot, vocabulary=plain)
     statistics = data.statistics if data.normalization == "channel" else None
     shape = getattr(data, "stored_shape", None)  # a class of one's own may do without
     store = data.store("train")
