@@ -49,8 +49,8 @@ class PredictionTable(L.Callback):
     ``activations`` are left out, and so are images that could not be read, if they may be left out.
 
     Args:
-        output: file of the table, a ``.csv``, a ``.parquet``, or a ``.txt`` of the predictions alone; null for ``predictions.csv`` in the folder of the
-            command.
+        output: file of the table, a ``.csv``, a ``.parquet``, or a ``.txt`` of the predictions alone; null for
+            ``predictions.csv`` in the folder of the command.
         embeddings: file for names, labels, classes, lengths and poses of the class capsules as NumPy arrays, a
             ``.npz``; null for none.
         overwrite: replace ``output`` and ``embeddings`` if they are there.
@@ -184,10 +184,11 @@ class Summary:
 
     def lines(self, class_names: Sequence[str]) -> list[str]:
         """Return a line for each of the first predictions, and how many are right if labels are known."""
-        width = min(LONGEST, max(len(name) for _, name in self.first))
+        names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..." for _, name in self.first]
+        width = max(map(len, names))
         lines = [
-            f"{name if len(name) <= width else name[: width - 3] + '...':<{width}}  {in_words(row.classes, class_names)} ({row.confidence:.2f})"
-            for row, name in self.first
+            f"{name:<{width}}  {in_words(row.classes, class_names)} ({row.confidence:.2f})"
+            for name, (row, _) in zip(names, self.first, strict=True)
         ]
         if self.count > len(self.first):
             lines.append(f"... and {self.count - len(self.first):,} more")
