@@ -132,7 +132,7 @@ def with_texts(given: Words, base: Mapping[str, Any] | None, checkpoint: str) ->
     slot = {
         "class_names": list(about.class_names),
         "vocabulary": checkpoint,
-        "max_length": about.in_shape[0],
+        "max_length": about.in_shape[1],
         "batch_size": (about.slot or {}).get("init_args", {}).get("batch_size", 50),
         "num_labels": about.num_labels,
     }

@@ -65,7 +65,7 @@ class TextReader:
     """
 
     def __init__(self, images: TrainedOn, source: str) -> None:
-        self.images, self.max_length = images, images.in_shape[0]
+        self.images, self.max_length = images, images.in_shape[1]
         self.vocabulary = vocabulary_of(images.vocabulary, source)
 
     def __call__(self, texts: Any) -> Tensor:
