@@ -156,7 +156,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
         table(path)
     data = table(write(path))
     state = {"vocabulary": WordVocabulary.trained(["other words"], 10).plain()}
-    with pytest.raises(InputError, match="'other' and not .* is number 4.*--data.vocabulary"):
+    with pytest.raises(InputError, match=r"'other' and not .* is number 4.*--data.vocabulary"):
         data.load_state_dict(state)
     for said in (None, {"kind": "words", "tokens": ["a"]}, {"kind": "words", "tokens": 3}, {"kind": "x"}):
         with pytest.raises(InputError, match="vocabulary"):
@@ -186,7 +186,7 @@ def test_what_a_network_was_trained_on_holds_the_vocabulary(tmp_path):
     found = read_trained_on(trained_on(data).plain(), "a.ckpt")
     assert vocabulary_of(found.vocabulary, "a.ckpt") == data.vocabulary
     found.require_same(data, "a.ckpt")
-    with pytest.raises(InputError, match="--data.max_length 200"):
+    with pytest.raises(InputError, match=r"--data.max_length 200"):
         found.require_same(table(tmp_path / "a.csv", max_length=9), "a.ckpt")
 
 
