@@ -21,7 +21,7 @@ from capsule_lightning.cli import own_parts
 from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.record import RunRecord
 from capsule_lightning.cli.trainer_checks import refused, require_launcher, require_resumable
-from capsule_lightning.components.build import FROM_DATA, build_part
+from capsule_lightning.components.build import FROM_DATA, build_part, told_by_data
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.errors import InputError
 from capsule_lightning.loggers.base import PlacedLogger, Placement
@@ -69,6 +69,7 @@ class CapsuleCLI(LightningCLI):
         if isinstance(args, dict):  # of several classes in one place jsonargparse would hide what a class refuses
             self.given_trainer = args["trainer"]
             args = {**args, "trainer": {**args["trainer"], "callbacks": None, "logger": None}}
+            args["model"] = told_by_data(args["model"])
         super().__init__(
             Task,
             DataModule,
@@ -99,7 +100,7 @@ class CapsuleCLI(LightningCLI):
             self.config = parser.parse_args(args)
             return
         try:
-            self.config = parser.parse_object(args)
+            self.config = parser.parse_object(args, defaults=False)
         except (ArgumentError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the configuration is refused: {reason}; `fit --print_config` shows it whole") from error

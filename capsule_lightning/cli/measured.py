@@ -37,6 +37,7 @@ from capsule_lightning.sharing.network_file import (
 )
 from capsule_lightning.sharing.pictures import PicturesDataModule
 from capsule_lightning.sharing.reader import READ_AS
+from capsule_lightning.sharing.texts import GivenTextsDataModule
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.images import ImageTask
 
@@ -119,6 +120,34 @@ def with_pictures(given: Words, base: Mapping[str, Any] | None, checkpoint: str)
     if not is_shared(checkpoint):
         import_own(Path(checkpoint))
     return {**base, "data": pictures_slot(about, checkpoint)}
+
+
+def with_texts(given: Words, base: Mapping[str, Any] | None, checkpoint: str) -> Mapping[str, Any] | None:
+    """Let ``predict --data.texts`` need no other data than the texts."""
+    if given.command != "predict" or given.option("data.texts") is None or given.chooses_data or base is None:
+        return base
+    about = images_known(checkpoint)
+    if about is None or about.vocabulary is None:
+        return base
+    slot = {
+        "class_names": list(about.class_names),
+        "vocabulary": checkpoint,
+        "max_length": about.in_shape[1],
+        "batch_size": (about.slot or {}).get("init_args", {}).get("batch_size", 50),
+        "num_labels": about.num_labels,
+    }
+    return {**base, "data": {"class_path": path_of(GivenTextsDataModule), "init_args": slot}}
+
+
+def with_vocabulary(config: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+    """Let texts be measured with the vocabulary of their network, whatever texts there are now to make one of."""
+    data = config["data"]
+    if (data.get("init_args") or {}).get("vocabulary", ...) is not None or not Path(checkpoint).is_file():
+        return config
+    about = images_known(checkpoint)
+    if about is None or about.vocabulary is None:
+        return config
+    return {**config, "data": {**data, "init_args": {**data["init_args"], "vocabulary": checkpoint}}}
 
 
 def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from capsule_lightning.components.names import import_components, modernized
+from capsule_lightning.components.names import import_components, modern_path, modernized
+from capsule_lightning.components.slots import Slot, arguments, find_class
 from capsule_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     parser.add_subclass_arguments(Task, "model")
     for name in FROM_DATA:
         parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-    made = _instantiated(parser, {key: config[key] for key in ("data", "model")})
+    made = _instantiated(parser, {"data": config["data"], "model": told_by_data(config["model"])})
     return Experiment(made.model, made.data)
 
 
@@ -69,12 +70,30 @@ def build_part(slot: Any, base: type) -> Any:
     return _instantiated(parser, {"part": slot}).part
 
 
+def told_by_data(task: Any) -> Any:
+    """Return the slot of a task with room for what its data state; anything but a slot is returned as it is.
+
+    A link fills only arguments that are there, and defaults are not laid below a configuration that states everything:
+    jsonargparse would parse each class twice as often for every level that it is deep.
+
+    Args:
+        task: ``class_path`` and ``init_args``.
+    """
+    from capsule_lightning.tasks.base import Task
+
+    if not isinstance(task, Mapping) or not isinstance(task.get("class_path"), str):
+        return task
+    taken = arguments(find_class(modern_path(task["class_path"]), Slot((Task,))))
+    room = {name: None for name in FROM_DATA if name in taken}
+    return {**task, "init_args": {**room, **(task.get("init_args") or {})}}
+
+
 def _instantiated(parser: Any, config: Mapping[str, Any]) -> Any:
     from jsonargparse import ArgumentError
 
     import_components()
     try:
-        return parser.instantiate(parser.parse_object(modernized(dict(config))))
+        return parser.instantiate(parser.parse_object(modernized(dict(config)), defaults=False))
     except InputError:
         raise
     except (ArgumentError, TypeError, ValueError) as error:

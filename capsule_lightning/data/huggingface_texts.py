@@ -76,7 +76,7 @@ class HuggingFaceTextDataModule(TextDataModule):
         part_of = {word: part for part, usual in USUAL.items() for word in usual}
         named = {part_of[name.lower()]: name for name in reversed([*found]) if name.lower() in part_of}
         require("train" in named, f"{path}: expected a split train; there are {some_of([*found])}")
-        texts: list[str] = []
+        listed: list[str] = []
         labels: list[tuple[str, ...]] = []
         parts: list[Part] = []
         own: dict[Part, str] = {}
@@ -97,12 +97,12 @@ class HuggingFaceTextDataModule(TextDataModule):
             )
             if part != "train" and all(label in (UNLABELED, None) for label in said):
                 continue
-            texts += here
+            listed += here
             labels += [labels_of(label, names, title) for label in said]
             parts += [part] * len(here)
             own |= {} if part == "train" else {part: named[part]}
         several = any(len(each) != 1 for each in labels)
-        self.take_texts(Texts(texts, labels, parts, (), own, "", several, names))
+        self.take_texts(Texts(listed, labels, parts, (), own, "", several, names))
 
     @property
     @override

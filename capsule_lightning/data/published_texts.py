@@ -23,10 +23,10 @@ class PublishedTextDataModule(TextDataModule):
     | ``mr`` | ``rt-polarity.pos``, ``rt-polarity.neg`` (Pang & Lee 2005) | ``folds`` or ``test_size`` |
     | ``subj`` | ``quote.tok.gt9.5000``, ``plot.tok.gt9.5000`` (Pang & Lee 2004) | the same |
     | ``cr`` | ``custrev.pos``, ``custrev.neg`` (Hu & Liu 2004) | the same |
-    | ``sst2``, ``sst5`` | ``train.txt``, ``dev.txt``, ``test.txt``: trees of Socher et al. (2013), whole sentences | its own |
+    | ``sst2``, ``sst5`` | ``train.txt``, ``dev.txt``, ``test.txt``: trees (Socher et al. 2013) | its own |
     | ``trec`` | ``train_5500.label``, ``TREC_10.label`` (Li & Roth 2002), the 6 coarse classes | its own |
     | ``ag_news`` | ``train.csv``, ``test.csv`` without a first line of names (Zhang et al. 2015) | its own |
-    | ``reuters10`` | ``reut2-*.sgm`` of Reuters-21578, the ten largest topics, ModApte split; any number each | its own |
+    | ``reuters10`` | ``reut2-*.sgm`` of Reuters-21578, the ten largest topics, ModApte split | its own |
 
     Files that are not in UTF-8 are read in Latin-1, as they were given out. `TextDataModule` describes the arguments
     that are not listed.

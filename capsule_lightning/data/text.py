@@ -200,8 +200,8 @@ class TextDataModule(DataModule):
     @property
     @override
     def in_shape(self) -> tuple[int, int]:
-        """``(L, V)``: the most ids of a text, and how many different ids there are."""
-        return self.max_length, len(self.vocabulary)
+        """``(V, L)``: how many different ids there are, and the most ids of a text."""
+        return len(self.vocabulary), self.max_length
 
     @override
     def open(self, split: Split) -> TextStore:

@@ -81,9 +81,9 @@ class TextFolderDataModule(TextDataModule):
         size = sum(path.stat().st_size for _, _, path in rows)
         require(size <= MOST_BYTES, f"{self.root}: has {size:,} bytes of text, at most {MOST_BYTES:,} are read")
         own: dict[Part, str] = {part: folder.name for part, folder in there.items() if part != "train"}
-        texts = [read_text(path, encoding) for _, _, path in rows]
+        found_texts = [read_text(path, encoding) for _, _, path in rows]
         labels = [(label,) for _, label, _ in rows]
-        self.take_texts(Texts(texts, labels, [part for part, _, _ in rows], (), own, found.note))
+        self.take_texts(Texts(found_texts, labels, [part for part, _, _ in rows], (), own, found.note))
 
     @property
     @override

@@ -94,8 +94,8 @@ class TextTableDataModule(TextDataModule):
         if not (all(said.known) or label_separator):
             missing = [line for line, known in zip(rows.lines, said.known, strict=True) if not known]
             raise InputError(
-                f"{self.table}: {len(missing):,} rows have no label, the first in line {missing[0]}; fill it in, or let "
-                "a trained network predict them"
+                f"{self.table}: {len(missing):,} rows have no label, the first in line {missing[0]}; fill it in, or "
+                "let a trained network predict them"
             )
         parts, groups, own, note = read_splits(rows, split_column, group_column)
         weight = weight_column or ("weight" if "weight" in rows.columns else None)

@@ -39,7 +39,7 @@ class TrainedOn:
         brightness: mean and deviation, over training images, of an image's mean in [0, 1]; None if it is not known.
         value_range: the values that become 0 and 1, if the images are not bytes; None if they are.
         slot: class and arguments of the data module, without those of one machine; None if they are not known.
-        vocabulary: of texts, see `Vocabulary.plain`, whose ``in_shape`` is ``(L, V)``; None of images.
+        vocabulary: of texts, see `Vocabulary.plain`, whose ``in_shape`` is ``(V, L)``; None of images.
     """
 
     name: str
@@ -95,9 +95,9 @@ class TrainedOn:
         if isinstance(data, TextDataModule) and self.vocabulary is not None:
             require_same_vocabulary(vocabulary_of(self.vocabulary, source), data.vocabulary, source)
             require(
-                self.in_shape[0] == data.max_length,
-                f"{source}: takes texts of at most {self.in_shape[0]} ids, and these data give {data.max_length}; set "
-                f"--data.max_length {self.in_shape[0]}",
+                self.in_shape[1] == data.max_length,
+                f"{source}: takes texts of at most {self.in_shape[1]} ids, and these data give {data.max_length}; set "
+                f"--data.max_length {self.in_shape[1]}",
             )
         if tuple(self.in_shape) != tuple(data.in_shape):
             raise InputError(
@@ -133,8 +133,9 @@ def trained_on(data: ImageDataModule | TextDataModule) -> TrainedOn:
     except TypeError:  # a class that was made within a function
         slot = None
     if isinstance(data, TextDataModule):
-        names, shape, vocabulary = names_of(data), list(data.in_shape), data.vocabulary.plain()
-        return TrainedOn(data.name, names, shape, num_labels=data.num_labels, slot=slot, vocabulary=vocabulary)
+        plain = data.vocabulary.plain()
+        sizes = list(data.in_shape)
+        return TrainedOn(data.name, names_of(data), sizes, num_labels=data.num_labels, slot=slot, vocabulary=plain)
     statistics = data.statistics if data.normalization == "channel" else None
     shape = getattr(data, "stored_shape", None)  # a class of one's own may do without
     store = data.store("train")
@@ -220,7 +221,7 @@ def require_form(found: TrainedOn) -> None:
         and len(found.class_names) > 1
         and all(isinstance(name, str) and name.isprintable() for name in found.class_names),
         "in_shape": shape_like(found.in_shape, 3 if found.vocabulary is None else 2),
-        "vocabulary": found.vocabulary is None or found.in_shape[1] == len(vocabulary_of(found.vocabulary, found.name)),
+        "vocabulary": found.vocabulary is None or found.in_shape[0] == len(vocabulary_of(found.vocabulary, found.name)),
         "stored_shape": found.stored_shape is None or shape_like(found.stored_shape),
         "num_labels": isinstance(found.num_labels, int),
         "normalization": found.normalization in get_args(Normalization),

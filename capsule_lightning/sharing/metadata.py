@@ -88,7 +88,7 @@ def metadata_of(images: TrainedOn) -> Metadata:
 def expected_input(images: TrainedOn) -> str:
     """Return one sentence about what is done to images before the network sees them."""
     if images.vocabulary is not None:
-        return f"ids of {images.in_shape[1]:,} tokens, (batch, up to {images.in_shape[0]}) int64, 0 behind a text"
+        return f"ids of {images.in_shape[0]:,} tokens, (batch, up to {images.in_shape[1]}) int64, 0 behind a text"
     scale = "from 0 to 1"
     if images.value_range is not None:
         scale += f", which are {images.value_range[0]:g} and {images.value_range[1]:g} in files and arrays"

@@ -16,6 +16,7 @@ from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.components.foreign import component, known_class, require_harmless
 from capsule_lightning.components.names import OLD_NAMES, modernized
 from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.text import TextDataModule
 from capsule_lightning.data.trained_on import OF_MACHINE
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import Encoder
@@ -30,6 +31,7 @@ from capsule_lightning.runs.plain_json import parse_json
 from capsule_lightning.sharing.checkpoint import network_of
 from capsule_lightning.sharing.metadata import NEEDED, OF_IMAGES, Metadata, images_of
 from capsule_lightning.sharing.reader import ImageReader
+from capsule_lightning.sharing.texts import TextReader
 from capsule_lightning.shipped import PRETRAINED
 from capsule_lightning.tasks.base import Task
 
@@ -38,7 +40,7 @@ LARGEST, LONGEST, MOST_PIXELS = 2**20, 2**10, 2**26
 """Bounds of what a file from elsewhere may state: a size, the values of a list, and the values of one image."""
 PARTS = (CapsuleNet, Encoder, Routing, Decoder)
 """What a network of a file from elsewhere may be made of."""
-EVALUATION = (*PARTS, Task, ClassificationLoss, Metrics, ImageDataModule, Augmentation)
+EVALUATION = (*PARTS, Task, ClassificationLoss, Metrics, ImageDataModule, TextDataModule, Augmentation)
 """What its configuration may name."""
 
 
@@ -91,13 +93,15 @@ def network_from(tensors: Mapping[str, Tensor], metadata: Metadata, path: str | 
     return net
 
 
-def image_reader(metadata: Metadata, path: str | Path) -> ImageReader:
-    """Return what prepares images for a network.
+def image_reader(metadata: Metadata, path: str | Path) -> ImageReader | TextReader:
+    """Return what prepares images, or texts, for a network.
 
     Raises:
         InputError: the metadata do not say what the network was trained on.
     """
     images = images_of(metadata, path)
+    if images.vocabulary is not None:
+        return TextReader(images, str(path))
     slot = modernized((images.slot or {}).get("init_args", {}).get("augmentation"))
     try:
         augmentation: Any = None if slot is None else component(slot, (Augmentation,))()
