@@ -24,6 +24,8 @@ from capsule_lightning.runs.files import open_whole
 
 PARQUET = ".parquet"
 """How the name of a table ends that is no CSV."""
+LINES = ".txt"
+"""How the name of a file ends that has the predictions alone."""
 _MOST_CELLS = 2**22
 """Cells that a Parquet file gets at once."""
 
@@ -145,6 +147,15 @@ class CSVTable(PredictionFile):
                 self._begun = True
             lines.append([in_cell(cell) for cell in cells.values()])
         self.file.write(csv_text(lines).encode("utf-8", "backslashreplace"))
+
+
+class Lines(PredictionFile):
+    """The predicted class of each example, one in a line; several in one line, with commas between."""
+
+    @override
+    def write(self, rows: Sequence[Row], names: Sequence[str]) -> None:
+        lines = "".join(f"{in_words(row.classes, self.class_names)}\n" for row in rows)
+        self.file.write(lines.encode("utf-8", "backslashreplace"))
 
 
 class ParquetTable(PredictionFile):

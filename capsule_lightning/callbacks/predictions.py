@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from typing_extensions import override
 from capsule_lightning.callbacks.calibration import Calibrated, Calibration
 from capsule_lightning.callbacks.collected import confidences, damaged_of_all_processes, named, of_all_processes, offers
 from capsule_lightning.callbacks.prediction_files import (
+    LINES,
     PARQUET,
     CSVTable,
     EmbeddingsFile,
+    Lines,
     ParquetTable,
     PredictionFile,
     Row,
@@ -31,6 +34,8 @@ from capsule_lightning.tasks.images import ImageTask
 
 SHOWN = 20
 """Most predictions that are printed."""
+LONGEST = 80
+"""Most characters of a name, or of a text, that are printed."""
 
 
 class PredictionTable(L.Callback):
@@ -44,8 +49,8 @@ class PredictionTable(L.Callback):
     ``activations`` are left out, and so are images that could not be read, if they may be left out.
 
     Args:
-        output: file of the table, a ``.csv`` or a ``.parquet``; null for ``predictions.csv`` in the folder of the
-            command.
+        output: file of the table, a ``.csv``, a ``.parquet``, or a ``.txt`` of the predictions alone; null for
+            ``predictions.csv`` in the folder of the command.
         embeddings: file for names, labels, classes, lengths and poses of the class capsules as NumPy arrays, a
             ``.npz``; null for none.
         overwrite: replace ``output`` and ``embeddings`` if they are there.
@@ -108,7 +113,7 @@ class PredictionTable(L.Callback):
 
     def _rows(self, trainer: L.Trainer, task: L.LightningModule, outputs: Any, batch: Any) -> list[Row]:
         """Return the rows of a batch of this process."""
-        if not offers(outputs, "classes", "activations") or not offers(batch, "labels", "indices", "pictures"):
+        if not offers(outputs, "classes", "activations") or not offers(batch, "labels", "indices"):
             return []
         count, known = len(batch.labels), calibrated(trainer)
         labels, classes = (each.reshape(count, -1) for each in (batch.labels, outputs.classes))  # (B, L)
@@ -119,7 +124,7 @@ class PredictionTable(L.Callback):
             classes.tolist(),
             confidences(outputs.activations, classes).tolist(),
             outputs.errors.tolist() if offers(outputs, "errors") else [None] * count,
-            batch.pictures.reshape(count, -1).mean(dim=1).tolist(),
+            batch.pictures.reshape(count, -1).mean(dim=1).tolist() if offers(batch, "pictures") else [nan] * count,
             outputs.activations.tolist(),
             outputs.poses.float().cpu().numpy() if self.embeddings and offers(outputs, "poses") else [None] * count,
             *likely(known, task, outputs, count),
@@ -143,7 +148,8 @@ class PredictionTable(L.Callback):
 
     def _open(self, folder: Path, class_names: Sequence[str]) -> None:
         path = folder / "predictions.csv" if self.output is None else expanded(self.output, "--output")
-        usual, kind = self.output is None, ParquetTable if path.suffix == PARQUET else CSVTable
+        usual = self.output is None
+        kind = {PARQUET: ParquetTable, LINES: Lines}.get(path.suffix, CSVTable)
         self._files.append(kind(path, class_names, overwrite=self.overwrite or usual, make_folder=usual))
         if self.embeddings is not None:
             place = expanded(self.embeddings, "--embeddings")
@@ -178,9 +184,11 @@ class Summary:
 
     def lines(self, class_names: Sequence[str]) -> list[str]:
         """Return a line for each of the first predictions, and how many are right if labels are known."""
-        width = max(len(name) for _, name in self.first)
+        names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..." for _, name in self.first]
+        width = max(map(len, names))
         lines = [
-            f"{name:<{width}}  {in_words(row.classes, class_names)} ({row.confidence:.2f})" for row, name in self.first
+            f"{name:<{width}}  {in_words(row.classes, class_names)} ({row.confidence:.2f})"
+            for name, (row, _) in zip(names, self.first, strict=True)
         ]
         if self.count > len(self.first):
             lines.append(f"... and {self.count - len(self.first):,} more")

@@ -105,9 +105,10 @@ def output_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
         for name, module in net.named_modules()
     ]
     first = next(net.parameters(), torch.empty(0))
-    image = torch.zeros(1, *net.in_shape, device=first.device, dtype=first.dtype)
     try:
         with suppress(Exception), torch.no_grad(), undisturbed(net):
+            image = net.example_inputs(1).to(first.device)
+            image = image.to(first.dtype) if image.is_floating_point() else image
             net.reconstruct(net(image), torch.zeros(1, dtype=torch.int64, device=first.device))
     finally:
         for hook in hooks:

@@ -17,6 +17,7 @@ from capsule_lightning.components.own import import_own
 from capsule_lightning.components.slots import Slot, arguments, find_class, path_of
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.text import TextDataModule
 from capsule_lightning.data.trained_on import TrainedOn, read_trained_on
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.checkpoint_files import TRAINED_ON, require_checkpoint, require_weights
@@ -37,6 +38,7 @@ from capsule_lightning.sharing.network_file import (
 )
 from capsule_lightning.sharing.pictures import PicturesDataModule
 from capsule_lightning.sharing.reader import READ_AS
+from capsule_lightning.sharing.texts import GivenTextsDataModule
 from capsule_lightning.tasks.annotated import AnnotatedTask
 from capsule_lightning.tasks.base import Task
 from capsule_lightning.tasks.images import ImageTask
@@ -144,6 +146,34 @@ def annotated_slot(about: TrainedOn, base: Mapping[str, Any]) -> dict[str, Any] 
     return {"class_path": path_of(made), "init_args": given | {key: trained[key] for key in kept if key in trained}}
 
 
+def with_texts(given: Words, base: Mapping[str, Any] | None, checkpoint: str) -> Mapping[str, Any] | None:
+    """Let ``predict --data.texts`` need no other data than the texts."""
+    if given.command != "predict" or given.option("data.texts") is None or given.chooses_data or base is None:
+        return base
+    about = images_known(checkpoint)
+    if about is None or about.vocabulary is None:
+        return base
+    slot = {
+        "class_names": list(about.class_names),
+        "vocabulary": checkpoint,
+        "max_length": about.in_shape[1],
+        "batch_size": (about.slot or {}).get("init_args", {}).get("batch_size", 50),
+        "num_labels": about.num_labels,
+    }
+    return {**base, "data": {"class_path": path_of(GivenTextsDataModule), "init_args": slot}}
+
+
+def with_vocabulary(config: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+    """Let texts be measured with the vocabulary of their network, whatever texts there are now to make one of."""
+    data = config["data"]
+    if (data.get("init_args") or {}).get("vocabulary", ...) is not None or not Path(checkpoint).is_file():
+        return config
+    about = images_known(checkpoint)
+    if about is None or about.vocabulary is None:
+        return config
+    return {**config, "data": {**data, "init_args": {**data["init_args"], "vocabulary": checkpoint}}}
+
+
 def pictures_slot(about: TrainedOn, checkpoint: str) -> dict[str, Any]:
     """Return the slot of the data module that reads pictures for a network.
 
@@ -219,7 +249,7 @@ def take_network(path: str, checkpoint: Mapping[str, Any] | None, task: Task, da
         InputError: another network, or data of other classes or of another shape.
     """
     about = images_known(path) if checkpoint is None else read_trained_on(checkpoint.get(TRAINED_ON), path)
-    if about is not None and isinstance(data, ImageDataModule):
+    if about is not None and isinstance(data, ImageDataModule | TextDataModule):
         about.require_same(data, path)
         about.normalizes(data)
     if checkpoint is not None:

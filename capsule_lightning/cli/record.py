@@ -22,6 +22,8 @@ from typing_extensions import override
 from capsule_lightning import __version__
 from capsule_lightning.cli.changes import Change, apply_changes, patience_of
 from capsule_lightning.components.run_config import trust_what_is_unusual
+from capsule_lightning.data.text import TextDataModule
+from capsule_lightning.data.vocabulary_files import FILE, vocabulary_text
 from capsule_lightning.errors import StoppedError
 from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import CONFIG_NAME, flat
@@ -85,6 +87,9 @@ class RunRecord(L.Callback):
         remedy = "make room, then resume with: fit --resume"
         write_whole(folder / CONFIG_NAME, dump_yaml(self.config), make_folder=True, remedy=remedy, error=StoppedError)
         trust_what_is_unusual(folder)
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, TextDataModule):
+            write_whole(folder / FILE, vocabulary_text(data.vocabulary), remedy=remedy, error=StoppedError)
         starts = [*starts_of(folder), environment(trainer)][-MOST_STARTS:]
         text = json.dumps({"starts": starts}, indent=1) + "\n"
         write_whole(folder / ENVIRONMENT_NAME, text, remedy=remedy, error=StoppedError)

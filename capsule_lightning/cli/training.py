@@ -31,6 +31,8 @@ from capsule_lightning.cli.measured import (
     take_weights,
     with_network,
     with_pictures,
+    with_texts,
+    with_vocabulary,
 )
 from capsule_lightning.cli.options import OPTIONS
 from capsule_lightning.cli.resuming import begin_from
@@ -186,8 +188,10 @@ def resolve_start(given: Words) -> Start:
         elif checkpoint is not None and given.command != "fit":
             base = base_of_network(given, checkpoint)
     if checkpoint is not None:
-        base = with_pictures(given, base, checkpoint)
+        base = with_texts(given, with_pictures(given, base, checkpoint), checkpoint)
     config = resolve(given, base)
+    if checkpoint is not None and given.command != "fit":
+        config = with_vocabulary(config, checkpoint)
     if given.command == "predict":
         config = for_predict(config, given)
     begins_as = given.option("init_from")

@@ -20,9 +20,10 @@ SLOTS = {
         "PartedImagesDataModule",
         "AnnotatedDataModule",
         "JointDataModule",
+        "TextDataModule",
     ),
     "--data.augmentation": ("augmentations", "Augmentation"),
-    "--model.net": ("models", "CapsuleNet", "SegmentationNet", "Detector", "PoseNet"),
+    "--model.net": ("models", "CapsuleNet", "SegmentationNet", "Detector", "PoseNet", "TextNet"),
     "--model.net.encoder": ("encoders", "Encoder", "MapEncoder", "FeatureEncoder"),
     "--model.net.routing": ("routing", "Routing", "MatrixRouting"),
     "--model.net.decoder": ("decoders", "Decoder"),
@@ -44,7 +45,7 @@ FOLDERS = (
     "tasks",
 )
 """The folders whose modules define a class that a config may name."""
-ABSTRACT = ("annotated", "base", "joints", "listed_images", "named", "parted_images", "pose", "segmentation")
+ABSTRACT = ("annotated", "base", "joints", "listed_images", "named", "parted_images", "pose", "segmentation", "text")
 """Modules of classes that others derive from."""
 OLD_NAMES = {"normalisation": "normalization"}
 """Names of arguments and of metadata in files that were written before the names changed."""

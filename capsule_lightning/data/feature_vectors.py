@@ -17,9 +17,8 @@ from capsule_lightning.data.label_tables import TABLES, read_table
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.data.split_folders import Part
+from capsule_lightning.data.row_splits import RowSplits
 from capsule_lightning.data.statistics import Brightness
-from capsule_lightning.data.stratified import split_off
 from capsule_lightning.data.to_predict import unknown
 from capsule_lightning.data.vector_files import Columns, number_columns, read_unlabeled, read_vectors
 from capsule_lightning.errors import printable, require, some_of
@@ -91,11 +90,11 @@ class FeatureDataModule(ImageDataModule):
             f"features_name={features_name}, labels_name={labels_name}: expected both names, or neither",
         )
         self.path = Path(os.path.expanduser(str(path)))
-        self.division = Division(test_size, folds, fold, "vector")
         self.columns = Columns(label_column, split_column, group_column, columns)
         names = None if features_name is None else (features_name, str(labels_name))
+        division = Division(test_size, folds, fold, "vector")
         self.vectors = read_vectors(self.path, self.columns, names)
-        self.division.require_possible(self.vectors.own_parts)
+        division.require_possible(self.vectors.own_parts)
         parts = self.vectors.parts
         self.class_names = in_order(
             [each for each, part in zip(self.vectors.labels, parts, strict=True) if part == "train"]
@@ -112,9 +111,17 @@ class FeatureDataModule(ImageDataModule):
         )
         number_of = {name: number for number, name in enumerate(self.class_names)}
         self._labels = torch.tensor([number_of[label] for label in self.vectors.labels])
-        at = [n for n, part in enumerate(parts) if part == "train"]
-        groups = [self.vectors.groups[n] for n in at] if self.vectors.groups else None
-        self.division.require_enough(self._labels[at], self.class_names, groups)
+        self.splits = RowSplits(
+            self.title,
+            self._labels,
+            parts,
+            self.vectors.groups,
+            self.vectors.own_parts,
+            self.class_names,
+            division,
+            val_size,
+        )
+        self.splits.require_enough()
 
     @property
     @override
@@ -123,7 +130,7 @@ class FeatureDataModule(ImageDataModule):
 
     @override
     def load(self, split: Split) -> Images:
-        places = self._places(split)
+        places = self.splits.places(split)
         return Images(self.vectors.values[places][:, :, None, None], self._labels[places])
 
     @override
@@ -156,12 +163,7 @@ class FeatureDataModule(ImageDataModule):
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Hold out the vectors that are listed to validate on, or else ``val_size`` vectors."""
-        places = self._places("train")
-        if "val" in self.vectors.own_parts and self.val_size != 0:
-            held_out = torch.tensor([self.vectors.parts[place] == "val" for place in places.tolist()])
-            return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
-        groups = [self.vectors.groups[place] for place in places.tolist()] if self.vectors.groups else None
-        return split_off(labels, self.val_size, self.seed, class_names=self.class_names, groups=groups)
+        return self.splits.hold_out(self.seed)
 
     @override
     def open(self, split: Split) -> Store:
@@ -180,10 +182,8 @@ class FeatureDataModule(ImageDataModule):
 
     @override
     def origin_of(self, part: str) -> str:
-        own = self.vectors.own_parts
-        if part in own:
-            return f" ({own[part]})"
-        return f" ({self.division})" if part == "test" else super().origin_of(part)
+        origin = self.splits.origin_of(part)
+        return super().origin_of(part) if origin is None else origin
 
     @override
     def describe(self) -> str:
@@ -196,26 +196,6 @@ class FeatureDataModule(ImageDataModule):
         flat = int((self.vectors.values.amax(dim=0) == self.vectors.values.amin(dim=0)).sum())
         lines += [f"{flat:,} of the numbers are the same in all vectors"] if flat else []
         return "\n  ".join(map(printable, lines))
-
-    def _places(self, split: Split) -> Tensor:
-        """Return the places of a split's vectors in the file; those to validate on are among those to train on."""
-        parts = self.vectors.parts
-
-        def listed(*wanted: Part) -> Tensor:
-            return torch.tensor([n for n, part in enumerate(parts) if part in wanted], dtype=torch.int64)
-
-        own = self.vectors.own_parts
-        if "test" in own and split == "test":
-            return listed("test")
-        train, test = listed("train"), torch.empty(0, dtype=torch.int64)
-        if "test" not in own:
-            labels = self._labels[train]
-            groups = [self.vectors.groups[place] for place in train.tolist()] if self.vectors.groups else None
-            kept, taken = self.division.off(labels, self.title, self.class_names, groups)
-            train, test = train[kept], train[taken]
-        if split == "test":
-            return test
-        return torch.cat([train, listed("val")]) if "val" in own and self.val_size != 0 else train
 
     def _predicted(self, path: Path) -> Tensor:
         """Return vectors to predict, ``(N, D, 1, 1)``."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from capsule_lightning.data.regular_files import kind_of, open_regular
 from capsule_lightning.errors import InputError, first_line, nearest, require, some_of
+from capsule_lightning.runs.plain_json import parse_json
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -22,7 +23,7 @@ LONGEST_NUMBER = 64
 DELIMITERS = ",;\t"
 BATCH = 8192
 """Rows of a Parquet file that are unpacked at a time."""
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 """How the names of tables end."""
 
 
@@ -68,8 +69,8 @@ class Table(NamedTuple):
 def read_table(path: Path) -> Table:
     """Read a table, whose first row names the columns.
 
-    A file whose name ends in ``.parquet`` is Parquet; any other is text in UTF-8, with commas, semicolons or tabs
-    between the cells, whichever the first line has most of.
+    A file whose name ends in ``.parquet`` is Parquet, one that ends in ``.jsonl`` is an object of JSON in each line;
+    any other is text in UTF-8, with commas, semicolons or tabs between the cells, whichever the first line has most of.
 
     Raises:
         InputError: there is no such file, it is too large, not a table, or two of its columns have the same name.
@@ -84,20 +85,56 @@ def read_table(path: Path) -> Table:
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise InputError(f"{path}: cannot be read ({reason.lower()}); expected a CSV, TSV or Parquet file") from error
-    table = _parquet(path, content) if path.suffix.lower() == ".parquet" else _text(path, content)
+    table = {".parquet": _parquet, ".jsonl": _json_lines}.get(path.suffix.lower(), _text)(path, content)
     require(table.rows, f"{path}: the table has no rows below its first line, which names the columns")
     twice = sorted({name for name in table.columns if table.columns.count(name) > 1})
     require(not twice, f"{path}: two columns are called {some_of(twice)}; rename one of them")
     return table
 
 
-def _text(path: Path, content: bytes) -> Table:
+def _decoded(path: Path, content: bytes) -> str:
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path}: is not text in UTF-8 ({first_line(error)}); save the table as CSV in UTF-8"
+            f"{path}: line {line} is not text in UTF-8 ({first_line(error)}); save the table as CSV in UTF-8"
         ) from error
+
+
+def _json_lines(path: Path, content: bytes) -> Table:
+    columns: dict[str, None] = {}
+    found: list[dict[str, object]] = []
+    lines: list[int] = []
+    for number, line in enumerate(_decoded(path, content).split("\n"), 1):
+        if not line.strip():
+            continue
+        row = parse_json(line, f"{path}, line {number}", "mend the line")
+        require(isinstance(row, dict), f"{path}: line {number} is no object of JSON; expected names and values")
+        columns |= dict.fromkeys(row)
+        found.append(row)
+        lines.append(number)
+    rows = [[_in_cell(row.get(name)) for name in columns] for row in found]
+    return Table(path, list(columns), rows, lines)
+
+
+def _in_cell(value: object) -> str:
+    """Return a value of JSON as a cell's text; what a list holds has ``|`` between."""
+    if isinstance(value, list):
+        return "|".join(map(_in_cell, value))
+    return "" if value is None else str(value)
+
+
+def _text(path: Path, content: bytes) -> Table:
+    text = _decoded(path, content)
+    limit = csv.field_size_limit(MOST_BYTES)  # a cell may hold a whole document
+    try:
+        return _cells(path, text)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _cells(path: Path, text: str) -> Table:
     head = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=head.count), strict=True)
     columns: list[str] = []

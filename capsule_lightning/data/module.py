@@ -211,8 +211,7 @@ class DataModule(L.LightningDataModule, ABC):
             training: see `ExactLoader`.
         """
         store, (rank, world_size) = self.placed(split), self.process
-        kind = PartnerLoader if training and self.mixes else ExactLoader
-        return kind(
+        return self.kind_of_loader(training)(
             store,
             torch.arange(len(store)) if subset is None else subset,
             self.batch_size,
@@ -223,6 +222,10 @@ class DataModule(L.LightningDataModule, ABC):
             world_size=world_size,
             balanced=training and self.balanced,
         )
+
+    def kind_of_loader(self, training: bool) -> type[ExactLoader]:
+        """Return what gives out batches."""
+        return PartnerLoader if training and self.mixes else ExactLoader
 
     def placed(self, split: str) -> Store:
         """Return the store of a split, on the trainer's device from now on if it may be there."""

@@ -6,9 +6,11 @@ each is the network's input.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
+
+from capsule_lightning.data.shares import Share
 
 IGNORE = -1
 """What a mask holds where a pixel does not count."""
@@ -68,6 +70,28 @@ class HasJoints(Protocol):
     @property
     def indices(self) -> Tensor:
         """Positions in the stored set."""
+
+
+class HasLabels(Protocol):
+    """A batch for classification, such as an `ImageBatch` or a `TextBatch`; its first field is the network's input.
+
+    If the network has a decoder, there are ``pictures`` to reconstruct, too.
+    """
+
+    @property
+    def labels(self) -> Tensor:
+        """Class numbers ``(B)``, or ``(B, L)`` of several labels an example."""
+
+    @property
+    def indices(self) -> Tensor:
+        """Positions in the stored set."""
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """What examples count as in the loss; empty if each counts once, by its labels."""
+
+    def __getitem__(self, place: Literal[0], /) -> Tensor:
+        """Return the first field."""
 
 
 class MaskBatch(NamedTuple):

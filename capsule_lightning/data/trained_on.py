@@ -16,12 +16,14 @@ from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.deep_pictures import is_range
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.statistics import Brightness, unlike
-from capsule_lightning.errors import InputError, first_line, printable
+from capsule_lightning.data.text import TextDataModule, require_same_vocabulary
+from capsule_lightning.data.vocabulary_files import vocabulary_of
+from capsule_lightning.errors import InputError, first_line, printable, require
 from capsule_lightning.runs.plain_values import path_of, stated
 
 OF_MACHINE = (
     *("root", "path", "test_path", "table", "folder", "images", "pictures", "masks", "test_pictures", "test_masks"),
-    *("backgrounds", "download", "_class_path", "_instantiator"),
+    *("backgrounds", "download", "texts", "vocabulary", "_class_path", "_instantiator"),
 )
 """Arguments of a data module that concern the place where it ran, and what Lightning notes beside them."""
 
@@ -41,6 +43,7 @@ class TrainedOn:
         brightness: mean and deviation, over training images, of an image's mean in [0, 1]; None if it is not known.
         value_range: the values that become 0 and 1, if the images are not bytes; None if they are.
         slot: class and arguments of the data module, without those of one machine; None if they are not known.
+        vocabulary: of texts, see `Vocabulary.plain`, whose ``in_shape`` is ``(V, L)``; None of images.
     """
 
     name: str
@@ -53,6 +56,7 @@ class TrainedOn:
     brightness: Sequence[float] | None = None
     slot: Mapping[str, Any] | None = None
     value_range: Sequence[float] | None = None
+    vocabulary: Mapping[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -75,7 +79,7 @@ class TrainedOn:
         mean, deviation = (torch.tensor(each, device=pictures.device).view(-1, 1, 1) for each in self.statistics)
         return (pictures - mean) / deviation
 
-    def require_same(self, data: ImageDataModule, source: str) -> None:
+    def require_same(self, data: ImageDataModule | TextDataModule, source: str) -> None:
         """Refuse data that are not of the network's classes, or of other channels or another size.
 
         Args:
@@ -86,6 +90,13 @@ class TrainedOn:
             InputError: the first difference.
         """
         self.require_same_names(names_of(data), source)
+        if isinstance(data, TextDataModule) and self.vocabulary is not None:
+            require_same_vocabulary(vocabulary_of(self.vocabulary, source), data.vocabulary, source)
+            require(
+                self.in_shape[1] == data.max_length,
+                f"{source}: takes texts of at most {self.in_shape[1]} ids, and these data give {data.max_length}; set "
+                f"--data.max_length {self.in_shape[1]}",
+            )
         if tuple(self.in_shape) != tuple(data.in_shape):
             raise InputError(
                 f"{source}: takes images of (channels, rows, columns) {tuple(self.in_shape)}, and these data give "
@@ -106,11 +117,13 @@ class TrainedOn:
                 f"{len(theirs)}{order}: {listed(theirs)}; give the data of those classes"
             )
 
-    def normalizes(self, data: ImageDataModule) -> None:
+    def normalizes(self, data: ImageDataModule | TextDataModule) -> None:
         """Let data be scaled and normalized as the network's training images were.
 
         Another normalization is taken if it is asked for.
         """
+        if isinstance(data, TextDataModule):
+            return
         data.keep_values(self.value_range)
         asked = data.asked_normalization
         if asked not in (None, self.normalization):
@@ -122,15 +135,19 @@ class TrainedOn:
             data.statistics = mean, deviation
 
 
-def trained_on(data: ImageDataModule) -> TrainedOn:
+def trained_on(data: ImageDataModule | TextDataModule) -> TrainedOn:
     """Describe data that are set up for training."""
     arguments = {name: value for name, value in stated(data.hparams).items() if name not in OF_MACHINE}
-    if arguments.get("augmentation", ...) is None:
+    if isinstance(data, ImageDataModule) and arguments.get("augmentation", ...) is None:
         arguments |= stated({"augmentation": type(data).usual_augmentation})
     try:
         slot = {"class_path": path_of(type(data)), "init_args": {**arguments, "seed": data.seed}}
     except TypeError:  # a class that was made within a function
         slot = None
+    if isinstance(data, TextDataModule):
+        plain = data.vocabulary.plain()
+        sizes = list(data.in_shape)
+        return TrainedOn(data.name, names_of(data), sizes, num_labels=data.num_labels, slot=slot, vocabulary=plain)
     statistics = data.statistics if data.normalization == "channel" else None
     shape = getattr(data, "stored_shape", None)  # a class of one's own may do without
     store = data.store("train")
@@ -241,7 +258,8 @@ def require_form(found: TrainedOn) -> None:
         "class_names": isinstance(found.class_names, list)
         and len(found.class_names) > 0
         and all(isinstance(name, str) and name.isprintable() for name in found.class_names),
-        "in_shape": shape_like(found.in_shape),
+        "in_shape": shape_like(found.in_shape, 3 if found.vocabulary is None else 2),
+        "vocabulary": found.vocabulary is None or found.in_shape[0] == len(vocabulary_of(found.vocabulary, found.name)),
         "stored_shape": found.stored_shape is None or shape_like(found.stored_shape),
         "num_labels": isinstance(found.num_labels, int),
         "normalization": found.normalization in get_args(Normalization),
@@ -256,9 +274,9 @@ def require_form(found: TrainedOn) -> None:
             raise ValueError(f"{name}: {getattr(found, name, numbers)!r}"[:200])
 
 
-def shape_like(shape: Sequence[int]) -> bool:
-    """Return whether a value is ``(C, H, W)``."""
-    return len(shape) == 3 and all(isinstance(size, int) and size >= 1 for size in shape)
+def shape_like(shape: Sequence[int], dims: int = 3) -> bool:
+    """Return whether a value is ``(C, H, W)``, or as many sizes as ``dims`` says."""
+    return len(shape) == dims and all(isinstance(size, int) and size >= 1 for size in shape)
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:

@@ -11,6 +11,10 @@ children that share one: child ``i = p K + k``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+from itertools import repeat
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -32,6 +36,8 @@ def shared_dynamic_routing(
     leaky: bool = False,
     detach: bool = False,
     block: int | None = None,
+    activations: Tensor | None = None,
+    offset: float = 1.0,
 ) -> Tensor:
     """Compute `dynamic_routing` of `vote` from poses and matrices alone.
 
@@ -41,8 +47,9 @@ def shared_dynamic_routing(
     Args:
         poses: ``(B, I, D)``, poses of the children.
         weight: ``(K, J, E, D)``, in the dtype of ``poses``; child i uses the matrices of row i modulo K.
-        iterations, bias, leaky, detach: see `capsule_lightning.routing.dynamic.dynamic_routing`.
+        iterations, bias, leaky, detach, offset: see `capsule_lightning.routing.dynamic.dynamic_routing`.
         block: examples at a time; None for as many as have `MOST_COUPLINGS` couplings.
+        activations: ``(B, I)``, by which the couplings of each child are multiplied; None to leave them.
 
     Returns:
         Poses of the parents ``(B, J, E)``.
@@ -53,39 +60,49 @@ def shared_dynamic_routing(
     count, num_out = weight.shape[0], weight.shape[1]
     size = block or max(1, MOST_COUPLINGS // (poses.shape[1] * num_out))
     children = poses.reshape(len(poses), poses.shape[1] // count, count, poses.shape[2]).transpose(1, 2)  # (B, K, P, D)
-    settings = weight, iterations, bias, leaky, detach
-    if len(children) == 0:
-        return _parents(children, *settings)
-    if not torch.is_grad_enabled():
-        return torch.cat([_parents(part, *settings) for part in torch.split(children, size)])
-    parts = [
-        checkpoint(_parents, part, *settings, use_reentrant=False, preserve_rng_state=False)
-        for part in torch.split(children, size)
-    ]
+    parents = partial(
+        _parents, weight=weight, iterations=iterations, bias=bias, leaky=leaky, detach=detach, offset=offset
+    )
+    if activations is None:
+        blocks: Iterable[tuple[Tensor, Tensor | None]] = zip(torch.split(children, size), repeat(None))
+    else:
+        shares = activations.to(poses.dtype).reshape(len(poses), -1, count, 1).transpose(1, 2)  # (B, K, P, 1)
+        blocks = zip(torch.split(children, size), torch.split(shares, size), strict=True)
+    if len(children) == 0 or not torch.is_grad_enabled():
+        return torch.cat([parents(*block) for block in blocks])
+    parts = [checkpoint(parents, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
     return torch.cat(parts)
 
 
 def _parents(
-    children: Tensor, weight: Tensor, iterations: int, bias: Tensor | None, leaky: bool, detach: bool
+    children: Tensor,
+    shares: Tensor | None,
+    weight: Tensor,
+    iterations: int,
+    bias: Tensor | None,
+    leaky: bool,
+    detach: bool,
+    offset: float,
 ) -> Tensor:
-    """Return the parents ``(n, J, E)`` of a block ``(n, K, P, D)``."""
+    """Return the parents ``(n, J, E)`` of a block ``(n, K, P, D)`` whose couplings ``(n, K, P, 1)`` multiply."""
+    amended = children if shares is None else shares * children
 
     def parents(sums: Tensor) -> Tensor:
         """Return the parents of sums of poses ``(n, K, J, D)`` or, if they are the same for all, ``(n, K, D)``."""
         form = "nkjd,kjed->nje" if sums.ndim == 4 else "nkd,kjed->nje"
         s = torch.einsum(form, sums, weight)
-        return squash(s if bias is None else s + bias)
+        return squash(s if bias is None else s + bias, offset=offset)
 
     def passes() -> tuple[Tensor, Tensor | None]:
         """Return the sums of the last pass and its couplings, which are uniform in the first."""
-        sums, couplings = children.sum(dim=2) / (weight.shape[1] + leaky), None
+        sums, couplings = amended.sum(dim=2) / (weight.shape[1] + leaky), None
         agreed: Tensor | None = None
         for _ in range(iterations - 1):
             v = parents(sums)
             agreed = v if agreed is None else agreed + v  # V
             seen = torch.einsum("nje,kjed->nkjd", agreed, weight)
             couplings = coupling_coefficients(children @ seen.transpose(-1, -2), leaky)  # (n, K, P, J)
-            sums = couplings.transpose(-1, -2) @ children
+            sums = couplings.transpose(-1, -2) @ amended
         return sums, couplings
 
     if not detach:
@@ -93,5 +110,5 @@ def _parents(
     with torch.no_grad():
         couplings = passes()[1]
     if couplings is None:
-        return parents(children.sum(dim=2) / (weight.shape[1] + leaky))
-    return parents(couplings.transpose(-1, -2) @ children)
+        return parents(amended.sum(dim=2) / (weight.shape[1] + leaky))
+    return parents(couplings.transpose(-1, -2) @ amended)

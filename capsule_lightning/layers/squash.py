@@ -9,7 +9,7 @@ from capsule_lightning.layers.precision import full_precision
 
 
 @full_precision
-def squash(s: Tensor, dim: int = -1) -> Tensor:
+def squash(s: Tensor, dim: int = -1, offset: float = 1.0) -> Tensor:
     """Squash each vector along ``dim``: ``v = |s|^2 / (1 + |s|^2) * s / |s|``.
 
     It is computed as ``s * |s| / (1 + |s|^2)``, the same number without a division by zero: a zero vector stays zero
@@ -18,18 +18,20 @@ def squash(s: Tensor, dim: int = -1) -> Tensor:
     Args:
         s: ``(..., D, ...)``, vectors shorter than the square root of the largest number, 1e19 in float32.
         dim: axis of the capsule dimensions, ``D``.
+        offset: what stands in place of the 1 in the denominator, above 0: the square of the length that gives 1/2.
 
     Returns:
         Tensor of the shape of ``s``, float32 or wider, of length in [0, 1] along ``dim``.
 
-    Source: Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, 2017, Eq. 1 (arXiv 1710.09829).
+    Source: Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, 2017, Eq. 1 (arXiv 1710.09829); an ``offset`` of
+    0.5 is that of Zhao et al. 2018 (arXiv 1804.00538).
 
     Example:
         >>> squash(torch.tensor([3.0, 4.0]))
         tensor([0.5769, 0.7692])
     """
     length: Tensor = torch.linalg.vector_norm(s, dim=dim, keepdim=True)
-    return s * (length / (1 + length.square()))
+    return s * (length / (offset + length.square()))
 
 
 def squash_gradient(s: Tensor, grad: Tensor) -> Tensor:

@@ -52,15 +52,40 @@ class CapsuleNet(nn.Module, ABC):
 
     def __init__(self, in_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
-        require(
-            len(in_shape) == 3 and min(in_shape) >= 1,
-            f"in_shape={tuple(in_shape)}: expected (channels, rows, columns), each at least 1",
-        )
+        self.require_shape(in_shape)
         require(num_classes >= 2, f"num_classes={num_classes}: expected at least 2 classes to tell apart")
         self.in_shape, self.num_classes = tuple(in_shape), num_classes
         self.decoder: Decoder | None = None
         self.class_names: Sequence[str] = [str(number) for number in range(num_classes)]
         self.reader: Callable[[Any], Tensor] | None = None
+
+    @staticmethod
+    def require_shape(in_shape: tuple[int, ...]) -> None:
+        """Refuse an ``in_shape`` that is none of an image, or of whatever else the network takes.
+
+        Raises:
+            InputError: it is not.
+        """
+        require(
+            len(in_shape) == 3 and min(in_shape) >= 1,
+            f"in_shape={tuple(in_shape)}: expected (channels, rows, columns), each at least 1",
+        )
+
+    def require_inputs(self, images: Tensor) -> None:
+        """Refuse a batch that the network was not built for.
+
+        Raises:
+            InputError: its shape is another one.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.in_shape:
+            raise InputError(
+                f"images of shape {tuple(images.shape)}: this network was built for (batch, "
+                f"{', '.join(map(str, self.in_shape))}); give it images of that size and number of channels"
+            )
+
+    def example_inputs(self, size: int) -> Tensor:
+        """Return ``size`` random inputs of the right shape and type on the CPU, to try the network with."""
+        return torch.rand(size, *self.in_shape)
 
     @abstractmethod
     def class_capsules(self, images: Tensor) -> Capsules:
@@ -83,11 +108,7 @@ class CapsuleNet(nn.Module, ABC):
         Raises:
             InputError: the images have another shape than the network was built for.
         """
-        if images.ndim != 4 or tuple(images.shape[1:]) != self.in_shape:
-            raise InputError(
-                f"images of shape {tuple(images.shape)}: this network was built for (batch, "
-                f"{', '.join(map(str, self.in_shape))}); give it images of that size and number of channels"
-            )
+        self.require_inputs(images)
         return self.class_capsules(images)
 
     @torch.no_grad()
@@ -128,6 +149,7 @@ def evaluated(net: nn.Module, inputs: Tensor, batch_size: int) -> list[Any]:
     weight, training = next(net.parameters()), net.training
     net.eval()
     try:
-        return [net(part.to(weight.device, weight.dtype)) for part in torch.split(inputs, batch_size)]
+        dtype = weight.dtype if inputs.is_floating_point() else inputs.dtype  # words are numbers of a vocabulary
+        return [net(part.to(weight.device, dtype)) for part in torch.split(inputs, batch_size)]
     finally:
         net.train(training)

@@ -168,6 +168,10 @@ def subject(
         InputError: the images are missing, have several labels, or are of other classes.
     """
     require(
+        len(net.in_shape) == 3,
+        f"{source}: takes texts, and a report shows pictures; use test and predict",
+    )
+    require(
         tuple(net.in_shape[1:]) != (1, 1),
         f"{source}: takes vectors of {net.in_shape[0]} numbers, and a report shows pictures; use test and predict",
     )

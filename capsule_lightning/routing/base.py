@@ -51,6 +51,9 @@ class Routing(nn.Module, ABC):
         backend: how `forward` is computed; ``torch``, which means the plain functions, unless the class offers a
             choice.
         routes_votes: whether the algorithm routes votes that were formed elsewhere, see `from_votes`.
+        any_number: whether children that share their matrices may be fewer or more than ``num_in``, as words of a text
+            are; otherwise there are ``num_in`` of them, and those that are not there have poses and activations of 0.
+        gives_lengths: whether activations are the lengths of the poses.
         of_whole_maps: whether the positions of a map have a say in each other's couplings, so that a layer must not
             route a part of them.
 
@@ -60,6 +63,8 @@ class Routing(nn.Module, ABC):
 
     backend: str = "torch"
     routes_votes: ClassVar[bool] = False
+    any_number: ClassVar[bool] = False
+    gives_lengths: ClassVar[bool] = False
     of_whole_maps: bool = False
 
     def __init__(

@@ -57,6 +57,8 @@ class ConstantRouting(Routing):
         torch.Size([2, 10, 16])
     """
 
+    gives_lengths = True
+
     def __init__(
         self, num_in: int, dim_in: int, num_out: int, dim_out: int, *, vote_weights: int | None = None
     ) -> None:

@@ -115,6 +115,7 @@ class DualRouting(Routing):
     """
 
     routes_votes = True
+    any_number = True
 
     def __init__(
         self,

@@ -33,7 +33,13 @@ Backend = Literal["auto", "torch", "blocked", "shared", "compiled", "triton"]
 
 @full_precision
 def dynamic_routing(
-    votes: Tensor, iterations: int = 3, bias: Tensor | None = None, leaky: bool = False, detach: bool = False
+    votes: Tensor,
+    iterations: int = 3,
+    bias: Tensor | None = None,
+    leaky: bool = False,
+    detach: bool = False,
+    activations: Tensor | None = None,
+    offset: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Route by Procedure 1: couplings follow the agreement between a child's vote and the parent that it votes for.
 
@@ -43,6 +49,9 @@ def dynamic_routing(
         bias: ``(J, E)``, added to every ``s[j]`` as in the released code; the paper has none.
         leaky: see `coupling_coefficients`.
         detach: let no gradient flow through the couplings, which is a cheaper and different estimator.
+        activations: ``(..., I)`` of the children, by which their couplings are multiplied (Zhao et al. 2018, see
+            `StabilizedRouting`); None to leave the couplings, as the paper does.
+        offset: of the squash, see `squash`.
 
     Returns:
         Poses ``(..., J, E)`` of length in [0, 1), and the couplings ``(..., I, J)`` that they were computed with.
@@ -52,16 +61,20 @@ def dynamic_routing(
     """
     require_passes(iterations)
 
+    def couple(logits: Tensor) -> Tensor:
+        couplings = coupling_coefficients(logits, leaky)
+        return couplings if activations is None else activations.unsqueeze(-1) * couplings
+
     def parents(couplings: Tensor, votes: Tensor) -> Tensor:
         s = torch.einsum("...ij,...ije->...je", couplings, votes)
-        return squash(s if bias is None else s + bias)  # (..., J, E)
+        return squash(s if bias is None else s + bias, offset=offset)  # (..., J, E)
 
     logits = votes.new_zeros(votes.shape[:-1])  # (..., I, J), per example, never learnt
     with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
         for _ in range(iterations - 1):
-            v = parents(coupling_coefficients(logits, leaky), votes)
+            v = parents(couple(logits), votes)
             logits = logits + torch.einsum("...ije,...je->...ij", votes, v)
-    couplings = coupling_coefficients(logits, leaky)
+    couplings = couple(logits)
     return parents(couplings, votes), couplings
 
 
@@ -90,6 +103,8 @@ class DynamicRouting(Routing):
     """
 
     routes_votes = True
+    any_number = True
+    gives_lengths = True
 
     def __init__(
         self,
@@ -121,7 +136,7 @@ class DynamicRouting(Routing):
             backend = "shared"
         route = _route(choose_backend(backend, poses, self.weight))
         # all other fast paths take one row for each child
-        weight = self.weight if backend == "shared" else own_vote_weight(self.weight, self.num_in)
+        weight = self.weight if backend == "shared" else own_vote_weight(self.weight, poses.shape[-2])
         parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
 

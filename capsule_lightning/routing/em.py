@@ -202,6 +202,7 @@ class EMRouting(MatrixRouting):
     """
 
     routes_votes = True
+    any_number = True
 
     def __init__(
         self,

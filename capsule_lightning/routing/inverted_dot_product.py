@@ -120,6 +120,7 @@ class InvertedDotProductRouting(Routing):
     """
 
     routes_votes = True
+    any_number = True
 
     def __init__(
         self,

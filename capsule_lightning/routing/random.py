@@ -32,6 +32,8 @@ class RandomRouting(Routing):
 
     logits: Tensor
 
+    gives_lengths = True
+
     def __init__(
         self,
         num_in: int,

@@ -80,6 +80,7 @@ class SelfAttentionRouting(Routing):
     """
 
     routes_votes = True
+    gives_lengths = True
 
     def __init__(
         self,

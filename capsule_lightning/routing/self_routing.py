@@ -148,6 +148,8 @@ class SelfRouting(Routing):
         torch.Size([2, 10, 16])
     """
 
+    any_number = True
+
     def __init__(
         self,
         num_in: int,

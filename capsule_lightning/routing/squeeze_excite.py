@@ -60,6 +60,7 @@ class SERouting(Routing):
     """
 
     routes_votes = True
+    gives_lengths = True
 
     def __init__(
         self,

@@ -23,6 +23,9 @@ class UniformRouting(Routing):
             Tresp 2020, arXiv 1911.07968).
     """
 
+    any_number = True
+    gives_lengths = True
+
     def __init__(
         self, num_in: int, dim_in: int, num_out: int, dim_out: int, *, vote_weights: int | None = None
     ) -> None:

@@ -119,6 +119,7 @@ class VariationalBayesRouting(MatrixRouting):
     """
 
     routes_votes = True
+    any_number = True
 
     def __init__(
         self,

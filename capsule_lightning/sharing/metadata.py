@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from capsule_lightning.data.trained_on import TrainedOn, require_form
+from capsule_lightning.data.vocabulary_files import VOCABULARY
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.plain_json import parse_json
 
@@ -38,7 +39,7 @@ def images_of(metadata: Metadata, path: str | Path) -> TrainedOn:
         }
         more = {
             key: parse_json(metadata[key], key)
-            for key in ("stored_shape", "brightness", "data", "value_range")
+            for key in ("stored_shape", "brightness", "data", "value_range", VOCABULARY)
             if key in metadata
         }
         normalization = said["normalization"]
@@ -54,6 +55,7 @@ def images_of(metadata: Metadata, path: str | Path) -> TrainedOn:
             brightness=more.get("brightness"),
             slot=more.get("data"),
             value_range=more.get("value_range"),
+            vocabulary=more.get(VOCABULARY),
         )
         require_form(found)
         good = len(found.class_names) == said["num_classes"]
@@ -77,6 +79,7 @@ def metadata_of(images: TrainedOn) -> Metadata:
         "brightness": images.brightness,
         "data": images.slot,
         "value_range": images.value_range,
+        VOCABULARY: images.vocabulary,
     }
     stated = {key: json.dumps(value) for key, value in said.items() if value is not None}
     return {**stated, "data_name": images.name, "input": expected_input(images)}
@@ -84,6 +87,8 @@ def metadata_of(images: TrainedOn) -> Metadata:
 
 def expected_input(images: TrainedOn) -> str:
     """Return one sentence about what is done to images before the network sees them."""
+    if images.vocabulary is not None:
+        return f"ids of {images.in_shape[0]:,} tokens, (batch, up to {images.in_shape[1]}) int64, 0 behind a text"
     scale = "from 0 to 1"
     if images.value_range is not None:
         scale += f", which are {images.value_range[0]:g} and {images.value_range[1]:g} in files and arrays"

@@ -33,6 +33,7 @@ from capsule_lightning.runs.plain_json import parse_json
 from capsule_lightning.sharing.checkpoint import network_of
 from capsule_lightning.sharing.metadata import NEEDED, OF_IMAGES, Metadata, images_of
 from capsule_lightning.sharing.reader import ImageReader
+from capsule_lightning.sharing.texts import TextReader
 from capsule_lightning.shipped import PRETRAINED
 from capsule_lightning.tasks.base import Task
 
@@ -97,13 +98,15 @@ def network_from(tensors: Mapping[str, Tensor], metadata: Metadata, path: str | 
     return net
 
 
-def image_reader(metadata: Metadata, path: str | Path) -> ImageReader:
-    """Return what prepares images for a network.
+def image_reader(metadata: Metadata, path: str | Path) -> ImageReader | TextReader:
+    """Return what prepares images, or texts, for a network.
 
     Raises:
         InputError: the metadata do not say what the network was trained on.
     """
     images = images_of(metadata, path)
+    if images.vocabulary is not None:
+        return TextReader(images, str(path))
     slot = modernized((images.slot or {}).get("init_args", {}).get("augmentation"))
     try:
         augmentation: Any = None if slot is None else component(slot, (Augmentation,))()

@@ -60,7 +60,7 @@ class Task(L.LightningModule, ABC):
         InputError: a negative ``skip_not_finite``; values that the optimizer or the schedule refuses.
     """
 
-    results: ClassVar[Mapping[str, Sequence[str]]] = {"output": (".csv", ".parquet"), "embeddings": (".npz",)}
+    results: ClassVar[Mapping[str, Sequence[str]]] = {"output": (".csv", ".parquet", ".txt"), "embeddings": (".npz",)}
     loss_names: Sequence[str] = ("loss",)
     training_names: Sequence[str] = ()
     selected_by: tuple[str, Literal["min", "max"]] = ("loss", "min")

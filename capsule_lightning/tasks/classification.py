@@ -16,8 +16,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.targets import HasLabels
 from capsule_lightning.errors import InputError
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.margin import MarginLoss
@@ -124,15 +124,15 @@ class ClassificationTask(ImageClassificationTask):
         return self.measured.make()
 
     @override
-    def compared(self, output: Output, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+    def compared(self, output: Output, batch: HasLabels) -> tuple[Tensor, Tensor]:
         return self.loss.probabilities(output.capsules.activations), batch.labels
 
     @override
-    def training_metrics(self, output: Output, batch: ImageBatch) -> dict[str, Tensor]:
+    def training_metrics(self, output: Output, batch: HasLabels) -> dict[str, Tensor]:
         return {"accuracy": (output.classes == batch.labels).float().mean()}
 
     @override
-    def test_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:  # type: ignore[override]
+    def test_step(self, batch: HasLabels, batch_idx: int) -> Prediction:  # type: ignore[override]
         prediction: Prediction = super().test_step(batch, batch_idx)
         self.confusion.update(prediction.classes, batch.labels)
         return prediction

@@ -1,4 +1,4 @@
-"""What the tasks that name and reconstruct the objects of an image share.
+"""What the tasks that name the objects of an image, and reconstruct them, or name the classes of a text share.
 
 Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), section 4.1.
 """
@@ -17,10 +17,12 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.targets import HasLabels
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.reconstruction import reconstruction_error
 from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.text import TextNet
 from capsule_lightning.tasks.base import ScheduleCallable
 from capsule_lightning.tasks.images import ImageTask
 
@@ -65,10 +67,12 @@ class Prediction(NamedTuple):
 class ImageClassificationTask(ImageTask):
     """Class capsules, a loss on them, and a reconstruction from the capsule of each object.
 
+    Texts have class capsules alone: their batches, see `TextBatch`, hold no pictures, and their networks no decoder.
+
     In training mode the decoder sees the capsules of the labels, otherwise those of the predicted classes.
 
     Args:
-        in_shape: ``(C, H, W)`` of one image; stated by the data.
+        in_shape: ``(C, H, W)`` of one image, or ``(V, L)`` of texts, see `TextNet`; stated by the data.
         num_classes: number of classes, J; stated by the data.
         net: called with ``(in_shape, num_classes)``.
         loss: of the class capsules.
@@ -121,20 +125,22 @@ class ImageClassificationTask(ImageTask):
 
     @override
     def forward(self, images: Tensor) -> Capsules:
-        """Return the class capsules of images ``(B, C, H, W)``."""
+        """Return the class capsules of images ``(B, C, H, W)``, or of tokens ``(B, L)``."""
         capsules: Capsules = self.net(images)
         return capsules
 
     @override
-    def output(self, batch: ImageBatch) -> Output:
-        capsules = self(batch.images)
+    def output(self, batch: HasLabels) -> Output:
+        capsules = self(batch[0])
         classes = self.classify(capsules, batch.labels)
         reconstructions = self.reconstruct(capsules, batch.labels if self.training else classes)
-        errors = None if reconstructions is None else reconstruction_error(reconstructions, batch.pictures)
-        return Output(capsules, classes, reconstructions, errors)
+        if reconstructions is None:
+            return Output(capsules, classes, None, None)
+        pictures: Tensor = batch.pictures  # type: ignore[attr-defined]  # a network with a decoder takes images
+        return Output(capsules, classes, reconstructions, reconstruction_error(reconstructions, pictures))
 
     @override
-    def losses(self, output: Output, batch: ImageBatch) -> dict[str, Tensor]:
+    def losses(self, output: Output, batch: HasLabels) -> dict[str, Tensor]:
         capsules, errors = output.capsules, output.errors
         if batch.shares:
             parts = [self.loss(capsules, self.targets(each.labels), each.weights) for each in batch.shares]
@@ -152,23 +158,25 @@ class ImageClassificationTask(ImageTask):
         }
 
     @override
-    def prediction(self, output: Output, batch: ImageBatch) -> Prediction:
+    def prediction(self, output: Output, batch: HasLabels) -> Prediction:
         poses, lengths = output.capsules
         return Prediction(output.classes, lengths, output.reconstructions, output.errors, poses)
 
     @override
-    def compared(self, output: Output, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+    def compared(self, output: Output, batch: HasLabels) -> tuple[Tensor, Tensor]:
         return output.classes, batch.labels
 
     @override
     def example_batch(self, size: int) -> ImageBatch:
-        images = torch.rand(size, *self.in_shape, device=self.device)
+        images = self.net.example_inputs(size).to(self.device)
         labels = torch.zeros(size, dtype=torch.int64, device=self.device)
         return ImageBatch(images, images, labels, labels)
 
     @override
     def setup(self, stage: str) -> None:
-        """Refuse data without classes, with another number of labels an image, or with weights the loss cannot take.
+        """Refuse data without classes, with another number of labels, or with weights the loss cannot take.
+
+        Training begins with the vectors of words that the data give, if they do.
 
         Raises:
             InputError: they are such data, or what `ImageTask.setup` refuses.
@@ -195,6 +203,9 @@ class ImageClassificationTask(ImageTask):
                 f"{type(self.loss).__name__}: takes no weights, and this training {what}: choose another loss, or let "
                 "its forward take weights",
             )
+        vectors = getattr(data, "word_vectors", None) if stage == "fit" else None
+        if isinstance(vectors, Tensor) and isinstance(self.net, TextNet):
+            self.net.start_from(vectors)
         super().setup(stage)
 
     @override

@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from capsule_lightning.data.base import ImageDataModule
+from capsule_lightning.data.text import TextDataModule
 from capsule_lightning.data.trained_on import TrainedOn, read_trained_on, trained_on
 from capsule_lightning.runs.checkpoint_files import TRAINED_ON
 from capsule_lightning.tasks.base import Task
@@ -18,8 +19,8 @@ class ImageTask(Task):
     """A task whose network can be used where its training images are not.
 
     Attributes:
-        trained_on: what the images and the answers of a trained network are; None before training, and with other data
-            than an `ImageDataModule`.
+        trained_on: what the images or texts and the answers of a trained network are; None before training, and with
+            other data than an `ImageDataModule` or a `TextDataModule`.
     """
 
     trained_on: TrainedOn | None = None
@@ -39,11 +40,11 @@ class ImageTask(Task):
             self.trained_on.require_same(data, "the network")
             self.trained_on.normalizes(data)
 
-    def _images(self) -> ImageDataModule | None:
-        """Return the data module of images that the trainer has; None without a trainer, or with other data."""
+    def _images(self) -> ImageDataModule | TextDataModule | None:
+        """Return the data module of images or texts that the trainer has; None without a trainer, or with others."""
         with suppress(RuntimeError):  # no trainer
             data = getattr(self.trainer, "datamodule", None)
-            return data if isinstance(data, ImageDataModule) else None
+            return data if isinstance(data, ImageDataModule | TextDataModule) else None
         return None
 
     @override

@@ -17,6 +17,7 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.data.label_sets import present
+from capsule_lightning.data.targets import HasLabels
 from capsule_lightning.errors import require
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.margin import MarginLoss
@@ -113,11 +114,11 @@ class LabelSetTask(ImageClassificationTask):
         }
 
     @override
-    def compared(self, output: Output, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+    def compared(self, output: Output, batch: HasLabels) -> tuple[Tensor, Tensor]:
         return self.loss.presence(output.capsules).float(), self.targets(batch.labels)
 
     @override
-    def training_metrics(self, output: Output, batch: ImageBatch) -> dict[str, Tensor]:
+    def training_metrics(self, output: Output, batch: HasLabels) -> dict[str, Tensor]:
         named, there = (present(each, self.num_classes) for each in (output.classes, batch.labels))
         both, one = (named * there).sum(), (named != there).sum()
         return {
@@ -126,7 +127,7 @@ class LabelSetTask(ImageClassificationTask):
         }
 
     @override
-    def test_step(self, batch: ImageBatch, batch_idx: int) -> Prediction:  # type: ignore[override]
+    def test_step(self, batch: HasLabels, batch_idx: int) -> Prediction:  # type: ignore[override]
         prediction: Prediction = super().test_step(batch, batch_idx)
         assert prediction.poses is not None
         scores = self.loss.presence(Capsules(prediction.poses, prediction.activations)).float()

@@ -59,6 +59,8 @@ def words_for(name: str, folder: Path) -> list[str]:
         base = ["detection.yaml", *FEW_SCENES] if name in DETECTORS else base
         base = ["segmentation.yaml", *FEW_SCENES] if name in OF_PIXELS else base
         return ["--config", base[0], "--config", name, *base[1:]]
+    if name == "text.yaml":
+        return ["--config", name]
     if name in ("detection.yaml", "segmentation.yaml"):
         return ["--config", name, *FEW_SCENES]
     if name == "arrays.yaml":

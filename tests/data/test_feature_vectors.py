@@ -85,7 +85,7 @@ def test_groups_stay_whole_and_each_vector_is_tested_on_once(tmp_path):
     table, tested = write(tmp_path, found), []
     for fold in range(4):
         data = ready(make(table, folds=4, fold=fold, group_column="patient"))
-        places = {split: data._places(split) for split in ("train", "test")}
+        places = {split: data.splits.places(split) for split in ("train", "test")}
         parts = [places["train"][data._train], places["train"][data._val], places["test"]]
         patients = [{int(n) % 20 for n in part} for part in parts]
         assert all(patients)

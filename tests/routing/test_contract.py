@@ -13,6 +13,7 @@ from capsule_lightning.errors import InputError
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.routing.dual import DualRouting
 from capsule_lightning.routing.dynamic import DynamicRouting
+from capsule_lightning.routing.stabilized import StabilizedRouting
 from capsule_lightning.routing.uniform import UniformRouting
 
 CHILDREN, CHILD_DIM, PARENTS = 7, 4, 3
@@ -107,6 +108,19 @@ class TestLaws:
         assert_close(few(capsules), many(capsules))
         assert sum(p.numel() for p in few.parameters()) < sum(p.numel() for p in many.parameters())
 
+    def test_children_that_are_not_there_change_nothing(self, case):
+        net, some = build(partial(case, vote_weights=1)), children(2)
+        padded = Capsules(*(torch.cat([part, torch.zeros_like(part[:, :2])], dim=1) for part in some))
+        if not net.any_number:
+            pytest.skip("takes as many children as it was built for")
+        assert_close(net(padded), net(some), rtol=0, atol=1e-6)  # self-routing counts them with 1e-8
+        assert_close(net.couplings(padded)[:, :CHILDREN], net.couplings(some), rtol=0, atol=1e-6)
+
+    def test_activations_are_lengths_where_it_says_so(self, case):
+        parents = build(case)(children(2))
+        lengths = parents.poses.norm(dim=-1)
+        assert torch.allclose(parents.activations, lengths, rtol=0, atol=1e-12) == case.func.gives_lengths
+
     @pytest.mark.parametrize("num_out", [1, PARENTS])
     def test_couplings_of_a_child_sum_to_one(self, case, num_out):
         couplings = build(case, num_out=num_out).couplings(children(2))
@@ -115,7 +129,7 @@ class TestLaws:
         assert (couplings >= 0).all()
         if case.keywords.get("leaky"):
             assert (total < 1).all()
-        elif case.func is DualRouting:  # a child may have several parents, or none
+        elif case.func in (DualRouting, StabilizedRouting):  # a child may have several parents, or none
             assert (couplings <= 1).all()
         else:
             assert_close(total, torch.ones_like(total))

@@ -1,0 +1,237 @@
+"""The capsule network for text.
+
+Zhao, Ye, Yang, Lei, Zhang & Zhao, Investigating Capsule Networks with Dynamic Routing for Text Classification, EMNLP
+2018 (arXiv 1804.00538), section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from capsule_lightning.capsules import Capsules
+from capsule_lightning.errors import require
+from capsule_lightning.layers.squash import squash
+from capsule_lightning.layers.token_windows import PAD, WordConvolution, first_places, spread, text_lengths
+from capsule_lightning.models.text import TextNet
+from capsule_lightning.routing.base import Routing
+from capsule_lightning.routing.stabilized import StabilizedRouting
+
+OFFSET = 0.5
+"""Of the squash of primary capsules."""
+
+
+@torch.no_grad()
+def scale_votes(routing: Routing, length: float = 0.5, activation: float | None = None) -> None:
+    """Multiply vote matrices so that children of a length give parents of that length, as far as these are lengths.
+
+    Three squashes in a row would else leave nothing of a text: each makes short vectors shorter by the square. Children
+    of random directions, which are the same for every network, are routed, and the matrices follow from how long their
+    parents are. Routings whose activations are no lengths stay as they are.
+
+    Args:
+        routing: is changed.
+        length: of children and parents.
+        activation: of the children; None for their length.
+
+    Source: Mishkin & Matas, All You Need Is a Good Init, ICLR 2016 (arXiv 1511.06422), for setting the size of weights
+    by what a layer gives.
+    """
+    weight = getattr(routing, "weight", None)
+    if not (routing.gives_lengths and isinstance(weight, Tensor)) or weight.is_meta:
+        return
+    draws = torch.randn(4, routing.num_in, routing.dim_in, generator=torch.Generator("cpu").manual_seed(0))
+    children = Capsules.from_vectors(length * F.normalize(draws.to(weight), dim=-1))
+    if activation is not None:
+        children = children._replace(activations=torch.full_like(children.activations, activation))
+    for _ in range(5):
+        found = routing(children).activations.double().mean().clamp(1e-30, 1 - 1e-6)
+        weight *= ((length / (1 - length)) / (found / (1 - found))).sqrt()
+
+
+class TextBranch(nn.Module):
+    """Windows of n words, their primary capsules, convolutional capsules, and class capsules.
+
+    All children of a capsule layer share one vote matrix for each parent.
+
+    Args:
+        ngram: words of a window.
+        dim_words: dimensions of a word's vector.
+        longest: words of the longest text.
+        num_out: class capsules, with the orphan if there is one.
+        filters, stride, types, dim, window, routing, class_routing: see `TextCapsNet`.
+    """
+
+    def __init__(
+        self,
+        ngram: int,
+        dim_words: int,
+        longest: int,
+        num_out: int,
+        *,
+        filters: int,
+        stride: int,
+        types: int,
+        dim: int,
+        window: int,
+        routing: Callable[..., Routing],
+        class_routing: Callable[..., Routing],
+    ) -> None:
+        super().__init__()
+        self.types, self.dim, self.window = types, dim, window
+        self.convolution = WordConvolution(dim_words, filters, ngram, stride, longest)
+        self.primary = nn.Linear(filters, types * dim)
+        nn.init.kaiming_normal_(self.primary.weight, nonlinearity="relu")
+        nn.init.zeros_(self.primary.bias)
+        self.places = max(self.convolution.most - window, 0) + 1
+        self.routing = routing(window * types, dim, types, dim, vote_weights=1)
+        dim_out = self.routing.dim_out
+        self.class_routing = class_routing(self.places * types, dim_out, num_out, dim, vote_weights=1)
+        for each in (self.routing, self.class_routing):
+            scale_votes(each)
+
+    @override
+    def forward(self, words: Tensor, lengths: Tensor) -> Capsules:
+        """Return the class capsules ``(B, J, E)`` of vectors ``(B, T, D)`` of texts of ``lengths (B)`` words."""
+        parents: Capsules = self.class_routing(self.class_children(words, lengths))
+        return parents
+
+    def class_children(self, words: Tensor, lengths: Tensor) -> Capsules:
+        """Return the children of the class capsules, ordered by place and then by type; 0 where there is no window."""
+        features, counts = self.convolution(words, lengths)
+        here = first_places(counts, features.shape[1])
+        primary = squash(self.primary(features).view(*features.shape[:2], self.types, self.dim), offset=OFFSET)
+        primary = primary * here[..., None, None]  # (B, N, A, D)
+        primary = F.pad(primary, (0, 0, 0, 0, 0, max(0, self.window - primary.shape[1])))
+        windows = primary.unfold(1, self.window, 1).movedim(-1, 2).flatten(2, 3)  # (B, M, window A, D)
+        poses, activations = self.routing(Capsules.from_vectors(windows))
+        counts = (counts - self.window + 1).clamp_min((counts > 0).long())
+        there = first_places(counts, poses.shape[1])[..., None]
+        poses, activations = (poses * there.unsqueeze(-1)).flatten(1, 2), (activations * there).flatten(1, 2)
+        if not self.class_routing.any_number:
+            missing = self.class_routing.num_in - poses.shape[1]
+            poses, activations = F.pad(poses, (0, 0, 0, missing)), F.pad(activations, (0, missing))
+        return Capsules(poses, activations)
+
+    def word_votes(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """Return what each word adds to each class, ``(B, T, J)``, see `TextCapsNet.word_votes`."""
+        children = self.class_children(words, lengths)
+        couplings = self.class_routing.couplings(children)  # (B, I, J)
+        votes = self.class_routing.votes(children.poses)
+        if votes is None:
+            added = couplings * children.activations.unsqueeze(-1)
+        else:
+            direction = F.normalize(self.class_routing(children).poses, dim=-1)
+            added = couplings * torch.einsum("bije,bje->bij", votes, direction)
+        of_places = added.reshape(len(added), -1, self.types, added.shape[-1]).sum(dim=2)  # (B, M, J)
+        of_windows = spread(of_places, self.window, 1, self.convolution.most)
+        return self.convolution.spread(of_windows, words.shape[1])
+
+
+class TextCapsNet(TextNet):
+    """A network of n-gram features, primary capsules, convolutional capsules and class capsules of a text.
+
+    With one size of window it is the paper's Capsule-A, by default its Capsule-B: three whole networks, whose class
+    poses are averaged. Capsule-A has 43,680 weights for 9 class capsules, without the words' vectors. Train it with
+    `MarginLoss` with a ``down_weight`` of 0.25.
+
+    Args:
+        in_shape, num_classes: see `TextNet`; stated by the data.
+        ngrams: words of the windows of each branch: ``[3]`` for Capsule-A, ``[3, 4, 5]`` for Capsule-B.
+        routing: routing of the convolutional capsules, called with ``(children, dim, types, dim)``; the default has the
+            paper's leaky softmax and amendment, each of which is a switch of it.
+        class_routing: routing of the class capsules, if it differs; null for ``routing``.
+        orphan: have one more class capsule, which is never a target and takes up what belongs to no class.
+        filters: filters of the n-gram convolution.
+        stride: words from one window to the next.
+        types: types of primary and of convolutional capsules; 16 in the released code, 32 in the paper.
+        dim: dimensions of all capsules.
+        window: places that a convolutional capsule sees.
+        dim_words: dimensions of a word's vector.
+        static: keep the vectors of the words as they are, rather than train them.
+        dropout: dropout rate of the words' vectors, in [0, 1].
+
+    Raises:
+        InputError: a size is below 1, or the rate is outside [0, 1].
+
+    Example:
+        >>> net = TextCapsNet((5000, 50), 2, ngrams=[3])
+        >>> net(torch.tensor([[17, 4, 0], [9, 0, 0]])).poses.shape
+        torch.Size([2, 2, 16])
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        ngrams: Sequence[int] = (3, 4, 5),
+        routing: Callable[[int, int, int, int], Routing] = StabilizedRouting,
+        class_routing: Callable[[int, int, int, int], Routing] | None = None,
+        orphan: bool = True,
+        filters: int = 32,
+        stride: int = 2,
+        types: int = 16,
+        dim: int = 16,
+        window: int = 3,
+        dim_words: int = 300,
+        static: bool = False,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__(in_shape, num_classes, dim_words=dim_words, static=static, dropout=dropout)
+        sizes = {"filters": filters, "stride": stride, "types": types, "dim": dim, "window": window}
+        for name, size in sizes.items():
+            require(size >= 1, f"TextCapsNet: {name}={size}: expected at least 1")
+        require(
+            len(ngrams) >= 1 and min(ngrams) >= 1, f"TextCapsNet: ngrams={list(ngrams)}: expected at least 1 word each"
+        )
+        self.orphan = orphan
+        self.branches = nn.ModuleList(
+            TextBranch(
+                ngram,
+                dim_words,
+                self.longest,
+                num_classes + orphan,
+                filters=filters,
+                stride=stride,
+                types=types,
+                dim=dim,
+                window=window,
+                routing=routing,
+                class_routing=class_routing or routing,
+            )
+            for ngram in ngrams
+        )
+
+    @override
+    def text_capsules(self, words: Tensor, lengths: Tensor) -> Capsules:
+        words = self.dropout(words)
+        found = [cast(Capsules, branch(words, lengths)) for branch in self.branches]
+        poses = torch.stack([each.poses for each in found]).mean(dim=0)
+        if len(found) > 1 and all(cast(TextBranch, branch).class_routing.gives_lengths for branch in self.branches):
+            activations = Capsules.from_vectors(poses).activations
+        else:
+            activations = torch.stack([each.activations for each in found]).mean(dim=0)
+        return Capsules(poses[:, : self.num_classes], activations[:, : self.num_classes])
+
+    def word_votes(self, tokens: Tensor) -> Tensor:
+        """Return which words vote for which class.
+
+        Of each child it is the part of its vote, times its coupling, that points the way of the class capsule; of a
+        routing that does not state its votes the coupling times the activation. What a child holds is divided equally
+        among the words that it sees.
+
+        Args:
+            tokens: ``(B, T)``.
+
+        Returns:
+            ``(B, T, J)``, 0 at padding.
+        """
+        words, lengths = self.embedding(tokens), text_lengths(tokens)
+        votes = [cast(TextBranch, branch).word_votes(words, lengths) for branch in self.branches]
+        return torch.stack(votes).mean(dim=0)[..., : self.num_classes] * (tokens != PAD).unsqueeze(-1)
