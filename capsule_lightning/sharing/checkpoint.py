@@ -19,8 +19,8 @@ from capsule_lightning.sharing.metadata import NEEDED, Metadata, metadata_of
 
 PREFIX = "net."
 """Of the network's tensors among those of a task."""
-OTHER_TASKS = ("SegmentationTask", "DetectionTask", "PoseTask")
-"""Tasks whose networks say something else of an image than its classes."""
+OTHER_TASKS = ("SegmentationTask", "DetectionTask", "PoseTask", "TranslationTask")
+"""Tasks whose networks say something else than the class of an image."""
 OF_TRAINING = ("net", "in_shape", "num_classes", "optimizer", "lr_scheduler")
 """Arguments of a task that its evaluation does not need."""
 
