@@ -72,12 +72,17 @@ class Translations(L.Callback):
         lines = self._gathered(trainer)
         if not lines or not isinstance(pl_module, Task):
             return
-        metrics = {name: each for name, each in pl_module.stage_metrics("test").items() if isinstance(each, CorpusScore)}
+        metrics = {
+            name: each for name, each in pl_module.stage_metrics("test").items() if isinstance(each, CorpusScore)
+        }
         scores = {name: {"score": float(each.compute()), "signature": each.signature} for name, each in metrics.items()}
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
-        rows = [("source", "translation", "reference"), *((each.source, each.translation, each.reference) for each in lines)]
+        rows = [
+            ("source", "translation", "reference"),
+            *((each.source, each.translation, each.reference) for each in lines),
+        ]
         text = "".join("\t".join(map(in_a_cell, row)) + "\n" for row in rows)
         for name, content in (("test_translations.tsv", text), ("sacrebleu.json", json.dumps(scores, indent=2) + "\n")):
             with open_whole(folder / name, make_folder=True) as file:

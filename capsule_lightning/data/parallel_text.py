@@ -42,6 +42,15 @@ class ParallelText(NamedTuple):
     groups: Sequence[str]
     own_parts: dict[str, str]
 
+    def some(self, chosen: Sequence[int]) -> ParallelText:
+        """Return the pairs at some places."""
+        return self._replace(
+            sources=[self.sources[n] for n in chosen],
+            targets=[self.targets[n] for n in chosen],
+            parts=[self.parts[n] for n in chosen],
+            groups=[self.groups[n] for n in chosen],
+        )
+
     def places(self, *wanted: Part) -> list[int]:
         """Return the places of the pairs that are listed for some parts."""
         return [number for number, part in enumerate(self.parts) if part in wanted]
@@ -119,16 +128,14 @@ def read_pairs_of_files(source: Path, target: Path) -> tuple[list[str], list[str
     sources, targets = read_lines(source), read_lines(target)
     require(
         len(sources) == len(targets),
-        f"{source}: has {len(sources):,} lines, and {target} has {len(targets):,}; expected as many, the translation of "
-        "each line in the same line",
+        f"{source}: has {len(sources):,} lines, and {target} has {len(targets):,}; expected as many, the translation "
+        "of each line in the same line",
     )
     require(sources, f"{source}: has no lines; expected a sentence in each")
     return sources, targets
 
 
-def of_files(
-    train: tuple[Path, Path], val: tuple[Path, Path] | None, test: tuple[Path, Path] | None
-) -> ParallelText:
+def of_files(train: tuple[Path, Path], val: tuple[Path, Path] | None, test: tuple[Path, Path] | None) -> ParallelText:
     """Return the pairs of one, two or three pairs of files.
 
     Raises:

@@ -157,10 +157,7 @@ class TranslationDataModule(DataModule):
         full = [n for n, pair in enumerate(zip(found.sources, found.targets, strict=True)) if all(map(str.strip, pair))]
         self.empty = len(found.sources) - len(full)
         require(full, f"{found.title}: every pair has an empty side; expected sentences in both columns or files")
-        sources, targets, parts, groups = (
-            [each[n] for n in full] for each in (found.sources, found.targets, found.parts, found.groups)
-        )
-        return found._replace(sources=sources, targets=targets, parts=parts, groups=groups)
+        return found.some(full)
 
     @cached_property
     def _places(self) -> dict[Split, list[int]]:
@@ -170,7 +167,7 @@ class TranslationDataModule(DataModule):
         if "test" in text.own_parts:
             return {"train": known, "test": text.places("test")}
         train = text.places("train")
-        kept, taken = split_by_group([text.groups[n] for n in train], self.test_size, 0, "test_size")
+        _, taken = split_by_group([text.groups[n] for n in train], self.test_size, 0, "test_size")
         held = {train[n] for n in taken}
         return {"train": [n for n in known if n not in held], "test": sorted(held)}
 
@@ -216,7 +213,7 @@ class TranslationDataModule(DataModule):
         """Return a vocabulary from elsewhere, unless it is of another kind or too large."""
         require(
             isinstance(found, BytePairVocabulary),
-            f"{source}: its vocabulary is of {found.kind}, and translation needs byte pairs; take that of a translation",
+            f"{source}: its vocabulary is of {found.kind}, and translation needs byte pairs; take that of one",
         )
         require(
             len(found) <= self.vocabulary_size,
@@ -243,8 +240,8 @@ class TranslationDataModule(DataModule):
         known = self._usable(vocabulary_of(state_dict[VOCABULARY], "the checkpoint"), "the checkpoint")
         require(
             not self._is_chosen or known == self._vocabulary,
-            "vocabulary: is another one than the checkpoint's, whose network knows its ids alone; leave --data.vocabulary "
-            "out",
+            "vocabulary: is another one than the checkpoint's, whose network knows its ids alone; leave "
+            "--data.vocabulary out",
         )
         self._vocabulary = known
 
@@ -344,9 +341,13 @@ class TranslationDataModule(DataModule):
             lengths, tests = self.encoded("train").lengths, self.pairs("test").lengths[:, 0]
             long = int((lengths.amax(dim=1) > self.max_length).sum())
             cut = int((tests > self.max_length).sum())
-            lines.append(f"{lengths.float().mean():.0f} tokens in a sentence, {self.steps_per_epoch:,} batches an epoch")
+            lines.append(
+                f"{lengths.float().mean():.0f} tokens in a sentence, {self.steps_per_epoch:,} batches an epoch"
+            )
             if long:
-                lines.append(f"{long:,} longer than --data.max_length {self.max_length} are not trained or validated on")
+                lines.append(
+                    f"{long:,} longer than --data.max_length {self.max_length} are not trained or validated on"
+                )
             if cut:
                 lines.append(f"{cut:,} sources to test on are longer and end there")
         return "\n  ".join(map(printable, lines))

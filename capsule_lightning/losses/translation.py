@@ -31,7 +31,7 @@ def next_word_loss(logits: Tensor, words: Tensor, smoothing: float = 0.1) -> Ten
 
 @full_precision
 def bag_loss(logits: Tensor, words: Tensor, of_past: bool, smoothing: float = 0.1) -> Tensor:
-    """Return the cross-entropy of a bag of words at each place of a sentence, summed over the places that are no padding.
+    """Return the cross-entropy of a bag of words at each place of a sentence, summed over those that are no padding.
 
     At the place of word t the bag of the past has the words up to t, that one included, and the bag of the future the
     words after it; each word is in one of the two. The target is even over the words of the bag, each as often as it

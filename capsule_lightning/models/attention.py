@@ -100,7 +100,7 @@ class Attention(nn.Module):
         return KeysValues(self._by_head(self.key(states)), self._by_head(self.value(states)))
 
     def _by_head(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return torch.unflatten(states, -1, (self.num_heads, -1)).transpose(1, 2)
 
     @override
     def forward(self, states: Tensor, seen: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:

@@ -44,7 +44,7 @@ class RoutedAggregation(nn.Module):
         super().__init__()
         require(
             num_parents >= 1 and dim_out % num_parents == 0,
-            f"num_parents={num_parents}: expected a number that divides the {dim_out} dimensions of a state, such as 16",
+            f"num_parents={num_parents}: expected a number that divides the {dim_out} of a state, such as 16",
         )
         self.routing = routing(num_in, dim_in, num_parents, dim_out // num_parents)
         name = type(self.routing).__name__
@@ -68,7 +68,8 @@ class RoutedAggregation(nn.Module):
         """Return ``(..., dim_out)`` of children ``(..., I, D)``."""
         poses, activations = self.routing(Capsules(children, children.new_ones(children.shape[:-1])))
         parents = poses * activations.unsqueeze(-1) if self.is_weighted else poses
-        return parents.flatten(-2).to(children.dtype)
+        result: Tensor = parents.flatten(-2).to(children.dtype)
+        return result
 
 
 class LinearAggregation(nn.Module):

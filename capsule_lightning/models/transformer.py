@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from capsule_lightning.layers.special_tokens import PAD
 from capsule_lightning.errors import InputError, require
+from capsule_lightning.layers.special_tokens import PAD
 from capsule_lightning.models.attention import DecoderLayer, EncoderLayer, KeysValues, Layout
 from capsule_lightning.models.past_future import Guided, PastFuture
 from capsule_lightning.models.state_aggregation import LayerAggregation, RoutingFactory
@@ -115,7 +115,7 @@ class Transformer(TranslationNet):
                 f"a sentence of {end} tokens: this network takes at most {self.most_tokens}; cut it, or train with "
                 "a higher --data.max_length"
             )
-        places: Tensor = self.places[start:end]  # type: ignore[index,assignment]
+        places: Tensor = self.places[start:end]  # type: ignore[index]
         states = self.embedding(tokens) * sqrt(self.embedding.embedding_dim) + places
         result: Tensor = self.dropout(states)
         return result
@@ -168,7 +168,8 @@ class Transformer(TranslationNet):
 
     @override
     def step(self, words: Tensor, memory: Memory, before: Progress | None) -> tuple[Tensor, Progress]:
-        assert isinstance(memory, SourceMemory) and (before is None or isinstance(before, WordsSoFar))
+        assert isinstance(memory, SourceMemory)
+        assert before is None or isinstance(before, WordsSoFar)
         top, seen = self._decoded(words.unsqueeze(1), memory, before)
         states = top.states if isinstance(top, Guided) else top
         return self._logits(states[:, -1]), seen

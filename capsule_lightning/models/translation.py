@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol, Self
 from torch import Tensor, nn
 from typing_extensions import override
 
-from capsule_lightning.layers.special_tokens import SPECIAL
 from capsule_lightning.errors import require
+from capsule_lightning.layers.special_tokens import SPECIAL
 
 
 class Answer(NamedTuple):

@@ -218,6 +218,4 @@ class TranslationTask(Task):
         words = torch.randint(len(SPECIAL), self.num_classes, (2, size, length), device=self.device)
         first, last = (torch.full((size, 1), each, device=self.device) for each in (BEGIN, END))
         target = torch.cat([first, words[1], last], dim=1)
-        return TranslationBatch(
-            torch.cat([words[0], last], dim=1), target, torch.arange(size, device=self.device)
-        )
+        return TranslationBatch(torch.cat([words[0], last], dim=1), target, torch.arange(size, device=self.device))
