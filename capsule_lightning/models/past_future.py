@@ -36,8 +36,8 @@ def guided_routing(
 
     The logits b begin at 0. Each iteration has ``c = softmax(b)`` over the parents,
     ``v[j] = squash(sum_i c[i, j] u[i, j])`` and
-    ``b[i, j] += tanh(w . tanh(W_u u[i, j] + W_v v[j] + W_c z)) / sqrt(E)``. A word whose votes are 0 adds nothing to any
-    parent: so padding is left out.
+    ``b[i, j] += tanh(w . tanh(W_u u[i, j] + W_v v[j] + W_c z)) / sqrt(E)``. A word whose votes are 0 adds nothing to
+    any parent: so padding is left out.
 
     Args:
         votes: ``(B, S, J, E)``, u.
