@@ -7,6 +7,7 @@ from hashlib import blake2b
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from capsule_lightning.data.text_store import TextStore
 from capsule_lightning.data.tokens import BEGIN, END, PAD
@@ -21,6 +22,8 @@ class PairStore:
 
     Attributes:
         labels: ``(N)`` int64, a digest of each pair: a resumed run knows by them whether its data have changed.
+        lengths: ``(N, 2)`` int64, ids of each source and target, without those for beginning and end; known once they
+            are encoded.
     """
 
     def __init__(self, sources: Sequence[str], targets: Sequence[str]) -> None:
@@ -28,8 +31,8 @@ class PairStore:
         pairs = zip(sources, targets, strict=True)
         digests = (blake2b("\t".join(pair).encode(errors="backslashreplace"), digest_size=8).digest() for pair in pairs)
         self.labels = torch.tensor([int.from_bytes(each, signed=True) for each in digests], dtype=torch.int64)
+        self.lengths = torch.empty(0, 2, dtype=torch.int64)
         self._sides: tuple[TextStore, TextStore] | None = None
-        self._most = 0
 
     def __len__(self) -> int:
         """Return the number of pairs, N."""
@@ -40,35 +43,23 @@ class PairStore:
 
         Args:
             vocabulary: of both languages.
-            most: ids of a sentence; only a longer source is cut to them, see `take`.
+            most: ids of a sentence, of which a longer one keeps so many.
         """
-        if self._sides is None:
-            sides = ([vocabulary.encode(text) for text in side] for side in (self.sources, self.targets))
-            self._sides = tuple(TextStore.of(side, self.labels) for side in sides)  # type: ignore[assignment]
-            self._most = most
-
-    @property
-    def lengths(self) -> Tensor:
-        """Ids of each source and target, ``(N, 2)``, without those for beginning and end."""
-        assert self._sides is not None
-        return torch.stack([side.lengths for side in self._sides], dim=1)
+        if self._sides is not None:
+            return
+        sources, targets = ([vocabulary.encode(text) for text in side] for side in (self.sources, self.targets))
+        self.lengths = torch.tensor([[len(one), len(other)] for one, other in zip(sources, targets, strict=True)])
+        self._sides = (
+            TextStore.of([[*ids[:most], END] for ids in sources], self.labels),
+            TextStore.of([[BEGIN, *ids[:most], END] for ids in targets], self.labels),
+        )
 
     def take(self, indices: Tensor) -> Tensor:
-        """Return pairs as ``(B, 2, L)`` int64: sources that end with `END`, targets from `BEGIN` to `END`, then `PAD`.
-
-        What is longer than the most ids of a sentence ends there.
-        """
+        """Return pairs as ``(B, 2, L)`` int64: sources that end with `END`, targets from `BEGIN` to `END`, then `PAD`."""
         assert self._sides is not None
-        sources, targets = (side.take(indices)[:, : self._most] for side in self._sides)
-        lengths = self.lengths[indices].clamp_max(self._most)
-        rows = torch.full((len(indices), 2, int(lengths.max() if len(indices) else 0) + 2), PAD)
-        rows[:, 0, : sources.shape[1]] = sources
-        rows[:, 1, 0] = BEGIN
-        rows[:, 1, 1 : 1 + targets.shape[1]] = targets
-        places = torch.arange(len(indices))
-        rows[places, 0, lengths[:, 0]] = END
-        rows[places, 1, 1 + lengths[:, 1]] = END
-        return rows
+        sides = [side.take(indices) for side in self._sides]
+        width = max(side.shape[1] for side in sides)
+        return torch.stack([F.pad(side, (0, width - side.shape[1]), value=PAD) for side in sides], dim=1)
 
     def on(self, device: torch.device) -> PairStore:
         """Return the store itself."""

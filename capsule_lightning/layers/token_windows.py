@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-PAD = 0
-"""The token of padding."""
+from capsule_lightning.layers.special_tokens import PAD
 
 
 def text_lengths(tokens: Tensor) -> Tensor:
