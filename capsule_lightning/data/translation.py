@@ -196,6 +196,11 @@ class TranslationDataModule(DataModule):
         kept, taken = split_by_group([text.groups[n] for n in places], self.val_size, self.seed, "val_size")
         return torch.tensor(kept), torch.tensor(taken, dtype=torch.int64)
 
+    @override
+    def use_split(self, train: Tensor, val: Tensor) -> None:
+        require(len(train), f"val_size={self.val_size}: leaves no pair to train on; lower --data.val_size")
+        self._train, self._val, self._record = train, val, None
+
     # The vocabulary.
 
     @property

@@ -20,7 +20,7 @@ def test_in_batches_and_by_processes_as_the_library_at_once(cls, own):
     other.update([], [])
     whole.counts += other.counts  # what is summed over processes
     expected = getattr(sacrebleu, own)(FOUND, [REFERENCES]).score
-    assert expected > 20
+    assert expected > 15
     assert_close(float(whole.compute()), expected, rtol=1e-6, atol=1e-6)
 
 
