@@ -61,7 +61,9 @@ def compared(groups: dict[str, list[Path]], samples: int) -> dict[str, Any]:
 def main() -> None:
     """Compare, and print JSON."""
     parsed = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parsed.add_argument("groups", nargs="+", metavar="NAME=FOLDER[,FOLDER...]", help="two or more, the first the control")
+    parsed.add_argument(
+        "groups", nargs="+", metavar="NAME=FOLDER[,FOLDER...]", help="two or more, the first the control"
+    )
     parsed.add_argument("--samples", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
     arguments = parsed.parse_args()
     split = (group.partition("=") for group in arguments.groups)

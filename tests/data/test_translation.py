@@ -38,7 +38,7 @@ def module(files, **options) -> TranslationDataModule:
 
 
 def test_two_files_and_a_table_give_the_same_pairs(files, tmp_path):
-    rows = "".join(f'{en}\t{es}\tbook {n % 9}\n' for n, (en, es) in enumerate(PAIRS))
+    rows = "".join(f"{en}\t{es}\tbook {n % 9}\n" for n, (en, es) in enumerate(PAIRS))
     with gzip.open(tmp_path / "pairs.tsv.gz", "wb") as file:
         file.write(f"english\tspanish\tbook\n{rows}".encode())
     columns = {"source_column": "english", "target_column": "spanish"}
@@ -51,7 +51,9 @@ def test_two_files_and_a_table_give_the_same_pairs(files, tmp_path):
         table=str(tmp_path / "pairs.tsv.gz"), **columns, group_column="book", test_size=20, val_size=10, **SMALL
     )
     by_book.setup(None)
-    train, val = ({by_book.text.groups[by_book._places["train"][n]] for n in part} for part in (by_book._train, by_book._val))
+    train, val = (
+        {by_book.text.groups[by_book._places["train"][n]] for n in part} for part in (by_book._train, by_book._val)
+    )
     test = {by_book.text.groups[n] for n in by_book._places["test"]}
     assert not train & val
     assert not (train | val) & test
