@@ -1,7 +1,7 @@
 """Compare the translations of runs by sacrebleu's paired bootstrap: is the difference to the first more than chance?
 
-Each group is a name and the folders of its runs, such as one for each seed, whose test sentences are taken one after the
-other. All groups have as many runs, in the same order, of the same test set:
+Each group is a name and the folders of its runs, such as one for each seed, whose test sentences are taken one after
+the other. All groups have as many runs, in the same order, of the same test set:
 
     python benchmarks/paired_translations.py none=runs/a,runs/b linear=runs/c,runs/d
 """
@@ -61,9 +61,7 @@ def compared(groups: dict[str, list[Path]], samples: int) -> dict[str, Any]:
 def main() -> None:
     """Compare, and print JSON."""
     parsed = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parsed.add_argument(
-        "groups", nargs="+", metavar="NAME=FOLDER[,FOLDER...]", help="two or more, the first the control"
-    )
+    parsed.add_argument("groups", nargs="+", metavar="NAME=FOLDER[,FOLDER...]", help="the first is the control")
     parsed.add_argument("--samples", type=int, default=1000, help="of the bootstrap (default: %(default)s)")
     arguments = parsed.parse_args()
     split = (group.partition("=") for group in arguments.groups)

@@ -55,7 +55,7 @@ class PairStore:
         )
 
     def take(self, indices: Tensor) -> Tensor:
-        """Return pairs as ``(B, 2, L)`` int64: sources that end with `END`, targets from `BEGIN` to `END`, then `PAD`."""
+        """Return pairs ``(B, 2, L)`` int64: sources that end with `END`, targets from `BEGIN` to `END`, then `PAD`."""
         assert self._sides is not None
         sides = [side.take(indices) for side in self._sides]
         width = max(side.shape[1] for side in sides)

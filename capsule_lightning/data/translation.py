@@ -59,8 +59,8 @@ class TranslationDataModule(DataModule):
         test_size: number or fraction of the pairs that form the test set if none are listed as such; whole groups, the
             same for every seed.
         vocabulary_size: ids of the vocabulary, V: the network has as many, also if texts give fewer.
-        vocabulary: a run's ``vocabulary.json``, whose vocabulary is taken; null to train one. ``test`` and ``predict`` take that
-            of their network.
+        vocabulary: a run's ``vocabulary.json``, whose vocabulary is taken; null to train one. ``test`` and
+            ``predict`` take that of their network.
         max_length: most tokens of a sentence.
         batch_tokens: tokens of a training batch of all processes together, padding included: as many sentences as fit,
             a multiple of 8.

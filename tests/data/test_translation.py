@@ -221,10 +221,12 @@ def test_groups_stay_together_and_chance_is_the_seeds():
 )
 def test_options_that_cannot_be_are_refused(files, options, words):
     given = {"source": files[0], "target": files[1]} | SMALL | options
+
+    def opened() -> None:
+        TranslationDataModule(**given).setup(None)
+
     with pytest.raises(InputError) as caught:
-        data = TranslationDataModule(**given)
-        data.setup(None)
-        data.store("test")
+        opened()
     assert all(word in str(caught.value) for word in words)
 
 
