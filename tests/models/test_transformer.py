@@ -93,9 +93,11 @@ def test_word_by_word_gives_what_all_words_at_once_give(kind):
 @pytest.mark.parametrize("cls", ROUTINGS, ids=lambda cls: cls.__name__)
 def test_every_routing_puts_layers_together_or_says_why_not(cls):
     try:
-        net = make(layer_aggregation=cls)
+        net, told = make(layer_aggregation=cls), ""
     except InputError as error:
-        assert any(word in str(error) for word in ("statistics over the batch", "pose", "dim"))
+        told = str(error)
+    if told:
+        assert any(word in told for word in ("statistics over the batch", "pose", "dim"))
         return
     source, target = sentences(5), sentences(4, begins=True)
     logits = net(source, target)
