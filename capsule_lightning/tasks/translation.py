@@ -129,7 +129,9 @@ class TranslationTask(Task):
         """Write the vocabulary into the folder of the run."""
         data = self.sentences
         if data is not None and self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
-            write_whole(Path(self.trainer.default_root_dir) / FILE, vocabulary_text(data.vocabulary))
+            folder = Path(self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / FILE, vocabulary_text(data.vocabulary))
 
     @property
     def sentences(self) -> TranslationDataModule | None:
