@@ -128,6 +128,31 @@ class WarmupCosine(Schedule):
         return self.final + (1 - self.final) * (1 + cos(pi * fallen)) / 2
 
 
+class InverseSquareRoot(Schedule):
+    """A linear rise to the learning rate, then a fall with the inverse square root of the step.
+
+    Source: Vaswani et al., Attention Is All You Need, 2017 (arXiv 1706.03762), Eq. 3, whose optimizer has the rate
+    ``d ** -0.5 * warmup ** -0.5`` at the peak, 0.0007 for 512 dimensions and 4,000 steps.
+
+    Args:
+        optimizer, total_steps: see `Schedule`.
+        warmup: steps of the rise, a number or a fraction of the run below 1.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, *, warmup: float | int = 4000) -> None:
+        require(
+            warmup > 0 and (not isinstance(warmup, float) or warmup < 1 or warmup.is_integer()),
+            f"InverseSquareRoot: warmup={warmup}: expected a number of steps, or a fraction of the run below 1",
+        )
+        self.warmup = warmup
+        super().__init__(optimizer, total_steps)
+
+    @override
+    def factor(self, step: int, base_lr: float) -> float:
+        rise = max(1.0, self.warmup * self.total_steps if self.warmup < 1 else self.warmup)
+        return min((step + 1) / rise, float((rise / (step + 1)) ** 0.5))
+
+
 class OneCycle(Schedule):
     """A rise from a fraction of the learning rate to all of it, then a fall to nearly zero, both along half cosines.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from capsule_lightning.errors import InputError
-from capsule_lightning.schedules import ExponentialDecay, OneCycle, StepDecay, WarmupCosine
+from capsule_lightning.schedules import ExponentialDecay, InverseSquareRoot, OneCycle, StepDecay, WarmupCosine
 
 LR = 0.1
 SCHEDULES = [
@@ -15,6 +15,7 @@ SCHEDULES = [
     pytest.param(partial(WarmupCosine, warmup=0.25), id="warmup-cosine"),
     pytest.param(OneCycle, id="one-cycle"),
     pytest.param(partial(StepDecay, at=(0.3, 0.6)), id="steps"),
+    pytest.param(partial(InverseSquareRoot, warmup=4), id="inverse-square-root"),
 ]
 
 
@@ -49,6 +50,10 @@ def factors(schedule, total_steps, steps):
             id="final",
         ),
         pytest.param(partial(WarmupCosine, warmup=0.0), 10, {0: 1, 5: 0.5, 10: 0}, id="cold-start"),
+        pytest.param(
+            partial(InverseSquareRoot, warmup=100), 9, {0: 0.01, 49: 0.5, 99: 1, 399: 0.5, 899: 1 / 3}, id="root"
+        ),
+        pytest.param(partial(InverseSquareRoot, warmup=0.1), 40, {0: 0.25, 3: 1, 15: 0.5}, id="root-of-a-share"),
         pytest.param(OneCycle, 20, {0: 0.04, 5: 1, 12: (1 + 1e-5) / 2, 19: 1e-5, 25: 1e-5}, id="one-cycle"),
         pytest.param(
             partial(OneCycle, rise=0.5, start=0.2, final=0.1),

@@ -53,6 +53,7 @@ TABLES = (
     "capsule_lightning.callbacks.joint_table.JointTable",
     "capsule_lightning.callbacks.predicted_boxes.PredictedBoxes",
     "capsule_lightning.callbacks.predicted_masks.PredictedMasks",
+    "capsule_lightning.callbacks.translations.Translations",
 )
 """What writes predictions, each of those that it finds fields for."""
 

@@ -176,3 +176,17 @@ class SceneBatch(NamedTuple):
     crowd: Tensor
     poses: Tensor
     indices: Tensor
+
+
+class TranslationBatch(NamedTuple):
+    """Pairs of sentences as ids of a vocabulary, `PAD` behind those that are shorter than the longest.
+
+    Attributes:
+        source: ``(B, S)`` int64, ends with `END`.
+        target: ``(B, T)`` int64, from `BEGIN` to `END`.
+        indices: ``(B)`` int64, positions in the stored set.
+    """
+
+    source: Tensor
+    target: Tensor
+    indices: Tensor

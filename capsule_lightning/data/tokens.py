@@ -7,16 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from capsule_lightning.data.shares import Share
-from capsule_lightning.layers.token_windows import PAD as PAD
+from capsule_lightning.layers.special_tokens import BEGIN, END, PAD, SPECIAL, UNKNOWN
 
-UNKNOWN = 1
-"""Stands for what the vocabulary does not have, and for an empty text."""
-BEGIN = 2
-"""Comes before the first word of a translation."""
-END = 3
-"""Comes after the last word of a translation."""
-SPECIAL = ("<pad>", "<unknown>", "<begin>", "<end>")
-"""Names of the ids that are no part of a text, in their order."""
+__all__ = ["BEGIN", "END", "PAD", "SPECIAL", "UNKNOWN", "TextBatch"]
 
 
 class TextBatch(NamedTuple):

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-PAD = 0
-"""Fills a batch up behind a text that is shorter than the longest; it must not vote."""
+from capsule_lightning.layers.special_tokens import PAD
 
 
 def text_lengths(tokens: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from typing_extensions import override
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.layers.precision import full_precision
-from capsule_lightning.layers.token_windows import PAD, first_places, text_lengths
+from capsule_lightning.layers.special_tokens import PAD
+from capsule_lightning.layers.token_windows import first_places, text_lengths
 from capsule_lightning.models.base import CapsuleNet
 
 WordEncoder = Literal["lstm", "cnn"]

@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError, require
-from capsule_lightning.layers.token_windows import PAD, text_lengths
+from capsule_lightning.layers.special_tokens import PAD
+from capsule_lightning.layers.token_windows import text_lengths
 from capsule_lightning.models.base import CapsuleNet
 
 

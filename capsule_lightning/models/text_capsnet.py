@@ -16,8 +16,9 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require
+from capsule_lightning.layers.special_tokens import PAD
 from capsule_lightning.layers.squash import squash
-from capsule_lightning.layers.token_windows import PAD, WordConvolution, first_places, spread, text_lengths
+from capsule_lightning.layers.token_windows import WordConvolution, first_places, spread, text_lengths
 from capsule_lightning.models.text import TextNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.stabilized import StabilizedRouting

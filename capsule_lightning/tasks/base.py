@@ -141,6 +141,10 @@ class Task(L.LightningModule, ABC):
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         return self.prediction(self.output(batch), batch)
 
+    def weight(self, batch: Any) -> int:
+        """Return what the losses of a batch count as in the mean of an evaluation: its examples, unless overridden."""
+        return len(batch[0])
+
     def _evaluate(self, batch: Any, stage: Stage) -> Any:
         """Return the prediction of a batch, counted in metrics and mean losses; each example counts once."""
         output, metrics = self.output(batch), self.stage_metrics(stage)
@@ -150,7 +154,7 @@ class Task(L.LightningModule, ABC):
             self.log(f"{stage}/{name}", metric, prog_bar=name == "accuracy", on_step=False, on_epoch=True)  # type: ignore[arg-type]
         means = self._stage_losses[stage]
         for name, value in self.losses(output, batch).items():
-            means[name].update(value, weight=len(batch[0]))  # type: ignore[index]
+            means[name].update(value, weight=self.weight(batch))  # type: ignore[index]
             self.log(f"{stage}/{name}", means[name], on_step=False, on_epoch=True)  # type: ignore[index]
         return self.prediction(output, batch)
 

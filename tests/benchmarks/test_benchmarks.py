@@ -41,6 +41,7 @@ SMALLEST = {
     "profile_step": f"{FEW} --batch_size 2 --config digits.yaml --precision 32-true --rows 5",
     "segmentation": f"{FEW} --batch_size 2 --sizes 16",
     "heads": f"{FEW} --batch_size 1 --num_classes 20",
+    "translation": f"{FEW} --sentences 2 --tokens 4 --vocabulary 20 --dim 32 --hidden 8 --num_layers 2 --kinds none em",
     "viewpoints": "--seeds 0 --networks cnn --set trainer.max_epochs=1 data.clips=12 data.frames=2 data.batch_size=4",
     "time_to_accuracy": "--seeds 0 --config digits.yaml --set trainer.max_epochs=1 data.batch_size=256",
 }
@@ -105,6 +106,17 @@ def test_says_where_the_numbers_come_from(name: str, records: dict[str, Future[d
     assert environment["capsule_lightning"]
     assert {"python", "triton", "commit", "dirty", "device", "cpu", "load_average", "time"} <= set(environment)
     assert "config" not in record["arguments"] or record["arguments"]["config"]
+
+
+@of_the_scripts
+def test_translation(records: dict[str, Future[dict[str, Any]]]) -> None:
+    results = records["translation"].result()["results"]
+    for what in ("train", "translate"):
+        for found in results[what].values():
+            assert_spread(found["tokens_a_second"])
+            assert_spread(found["time_of_a_token"])
+        assert results[what]["none"]["time_of_a_token"]["median"] == 1
+        assert results[what]["em"]["parameters"] > results[what]["none"]["parameters"]
 
 
 @of_the_scripts

@@ -27,6 +27,8 @@ OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml"
 DETECTORS = ("model/center_capsnet.yaml", "model/center_net.yaml", "loss/center_margin.yaml")
 #: They find joints.
 POSES = ("pose.yaml", "model/pose_cnn.yaml")
+#: Verses to translate come with the package.
+FEW_WORDS = ("--data.vocabulary_size=300", "--model.net.dim=32", "--model.net.hidden=32", "--model.beam=1")
 FEW_SCENES = ("--data.scenes=16", "--data.val_scenes=8", "--data.test_scenes=8")
 #: By day these are run from the command to the figures; of the others the network is built, and one batch learned from.
 WHOLE = ("image_folder.yaml", "mnist_efficient.yaml")
@@ -61,6 +63,10 @@ def words_for(name: str, folder: Path) -> list[str]:
         return ["--config", base[0], "--config", name, *base[1:]]
     if name == "text.yaml":
         return ["--config", name]
+    if name == "translation.yaml":
+        pytest.importorskip("tokenizers")
+        pytest.importorskip("sacrebleu")
+        return ["--config", name, *FEW_WORDS]
     if name in ("detection.yaml", "segmentation.yaml"):
         return ["--config", name, *FEW_SCENES]
     if name == "arrays.yaml":
@@ -95,6 +101,8 @@ def measured_by(name: str) -> str:
     """What a test logs."""
     if name in POSES:
         return "test/pck20_torso"
+    if name == "translation.yaml":
+        return "test/bleu"
     if name in ("segmentation.yaml", *OF_PIXELS):
         return "test/dice"
     return "test/map_50" if name in ("detection.yaml", *DETECTORS) else "test/accuracy"
