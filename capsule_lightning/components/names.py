@@ -21,6 +21,7 @@ SLOTS = {
         "AnnotatedDataModule",
         "JointDataModule",
         "TextDataModule",
+        "RelationDataModule",
     ),
     "--data.augmentation": ("augmentations", "Augmentation"),
     "--model.net": ("models", "CapsuleNet", "SegmentationNet", "Detector", "PoseNet", "TextNet"),

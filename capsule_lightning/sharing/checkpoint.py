@@ -39,8 +39,8 @@ def network_of(checkpoint: str | Path) -> tuple[dict[str, Tensor], Metadata]:
     task = str(found.get("hyper_parameters", {}).get("_class_path")).rpartition(".")[2]
     require(
         task not in WITHOUT_CLASSES,
-        f"{checkpoint}: is of a {task}, and reports, exports and load_network are for networks of classes, masks, boxes "
-        "and joints; use it with test and predict",
+        f"{checkpoint}: is of a {task}, and reports, exports and load_network are for networks of classes, masks, "
+        "boxes and joints; use it with test and predict",
     )
     return tensors_of(checkpoint), stated_by(found, checkpoint)
 

@@ -468,7 +468,7 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
         None,
     ),
     ("predict-nothing", "predict --config digits --data.images x", ["predict needs a trained network"], None),
-    ("predict-output", f"{PREDICT} x --output t.txt", ["output=t.txt: expected a name that ends in .csv"], None),
+    ("predict-output", f"{PREDICT} x --output t.doc", ["output=t.doc: expected a name that ends in .csv"], None),
     ("predict-poses", f"{PREDICT} x --poses p.csv", ["embeddings=p.csv: expected a name that ends in .npz"], None),
     ("predict-there", f"{PREDICT} x --output t.csv", ["t.csv exists", "--overwrite"], file("t.csv")),
     ("predict-nowhere", f"{PREDICT} x --output no/t.csv", ["no: no such folder"], None),

@@ -52,7 +52,7 @@ def test_wrong_words_are_answered_before_anything_heavy_is_imported(words: list[
 def test_help_of_a_command_names_every_class_of_every_slot(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--help"])
     text = capsys.readouterr().out
-    assert len(text.splitlines()) < 60
+    assert len(text.splitlines()) <= 66  # a printed page
     for slot, (folder, *bases) in SLOTS.items():
         package = "capsule_lightning" + (f".{folder}" if folder else "")
         modules = [*(Path(CONFIG_DIR.parent) / "capsule_lightning" / folder).glob("*.py")]

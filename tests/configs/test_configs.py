@@ -27,6 +27,8 @@ OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml"
 DETECTORS = ("model/center_capsnet.yaml", "model/center_net.yaml", "loss/center_margin.yaml")
 #: They find joints.
 POSES = ("pose.yaml", "model/pose_cnn.yaml")
+#: They name the relation of two entities.
+OF_RELATIONS = ("relations.yaml", "model/relation_linear.yaml")
 #: Verses to translate come with the package.
 FEW_WORDS = ("--data.vocabulary_size=300", "--model.net.dim=32", "--model.net.hidden=32", "--model.beam=1")
 FEW_SCENES = ("--data.scenes=16", "--data.val_scenes=8", "--data.test_scenes=8")
@@ -60,8 +62,9 @@ def words_for(name: str, folder: Path) -> list[str]:
         base = ["mnist.yaml", "--data.fake=true"] if name.startswith("model/") else ["digits.yaml"]
         base = ["detection.yaml", *FEW_SCENES] if name in DETECTORS else base
         base = ["segmentation.yaml", *FEW_SCENES] if name in OF_PIXELS else base
+        base = ["relations.yaml"] if name in OF_RELATIONS else base
         return ["--config", base[0], "--config", name, *base[1:]]
-    if name == "text.yaml":
+    if name in ("text.yaml", "relations.yaml"):
         return ["--config", name]
     if name == "translation.yaml":
         pytest.importorskip("tokenizers")
@@ -143,6 +146,7 @@ def test_overlay(name: str, run_main: Callable[..., Path], tmp_path: Path) -> No
     base, data = ("mnist", ("--data.val_size=0.2",)) if name.startswith("model/") else ("digits", ())
     base, data = ("detection", ()) if name in DETECTORS else (base, data)
     base, data = ("segmentation", ()) if name in OF_PIXELS else (base, data)
+    base, data = ("relations", ()) if name in OF_RELATIONS else (base, data)
     base = "pose" if name in POSES else base
     cwd = run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *data, *instead)
     if name != "trainer/debug.yaml":
