@@ -24,7 +24,7 @@ SLOTS = {
         "RelationDataModule",
     ),
     "--data.augmentation": ("augmentations", "Augmentation"),
-    "--model.net": ("models", "CapsuleNet", "SegmentationNet", "Detector", "PoseNet", "TextNet"),
+    "--model.net": ("models", "CapsuleNet", "SegmentationNet", "Detector", "PoseNet", "RelationNet", "TextNet"),
     "--model.net.encoder": ("encoders", "Encoder", "MapEncoder", "FeatureEncoder"),
     "--model.net.routing": ("routing", "Routing", "MatrixRouting"),
     "--model.net.decoder": ("decoders", "Decoder"),
@@ -46,7 +46,18 @@ FOLDERS = (
     "tasks",
 )
 """The folders whose modules define a class that a config may name."""
-ABSTRACT = ("annotated", "base", "joints", "listed_images", "named", "parted_images", "pose", "segmentation", "text")
+ABSTRACT = (
+    "annotated",
+    "base",
+    "joints",
+    "listed_images",
+    "named",
+    "parted_images",
+    "pose",
+    "relations",
+    "segmentation",
+    "text",
+)
 """Modules of classes that others derive from."""
 OLD_NAMES = {"normalisation": "normalization"}
 """Names of arguments and of metadata in files that were written before the names changed."""
