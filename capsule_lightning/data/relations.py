@@ -29,7 +29,6 @@ class RelationDataModule(TextDataModule):
 
     Args:
         reach: the greatest distance of a word from an entity, in words, that has a vector of its own.
-        bags: whether sentences about one pair of entities are a bag, whose facts `RelationTask` measures.
 
     Raises:
         InputError: what `TextDataModule` refuses, or ``reach`` is below 1.

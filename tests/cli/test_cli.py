@@ -14,7 +14,7 @@ import yaml
 from capsule_lightning import __version__, cli
 from capsule_lightning.cli import list_configs, main
 from capsule_lightning.cli.configs import resolve
-from capsule_lightning.components.names import SLOTS, class_names
+from capsule_lightning.components.names import ABSTRACT, SLOTS, class_names
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import flat
 from capsule_lightning.runs.signals import Interrupted
@@ -59,7 +59,7 @@ def test_help_of_a_command_names_every_class_of_every_slot(capsys: pytest.Captur
         found = {
             name
             for module in modules
-            if module.stem != "__init__" and module.stem not in ("cli", "parser", "training_cli", "__main__")
+            if module.stem not in ("__init__", "__main__", *ABSTRACT)
             for name, value in vars(importlib.import_module(f"{package}.{module.stem}")).items()
             if inspect.isclass(value)
             and value.__module__ == f"{package}.{module.stem}"
