@@ -23,6 +23,7 @@ from capsule_lightning.comparison.study import read_study
 from capsule_lightning.components.slots import Slot, find_class
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.uniform import UniformRouting
+from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.shipped import CONFIG_DIR, find_config
 
 ROOT = CONFIG_DIR.parent
@@ -164,7 +165,11 @@ def test_every_command_line_of_the_pages_is_understood(beside: Path, monkeypatch
         seen.add(tuple(words))
         if words[0] in TRAINING_COMMANDS:
             given = read_words(words_of_one(read_plan(words)) if "--folds" in words else words)
-            assert given.flags or given.help_of or resolve(given), f"{page}: {shlex.join(words)}"
+            of_texts = (
+                given.command == "predict" and given.option("data.texts") is not None
+            )  # as their network's run is
+            base = read_yaml(find_config("text.yaml")) if of_texts else None  # the run of their network
+            assert given.flags or given.help_of or resolve(given, base), f"{page}: {shlex.join(words)}"
         else:
             with pytest.raises(UnderstoodError):
                 importlib.import_module(f"capsule_lightning.cli.{COMMANDS[words[0]].module}").run(words)

@@ -20,7 +20,7 @@ from capsule_lightning.components.names import modern_path, short_names
 from capsule_lightning.errors import InputError, first_line, nearest
 from capsule_lightning.shipped import PROGRAM
 
-LISTED = 16
+LISTED = 24
 """How many classes an error lists; of more, it names the nearest alone."""
 
 

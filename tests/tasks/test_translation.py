@@ -23,7 +23,7 @@ pytest.importorskip("sacrebleu")
 pytest.importorskip("tokenizers")
 
 NET = partial(Transformer, dim=16, num_heads=2, num_layers=2, hidden=32, dropout=0.0, layer_parents=4)
-DATA = {"vocabulary_size": 280, "max_length": 30, "batch_tokens": 600, "test_size": 5, "val_size": 6, "seed": 0}
+DATA = {"vocabulary_size": 280, "max_length": 30, "batch_tokens": 256, "test_size": 5, "val_size": 6, "seed": 0}
 
 
 def task_of(net=NET, **options):
@@ -74,12 +74,12 @@ def test_past_and_future_have_their_losses() -> None:
     assert all(parameter.grad is not None for parameter in task.parameters()), "ddp would wait for it"
 
 
-@pytest.mark.long(4)
+@pytest.mark.nightly
 def test_a_run_learns_tests_and_predicts(data, tmp_path) -> None:
     torch.manual_seed(0)
     net = partial(NET, dim=32, hidden=64, layer_aggregation=DynamicRouting)
-    task = task_of(net, optimizer=partial(torch.optim.Adam, lr=0.01), beam=2)
-    fit = trainer(tmp_path / "run", max_epochs=20)
+    task = task_of(net, optimizer=partial(torch.optim.Adam, lr=0.003), beam=2)
+    fit = trainer(tmp_path / "run", max_epochs=60, check_val_every_n_epoch=60)
     fit.fit(task, data)
     assert fit.callback_metrics["val/bleu"] > 90
     assert json.loads((tmp_path / "run" / "vocabulary.json").read_text()) == data.vocabulary.plain()
