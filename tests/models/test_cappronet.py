@@ -73,6 +73,7 @@ def test_bfloat16_projects_in_float32():
     assert torch.equal(capsules.poses, net(vectors).poses)
 
 
+@pytest.mark.nightly
 def test_the_loss_is_that_of_the_lengths_and_it_learns():
     net, loss = CapProNet((2, 1, 1), 2, dim=1), CrossEntropyLoss(of="pose_lengths")
     angles = torch.rand(200) * torch.pi

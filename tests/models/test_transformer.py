@@ -7,6 +7,7 @@ from math import sqrt, tanh
 import pytest
 import torch
 from routings import ROUTINGS
+from tiers import nightly_but
 from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -59,7 +60,7 @@ def sentences(*lengths, begins=False):
     return rows
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", nightly_but(("none", "all"), KINDS))
 def test_a_later_word_changes_no_earlier_logit(kind):
     net, source, target = make(**KINDS[kind]), sentences(6, 4), sentences(7, 7, begins=True)
     other = target.clone()
@@ -69,7 +70,7 @@ def test_a_later_word_changes_no_earlier_logit(kind):
     assert not torch.allclose(one[:, 4], two[:, 4])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", nightly_but(("none", "all"), KINDS))
 def test_padding_changes_nothing_and_a_sentence_alone_gives_what_it_gives_in_a_batch(kind):
     net, source, target = make(**KINDS[kind]), sentences(6, 3), sentences(5, 4, begins=True)
     together, padded = net.answer(source, target), net.answer(F.pad(source, (0, 4)), F.pad(target, (0, 2)))
@@ -80,7 +81,7 @@ def test_padding_changes_nothing_and_a_sentence_alone_gives_what_it_gives_in_a_b
     assert_close(alone[0], together.logits[1, :4], rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", nightly_but(("none", "all"), KINDS))
 def test_word_by_word_gives_what_all_words_at_once_give(kind):
     net, source, target = make(**KINDS[kind]), sentences(6, 3), sentences(5, 5, begins=True)
     memory, progress, found = net.read(source), None, []
@@ -90,7 +91,7 @@ def test_word_by_word_gives_what_all_words_at_once_give(kind):
     assert_close(torch.stack(found, dim=1), net(source, target), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("cls", ROUTINGS, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", nightly_but((DynamicRouting, EMRouting), ROUTINGS), ids=lambda cls: cls.__name__)
 def test_every_routing_puts_layers_together_or_says_why_not(cls):
     try:
         net, told = make(layer_aggregation=cls), ""
@@ -214,12 +215,14 @@ def test_votes_of_padding_are_nothing():
 # Search.
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["none", "all"])
 def test_a_beam_of_one_is_the_most_likely_word_each_time(kind):
     net, source = make(**KINDS[kind]), sentences(6, 3, 8)
     assert torch.equal(beam_search(net, source, 1), greedy(net, source))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("beam", [1, 3])
 def test_a_sentence_alone_is_translated_as_in_a_batch(beam):
     net, source = make(**KINDS["all"]), sentences(8, 3)

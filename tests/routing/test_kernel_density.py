@@ -93,6 +93,7 @@ def test_density_below_zero_ends_too():
     assert routing.passes(children).item() <= 3
 
 
+@pytest.mark.nightly
 def test_gradient_is_the_numerical_one(routing):
     poses = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
     routing.tolerance, routing.iterations = None, 3

@@ -59,6 +59,7 @@ def test_without_switches_it_is_dynamic_routing():
     assert_close(one(children), other(children))
 
 
+@pytest.mark.nightly
 def test_gradient_without_votes_is_the_numerical_one():
     torch.manual_seed(0)
     routing = StabilizedRouting(4, 3, 2, 3, vote_weights=1).double()
