@@ -53,6 +53,10 @@ HELD_BY = {
     ),
     "Of HDF5 no link to another file": ("data/test_other_arrays.py::test_a_file_leads_nowhere_and_claims_nothing",),
     "Images that a table lists must lie in its folder": ("data/test_image_table.py::test_faults_are_named",),
+    "Text and numbers: a vocabulary is a list of words": (
+        "data/test_text.py::test_what_cannot_be_used_is_refused_in_one_line",
+    ),
+    "Files are read up to a size": ("data/test_text.py::test_a_text_file_that_would_fill_the_memory_is_refused",),
     "A class must fit its place": (
         HARM,
         "components/test_run_config.py::test_classes_of_the_users_own_are_taken_from_outside_any_run",

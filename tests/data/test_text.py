@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from capsule_lightning.data.published_texts import PublishedTextDataModule
 from capsule_lightning.data.sentences import ReviewSentencesDataModule
 from capsule_lightning.data.text_folder import TextFolderDataModule
+from capsule_lightning.data.text_lines import read_lines
 from capsule_lightning.data.text_store import TextStore
 from capsule_lightning.data.text_table import TextTableDataModule
 from capsule_lightning.data.tokens import PAD, UNKNOWN
@@ -161,6 +162,13 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path):
     for said in (None, {"kind": "words", "tokens": ["a"]}, {"kind": "words", "tokens": 3}, {"kind": "x"}):
         with pytest.raises(InputError, match="vocabulary"):
             vocabulary_of(said, "a.json")
+
+
+def test_a_text_file_that_would_fill_the_memory_is_refused(tmp_path):
+    with open(tmp_path / "huge.txt", "wb") as file:
+        file.truncate(2**31)  # takes no room on the disk
+    with pytest.raises(InputError, match=r"huge\.txt: has 2,147,483,648 bytes, at most 1,073,741,824 are read"):
+        read_lines(tmp_path / "huge.txt")
 
 
 def test_texts_to_predict(tmp_path, monkeypatch):
