@@ -66,18 +66,18 @@ class Forecast(Informing):
             return
         needs = forecast(pl_module, trainer.optimizers, trainer.precision_plugin.train_step_context())
         batch_size, left = data.batch_size // trainer.world_size, memory_left(pl_module.device)
-        peak = needs.memory(batch_size)
+        peak, noun = needs.memory(batch_size), data.example_name
         rank_zero_info(
-            f"{needs.parameters:,} parameters, {needs.multiply_adds / 1e6:,.1f} M multiply-adds per image\na step of "
-            f"{batch_size} images should take {readable(peak)}"
+            f"{needs.parameters:,} parameters, {needs.multiply_adds / 1e6:,.1f} M multiply-adds per {noun}\na step of "
+            f"{batch_size} {noun}s should take {readable(peak)}"
             + ("" if left is None else f" of the {readable(left)} left on {pl_module.device}")
         )
         if left is not None and peak > left:
             fits = needs.largest_batch(left) * trainer.world_size
             rank_zero_warn(
-                f"a step of {batch_size} images should take {readable(peak)} and {pl_module.device} has "
+                f"a step of {batch_size} {noun}s should take {readable(peak)} and {pl_module.device} has "
                 f"{readable(left)} left: "
-                + (f"--data.batch_size {fits} should fit" if fits else "not even one image should fit")
+                + (f"--data.batch_size {fits} should fit" if fits else f"not even one {noun} should fit")
             )
 
 

@@ -50,6 +50,8 @@ class DataModule(L.LightningDataModule, ABC):
     class_names: Sequence[str]
     for_task: ClassVar[str | None] = None
     """Name of the task that its batches are for, if they have no classes."""
+    example_name: ClassVar[str] = "image"
+    """What one example is called."""
 
     def __init__(
         self,
