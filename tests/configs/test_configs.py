@@ -39,7 +39,8 @@ HEADS = ("", "_cappronet", "_hidden", "_linear", "_linear_ordinal", "_mlp", "_ml
 #: Networks of millions of weights, or of a large library, which take seconds and memory to make.
 LARGE = (
     *("affnist.yaml", "cifar10.yaml", "cifar100.yaml", "cifar10_deepcaps.yaml", "cifar100_inverted_attention.yaml"),
-    *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml", "model/segcaps.yaml"),
+    *("multimnist.yaml", "model/cnn.yaml", "model/deepcaps.yaml", "model/matwo_capsnet.yaml"),
+    "model/segcaps.yaml",
     *(f"model/backbone{head}.yaml" for head in HEADS),
 )
 FEW_STEPS = (
