@@ -387,7 +387,7 @@ def test_the_shipped_audit_runs_from_a_table_to_its_tables(tmp_path: Path, monke
     )
     done = capsule_lightning(tmp_path, "compare", "--config", "audit.yaml", "--fit", more, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    for word in ("OrdinalLoss", "test/coverage/grade 2", "3 of their folds", "p = "):
+    for word in ("OrdinalLoss", "test/coverage/grade 2", "3 pairs of one seed and fold", "p = "):
         assert word in done.stdout, done.stdout
     measures = (tmp_path / "runs" / "audit" / "comparison" / "measures.csv").read_text()
     assert "test/calibration_error_at_temperature,3," in measures
