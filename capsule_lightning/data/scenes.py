@@ -107,7 +107,7 @@ class ScenesDataModule(AnnotatedDataModule):
             4 <= min_size <= max_size <= image_size,
             f"min_size={min_size}, max_size={max_size}: expected 4 <= min_size <= max_size <= image_size={image_size}",
         )
-        repeated = classes is not None and (not classes or len(set(classes)) < len(classes))
+        repeated = classes is not None and (not classes or len(set(map(str, classes))) < len(classes))
         require(not repeated, f"classes={classes}: expected names of classes, each once; null for all")
         require(0 <= degrees <= 180, f"degrees={degrees}: expected a number from 0 to 180")
         require(0 <= occlusion <= 1, f"occlusion={occlusion}: expected a share from 0 to 1")

@@ -32,6 +32,23 @@ def same(one, other):
         assert torch.equal(a, b)
 
 
+def test_some_classes_are_numbered_in_the_order_in_which_they_are_named():
+    data, whole = ready(classes=[7, "2"]), ready()
+    store, all_labels = data.store("train"), whole.store("train").labels
+    assert tuple(data.class_names) == ("7", "2")
+    assert data.num_classes == 2
+    for number, digit in enumerate((7, 2)):
+        ours, theirs = store.labels == number, all_labels == digit
+        assert torch.equal(store.take(ours.nonzero()[:, 0]), whole.store("train").take(theirs.nonzero()[:, 0]))
+    assert int(scenes(data, data.val_dataloader()).labels.max()) == 1
+
+
+@pytest.mark.parametrize("classes", [[], ["1", 1], ["1", "ten"]])
+def test_classes_that_are_not_there_or_named_twice_are_refused(classes):
+    with pytest.raises(InputError, match="classes"):
+        ready(classes=classes)
+
+
 def test_an_upright_object_of_its_own_size_is_pasted_unchanged():
     """Of 8 pixels, not turned, one object: a cut-out lands pixel by pixel where its box says."""
     rules = Rules(side=32, objects=(1, 1), sizes=(8.0, 8.0), degrees=0.0)
