@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from budget import allowed, cpu_seconds, give_memory_back, longest_first
+from budget import allowed, cpu_seconds, give_memory_back, spread
 from once import once
 
 from capsule_lightning.loggers.wandb_service import import_before_torch
@@ -29,7 +29,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    longest_first(items)
+    spread(items)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -93,11 +93,11 @@ def run_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., P
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Four epochs on the embedded digits, by someone with no network, no key and no options."""
+    """Two epochs on the embedded digits, by someone with no network, no key and no options."""
     from program import Run, capsule_lightning
 
     def train(cwd: Path) -> str:
-        done = capsule_lightning(cwd, "fit", "--trainer.max_epochs", "4")
+        done = capsule_lightning(cwd, "fit", "--trainer.max_epochs", "2")
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout + done.stderr
 

@@ -149,13 +149,13 @@ def _import(name: str) -> ModuleType:
 
     Python would look through all of them several times while they are made, and again and again in training.
     """
+    if name in sys.modules:
+        return sys.modules[name]
     looks = gc.isenabled()
     gc.disable()
     try:
-        module = import_module(name)
+        return import_module(name)
     finally:
+        gc.freeze()
         if looks:
             gc.enable()
-    if not gc.get_freeze_count():
-        gc.freeze()
-    return module

@@ -122,6 +122,7 @@ def modernized(config: Any) -> Any:
     return [modernized(value) for value in config] if isinstance(config, list) else config
 
 
+@cache
 def import_components() -> None:
     """Import every module that defines a class a config may name, so that its short name is known."""
     for folder in FOLDERS:

@@ -365,7 +365,7 @@ def test_a_trained_network_is_loaded_without_the_file_that_its_weights_began_wit
     assert changed(state(task.net), loaded) == set()
 
 
-@pytest.mark.long(10)
+@pytest.mark.nightly
 def test_a_run_goes_on_and_predicts_without_the_file_that_its_weights_began_with(timm, tmp_path, run_main):
     _, path = saved(timm, tmp_path, ".safetensors")
     net = ("--model.net.encoder=BackboneEncoder", "--model.net.encoder.name=test_resnet", "--model.net.decoder=null")

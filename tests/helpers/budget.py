@@ -51,18 +51,37 @@ def allowed(item: pytest.Item) -> float:
     """Return the processor time in seconds that a test may take; infinite outside the default tier."""
     if item.get_closest_marker("nightly") or item.get_closest_marker("slow"):
         return float("inf")
-    marker = item.get_closest_marker("long")
-    return SLACK * (marker.args[0] if marker else SECONDS)
+    return SLACK * (_long(item) or SECONDS)
 
 
-def longest_first(items: list[pytest.Item]) -> None:
-    """Sort tests by what they and the others of their ``xdist_group`` may cost, so that no core idles at the end."""
-    costs: dict[object, float] = {}
+SPREAD = 0.7
+"""Share of the other tests that has begun when the last of the long ones begins."""
+
+
+def spread(items: list[pytest.Item]) -> None:
+    """Sort tests: the long ones evenly among the first of the others, the longest first.
+
+    Long tests wait for processes. Several at a time leave cores idle, and so does one at the end. Those of one
+    ``xdist_group`` stay together: a fixture of theirs is made once.
+    """
+    groups: dict[object, list[pytest.Item]] = {}
     for item in items:
-        marker = item.get_closest_marker("long")
-        costs[_group(item)] = costs.get(_group(item), 0.0) + (marker.args[0] if marker else 0.0)
-    # those of one group stay together: a fixture of theirs is made once
-    items.sort(key=lambda item: (-costs[_group(item)], group if isinstance(group := _group(item), str) else ""))
+        groups.setdefault(_group(item), []).append(item)
+    costs = {group: sum(_long(item) for item in members) for group, members in groups.items()}
+    long = sorted((group for group, cost in costs.items() if cost), key=lambda group: -costs[group])
+    others = [item for group, members in groups.items() if not costs[group] for item in members]
+    total, before, begun = sum(costs.values()), 0.0, 0
+    items.clear()
+    for group in long:
+        upto = int(SPREAD * len(others) * before / total)
+        items += [*others[begun:upto], *groups[group]]
+        begun, before = upto, before + costs[group]
+    items += others[begun:]
+
+
+def _long(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("long")
+    return float(marker.args[0]) if marker else 0.0
 
 
 def _group(item: pytest.Item) -> object:

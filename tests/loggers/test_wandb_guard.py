@@ -234,7 +234,8 @@ def test_a_table_survives_its_core(
     assert "WANDB_DATA_DIR" not in os.environ
 
 
-@pytest.mark.parametrize("number", nightly_but([signal.SIGSTOP], [signal.SIGKILL, signal.SIGSTOP]))
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_end_is_reached_without_a_core(
     number: signal.Signals,
     begin: Callable[..., GuardedWandbLogger],

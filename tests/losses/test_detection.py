@@ -36,7 +36,7 @@ def test_focal_loss_equals_a_plain_loop():
         lambda p: -((1 - p) ** 2) * math.log(p),
         lambda p, t: -((1 - t) ** 4) * p**2 * math.log(1 - p),
     )  # fmt: skip
-    assert float(focal_loss(heat, target, counts)) == pytest.approx(expected, rel=1e-12)
+    assert focal_loss(heat, target, counts).item() == pytest.approx(expected, rel=1e-12)
     assert torch.autograd.gradcheck(lambda h: focal_loss(h, target, counts), heat)
 
 
@@ -47,7 +47,7 @@ def test_margin_loss_equals_a_plain_loop():
         lambda p: max(0, 0.9 - p) ** 2,
         lambda p, t: 0.5 * (1 - t) ** 4 * max(0, p - 0.1) ** 2,
     )  # fmt: skip
-    assert float(center_margin_loss(heat, target, counts, 0.9, 0.1, 0.5)) == pytest.approx(expected, rel=1e-12)
+    assert center_margin_loss(heat, target, counts, 0.9, 0.1, 0.5).item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("loss", [FocalLoss(), CenterMarginLoss()])

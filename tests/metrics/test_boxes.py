@@ -49,6 +49,7 @@ def exchanged(metrics: list[BoxPrecision]) -> None:
     assert not any(sent)  # each process is asked as often
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")  # of a process without images
 @pytest.mark.parametrize("shares", [(5, 2), (0, 7), (7, 0), (3, 0, 4)])
 def test_processes_with_other_numbers_of_images_have_the_precision_of_one(shares: tuple[int, ...]) -> None:
     images = [

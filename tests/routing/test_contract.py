@@ -159,7 +159,7 @@ class TestLaws:
         assert parents.poses.dtype == parents.activations.dtype == couplings.dtype == torch.float32
         # bfloat16 votes carry eight bits (float16 eleven), of which the sum over the children keeps six and more
         wide = Capsules(*(part.double() for part in narrow))
-        largest = max(1.0, float(parents.poses.abs().max()))  # layer-normalized poses are longer than 1
+        largest = max(1.0, parents.poses.abs().max().item())  # layer-normalized poses are longer than 1
         assert_close(parents, net.double()(wide), rtol=0, atol=0.01 * largest, check_dtype=False)
 
     def test_float64_stays_float64(self, case):

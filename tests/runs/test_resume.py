@@ -33,7 +33,7 @@ def cwd(tmp_path: Path) -> Path:
 def test_killed_between_steps_and_in_the_middle_of_writing(
     more: tuple[str, ...], most: int, cwd: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    kill_and_resume(3, (*more, "--trainer.max_epochs", "2"), most, cwd, tmp_path_factory.mktemp("whole"))
+    kill_and_resume(2, (*more, "--trainer.max_epochs", "2"), most, cwd, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.nightly
@@ -45,13 +45,13 @@ def test_killed_ten_times(
 
 
 def kill_and_resume(kills: int, more: tuple[str, ...], most: int, cwd: Path, whole: Path) -> None:
-    """Every third time in the middle of writing a checkpoint, else after some steps."""
+    """Every second time in the middle of writing a checkpoint, else after some steps."""
     words = (*FIT, *more)
     undisturbed(whole, *more)
     moments = random.Random(more[1])
     for kill in range(kills):
         resume = ("--resume",) if kill else ()
-        if kill % 3 == 2:
+        if kill % 2:
             first = functools.partial(die_while_writing, moments.randint(1, 3), moments.random())
             process = start(cwd, *words, *resume, first=first)
         else:

@@ -137,7 +137,7 @@ def rows(path: Path) -> list[list[str]]:
 def test_a_shared_network_predicts_and_is_tested_as_its_checkpoint(digits: Path, shared: Path, here: Path) -> None:
     undrawn = ("--trainer.accelerator", "cpu", "--without", "ReconstructionFigures", "ConfusionFigure")
     main(["predict", "--ckpt_path", str(shared), *undrawn])
-    main(["predict", "--ckpt_path", str(digits), "--trainer.callbacks+=PredictionTable"])
+    main(["predict", "--ckpt_path", str(digits), "--trainer.callbacks+=PredictionTable", *undrawn])
     (mine,) = here.glob("runs/shared/*/predict/predictions.csv")
     (its,) = digits.parents[1].glob("predict/predictions.csv")
     assert rows(mine) == rows(its)
