@@ -31,7 +31,7 @@ def plain(routing, poses, activations):
             for p in range(places):
                 mean = sum(votes[p][k][j] for k in range(types)) / types
                 active += float(activations[p, i])
-                cosine += float(votes[p][i][j] @ mean / (votes[p][i][j].norm() * mean.norm()))
+                cosine += (votes[p][i][j] @ mean / (votes[p][i][j].norm() * mean.norm())).item()
             said += [active / places, cosine / places]
     said = torch.tensor(said, dtype=torch.float64)
     hidden = (said @ routing.squeeze.flatten(0, 2) + routing.squeeze_bias).relu()

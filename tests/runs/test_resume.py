@@ -52,7 +52,7 @@ def kill_and_resume(kills: int, more: tuple[str, ...], most: int, cwd: Path, who
     for kill in range(kills):
         resume = ("--resume",) if kill else ()
         if kill % 2:
-            first = functools.partial(die_while_writing, moments.randint(1, 3), moments.random())
+            first = functools.partial(die_while_writing, moments.randint(2, 3), moments.random())
             process = start(cwd, *words, *resume, first=first)
         else:
             process = start(cwd, *words, *resume)
