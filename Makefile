@@ -23,7 +23,9 @@ demo: $(VENV)/installed  ## train a capsule network on real digits, draw what it
 	@echo "a network for MNIST:    runs/mnist.html, open it and turn its dials"
 
 # one worker more than processors: some tests wait for other processes
-TESTS := pytest --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist loadgroup --no-loadscope-reorder
+WORKERS := --numprocesses $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))
+# each worker begins with tests that are neighbors, and takes others' when it has done its own
+TESTS := pytest $(WORKERS) --dist worksteal
 
 test: $(VENV)/installed  ## style, types, direction of imports, and the tests of the default tier
 	$(RUN) ruff check .
@@ -38,7 +40,7 @@ tests: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(RUN) $(TESTS)
 
 nightly: $(VENV)/installed lowest  ## all tests but those marked slow, also with the lowest versions that setup.cfg allows
-	OMP_NUM_THREADS=1 $(RUN) $(TESTS) -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) pytest $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not slow"
 
 lowest: $(LOWEST)/installed  ## the default tier with the lowest versions that setup.cfg allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m $(TESTS)
