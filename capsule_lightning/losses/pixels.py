@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from math import isfinite
 
 import torch
@@ -13,7 +14,7 @@ from typing_extensions import override
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.losses.cross_entropy import activation_cross_entropy
 from capsule_lightning.losses.segmentation import (
-    counted_pixels,
+    mean_of_pixels,
     pixel_cross_entropy,
     pixel_margin_loss,
     soft_dice_loss,
@@ -133,10 +134,8 @@ class PixelCrossEntropy(PixelLoss):
     def forward(self, activations: Tensor, masks: Tensor) -> Tensor:
         if self.scale is not None:
             return pixel_cross_entropy(activations, masks, self.scale, self.class_weights)
-        counted, labels = counted_pixels(activations, masks)
-        if not len(labels):
-            return counted.sum()
-        return activation_cross_entropy(counted, labels, self.class_weights)
+        likelihood = partial(activation_cross_entropy, class_weights=self.class_weights)
+        return mean_of_pixels(likelihood, activations, masks)
 
 
 class PixelBinaryCrossEntropy(PixelLoss):

@@ -6,12 +6,15 @@ loss and weighted cross-entropy per pixel; Milletari, Navab & Ahmadi, V-Net, 201
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.precision import full_precision
+from capsule_lightning.losses.counts import share_of_count
 from capsule_lightning.losses.margin import margin_loss
 
 IGNORED = -1
@@ -49,6 +52,24 @@ def counted_pixels(activations: Tensor, masks: Tensor, ignore_index: int = IGNOR
     return activations[counted], labels
 
 
+def mean_of_pixels(
+    loss: Callable[[Tensor, Tensor], Tensor], activations: Tensor, masks: Tensor, ignore_index: int = IGNORED
+) -> Tensor:
+    """Return the mean of a loss over the pixels that count; 0, with a gradient of zero, if none does.
+
+    In training on several processes the mean over processes is that over all pixels of theirs that count.
+
+    Args:
+        loss: called with the activations ``(N, J)`` and the labels ``(N)`` of the pixels that count; returns their mean.
+        activations, masks, ignore_index: see `counted_pixels`.
+    """
+    counted, labels = counted_pixels(activations, masks, ignore_index)
+    here = torch.tensor(len(labels), device=counted.device)
+    share = share_of_count(here)  # asked by every process, whatever it has
+    mean = loss(counted, labels) if len(labels) else counted.sum()
+    return mean * (here / share).to(mean.dtype)
+
+
 def pixel_margin_loss(
     lengths: Tensor,
     masks: Tensor,
@@ -65,10 +86,11 @@ def pixel_margin_loss(
         masks, ignore_index: see `counted_pixels`.
         m_plus, m_minus, down_weight, class_weights: see `margin_loss`.
     """
-    lengths, labels = counted_pixels(lengths, masks, ignore_index)
-    if not len(labels):
-        return _nothing(lengths)
-    return margin_loss(lengths, labels, m_plus, m_minus, down_weight, class_weights=class_weights)
+
+    def loss(lengths: Tensor, labels: Tensor) -> Tensor:
+        return margin_loss(lengths, labels, m_plus, m_minus, down_weight, class_weights=class_weights)
+
+    return mean_of_pixels(loss, lengths, masks, ignore_index)
 
 
 @full_precision
@@ -89,11 +111,12 @@ def pixel_cross_entropy(
         scale: what lengths are multiplied by.
         class_weights: ``(J)``, by which the loss of a pixel is multiplied; the mean is that of the products.
     """
-    lengths, labels = counted_pixels(lengths, masks, ignore_index)
-    if not len(labels):
-        return _nothing(lengths)
-    losses = F.cross_entropy(scale * lengths, labels, reduction="none")
-    return (losses if class_weights is None else losses * class_weights.to(losses.dtype)[labels]).mean()
+
+    def loss(lengths: Tensor, labels: Tensor) -> Tensor:
+        losses = F.cross_entropy(scale * lengths, labels, reduction="none")
+        return (losses if class_weights is None else losses * class_weights.to(losses.dtype)[labels]).mean()
+
+    return mean_of_pixels(loss, lengths, masks, ignore_index)
 
 
 @full_precision
@@ -113,15 +136,16 @@ def weighted_binary_cross_entropy(
 
     Source: the released code of LaLonde & Bagci 2018.
     """
-    lengths, labels = counted_pixels(lengths, masks, ignore_index)
-    if not len(labels):
-        return _nothing(lengths)
-    probabilities = lengths.clamp(_LEAST, 1 - _LEAST)
-    present = F.one_hot(labels, lengths.shape[-1]).to(lengths.dtype)
-    positive = present * probabilities.log()
-    if positive_weight is not None:
-        positive = positive * positive_weight.to(lengths.dtype)
-    return -(positive + (1 - present) * (1 - probabilities).log()).sum(dim=-1).mean()
+
+    def loss(lengths: Tensor, labels: Tensor) -> Tensor:
+        probabilities = lengths.clamp(_LEAST, 1 - _LEAST)
+        present = F.one_hot(labels, lengths.shape[-1]).to(lengths.dtype)
+        positive = present * probabilities.log()
+        if positive_weight is not None:
+            positive = positive * positive_weight.to(lengths.dtype)
+        return -(positive + (1 - present) * (1 - probabilities).log()).sum(dim=-1).mean()
+
+    return mean_of_pixels(loss, lengths, masks, ignore_index)
 
 
 def positive_weights(counts: Tensor) -> Tensor:
@@ -182,8 +206,3 @@ def masked_reconstruction_error(pictures: Tensor, images: Tensor, masks: Tensor)
     if pictures.shape != images.shape:
         raise InputError(f"reconstructions of shape {tuple(pictures.shape)}: expected {tuple(images.shape)}")
     return F.mse_loss(pictures, images * (masks > 0).unsqueeze(1))
-
-
-def _nothing(lengths: Tensor) -> Tensor:
-    """Zero, with a gradient of zero, for a batch of which no pixel counts."""
-    return lengths.sum()

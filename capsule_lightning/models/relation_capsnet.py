@@ -15,7 +15,8 @@ from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.token_windows import first_places
 from capsule_lightning.models.cnn import capsules_of_logits
 from capsule_lightning.models.relations import RelationNet, WordEncoder
-from capsule_lightning.models.text_capsnet import OFFSET, scale_votes
+from capsule_lightning.models.text_capsnet import OFFSET
+from capsule_lightning.models.vote_scale import scale_votes
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.stabilized import StabilizedRouting
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
+from math import sqrt
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +23,7 @@ from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.models.segmentation import SegmentationNet
 from capsule_lightning.models.shared_kernel_capsules import SharedKernelCapsules, Upsampling, skip
+from capsule_lightning.models.vote_scale import scale_votes
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.dynamic import DynamicRouting
 
@@ -53,6 +56,14 @@ class SegCaps(SegmentationNet):
             capsules before a convolution of ``kernel_size``.
         background: give the background a capsule of its own. Otherwise its activation is one minus the largest of the
             others, and its pose is zero.
+        stem: channels of convolutions of 3x3, with batch normalization and ReLU, before the one that makes the first
+            capsules; each sees twice as far as the one before. 3D-UCaps (Nguyen, Hua & Le 2021) has such ones.
+        pose_length: length in (0, 1) that poses have in every layer before training, about: the first are normalized
+            over the batch, and matrices of votes multiplied, see `scale_votes`. Null for those of the released code,
+            after which little of an image is left in deep layers. It is meant for routings whose activations are
+            lengths.
+        recompute: route again in the backward pass instead of keeping the votes: for large images, less memory and more
+            time.
 
     Raises:
         InputError: a size is below 1, or there are not three ``types`` and ``dims``.
@@ -76,6 +87,9 @@ class SegCaps(SegmentationNet):
         kernel_size: int = 5,
         upsampling: Upsampling = "transposed",
         background: bool = True,
+        stem: Sequence[int] = (),
+        pose_length: float | None = None,
+        recompute: bool = True,
     ) -> None:
         super().__init__(in_shape, num_classes)
         for name, sizes in {"types": types, "dims": dims}.items():
@@ -86,7 +100,10 @@ class SegCaps(SegmentationNet):
         (few, some, many), (wide, half, bottom) = types, dims
         enlarging = 4 if upsampling == "transposed" else kernel_size
         self.background = background
-        self.stem = nn.Conv2d(self.in_shape[0], wide, kernel_size, padding="same")
+        channels = (self.in_shape[0], *stem)
+        self.features = nn.Sequential(*(_features(*pair, 2**number) for number, pair in enumerate(pairwise(channels))))
+        self.stem = nn.Conv2d(channels[-1], wide, kernel_size, padding="same")
+        self.norm = nn.Identity() if pose_length is None else nn.BatchNorm2d(wide)
 
         def same(num_in: int, dim_in: int, num_out: int, dim_out: int, kernel_size: int = kernel_size) -> nn.Module:
             return SharedKernelCapsules(
@@ -121,10 +138,18 @@ class SegCaps(SegmentationNet):
         labels = num_classes if background else num_classes - 1
         self.classes = same(few + 1, wide, labels, wide, kernel_size=1)
         self.decoder = None if decoder is None else decoder(num_classes, wide, self.in_shape)
+        for layer in self.modules():
+            if isinstance(layer, SharedKernelCapsules):
+                layer.blocked &= recompute
+                if pose_length is not None:
+                    children = pose_length * sqrt(layer.router.kernel.places)
+                    scale_votes(layer.routing, pose_length, activation=pose_length, children=children)
+        if isinstance(self.norm, nn.BatchNorm2d):
+            nn.init.constant_(self.norm.weight, pose_length * sqrt(2 / wide))  # ReLU leaves half of the square
 
     @override
     def class_capsules(self, images: Tensor) -> Capsules:
-        capsules = _one_capsule(self.stem(images))
+        capsules = _one_capsule(self.norm(self.stem(self.features(images))))
         earlier = [capsules]
         for layers in self.down:
             capsules = layers(capsules)
@@ -133,6 +158,12 @@ class SegCaps(SegmentationNet):
             capsules = merge(skip(layer(capsules), before))
         classes: Capsules = self.classes(skip(self.up[-1](capsules), earlier[0]))
         return classes if self.background else with_background(classes)
+
+
+def _features(num_in: int, num_out: int, dilation: int) -> nn.Sequential:
+    """Return a convolution before the first capsules."""
+    convolution = nn.Conv2d(num_in, num_out, 3, padding="same", dilation=dilation, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(num_out), nn.ReLU())
 
 
 @full_precision

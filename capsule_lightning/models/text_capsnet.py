@@ -20,39 +20,12 @@ from capsule_lightning.layers.special_tokens import PAD
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.token_windows import WordConvolution, first_places, spread, text_lengths
 from capsule_lightning.models.text import TextNet
+from capsule_lightning.models.vote_scale import scale_votes
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.stabilized import StabilizedRouting
 
 OFFSET = 0.5
 """Of the squash of primary capsules."""
-
-
-@torch.no_grad()
-def scale_votes(routing: Routing, length: float = 0.5, activation: float | None = None) -> None:
-    """Multiply vote matrices so that children of a length give parents of that length, as far as these are lengths.
-
-    Three squashes in a row would else leave nothing of a text: each makes short vectors shorter by the square. Children
-    of random directions, which are the same for every network, are routed, and the matrices follow from how long their
-    parents are. Routings whose activations are no lengths stay as they are.
-
-    Args:
-        routing: is changed.
-        length: of children and parents.
-        activation: of the children; None for their length.
-
-    Source: Mishkin & Matas, All You Need Is a Good Init, ICLR 2016 (arXiv 1511.06422), for setting the size of weights
-    by what a layer gives.
-    """
-    weight = getattr(routing, "weight", None)
-    if not (routing.gives_lengths and isinstance(weight, Tensor)) or weight.is_meta:
-        return
-    draws = torch.randn(4, routing.num_in, routing.dim_in, generator=torch.Generator("cpu").manual_seed(0))
-    children = Capsules.from_vectors(length * F.normalize(draws.to(weight), dim=-1))
-    if activation is not None:
-        children = children._replace(activations=torch.full_like(children.activations, activation))
-    for _ in range(5):
-        found = routing(children).activations.double().mean().clamp(1e-30, 1 - 1e-6)
-        weight *= ((length / (1 - length)) / (found / (1 - found))).sqrt()
 
 
 class TextBranch(nn.Module):
