@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from capsule_lightning.data.image_table import parts_of
 from capsule_lightning.data.label_tables import Table, read_table
@@ -17,6 +16,8 @@ from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.text_lines import MOST_BYTES, decoded, read_bytes, read_lines
 from capsule_lightning.errors import InputError, first_line, require
 
+Files = tuple[Path, Path]
+"""One of sources, and one of targets."""
 VERSES = Path(__file__).with_name("shipped_texts") / "verses_en_es.tsv.gz"
 """Verses of the King James Bible and the Reina-Valera of 1909, both in the public domain, split by book."""
 TABULAR = (".tsv", ".tab", ".tsv.gz")
@@ -33,6 +34,7 @@ class ParallelText(NamedTuple):
         groups: the group of each pair, which stays in one part, such as its book; by default its source sentence, so
             that none of those to train on is among those to test on.
         own_parts: those of ``val`` and ``test`` that the data list themselves, and what they call them.
+        empty: how many more pairs there were, which have an empty side and are left out.
     """
 
     title: str
@@ -41,6 +43,18 @@ class ParallelText(NamedTuple):
     parts: Sequence[Part]
     groups: Sequence[str]
     own_parts: dict[str, str]
+    empty: int = 0
+
+    def full(self) -> ParallelText:
+        """Return the pairs that have no empty side.
+
+        Raises:
+            InputError: there are none.
+        """
+        pairs = zip(self.sources, self.targets, strict=True)
+        kept = [number for number, pair in enumerate(pairs) if all(map(str.strip, pair))]
+        require(kept, f"{self.title}: every pair has an empty side; expected sentences in both columns or files")
+        return self.some(kept)._replace(empty=len(self.sources) - len(kept))
 
     def some(self, chosen: Sequence[int]) -> ParallelText:
         """Return the pairs at some places."""
@@ -69,6 +83,38 @@ class Columns(NamedTuple):
     target: str
     split: str | None
     group: str | None
+
+
+_VERSES = Columns("english", "spanish", "split", "book")
+
+
+class PairFiles(NamedTuple):
+    """Where pairs are read from.
+
+    Attributes:
+        table: a table; None for none.
+        columns: names of its columns.
+        train, val, test: two files each; None for none.
+    """
+
+    table: Path | None
+    columns: Columns
+    train: Files | None
+    val: Files | None
+    test: Files | None
+
+    def read(self) -> ParallelText:
+        """Return all pairs; the verses that come with the package if there is neither a table nor a file.
+
+        Raises:
+            InputError: see `read_pairs_of_table` and `read_pairs_of_files`; or every pair has an empty side.
+        """
+        if self.table is not None:
+            return read_pairs_of_table(self.table, self.columns).full()
+        if self.train is not None:
+            return of_files(self.train, self.val, self.test).full()
+        found = read_pairs_of_table(VERSES, _VERSES)._replace(title="verses of the Bible, English to Spanish")
+        return found._replace(own_parts={"val": "the books Isaiah and Acts", "test": "the book Job"}).full()
 
 
 def read_pairs_of_table(path: Path, columns: Columns) -> ParallelText:
@@ -135,7 +181,7 @@ def read_pairs_of_files(source: Path, target: Path) -> tuple[list[str], list[str
     return sources, targets
 
 
-def of_files(train: tuple[Path, Path], val: tuple[Path, Path] | None, test: tuple[Path, Path] | None) -> ParallelText:
+def of_files(train: Files, val: Files | None, test: Files | None) -> ParallelText:
     """Return the pairs of one, two or three pairs of files.
 
     Raises:
@@ -145,7 +191,7 @@ def of_files(train: tuple[Path, Path], val: tuple[Path, Path] | None, test: tupl
     targets: list[str] = []
     parts: list[Part] = []
     own: dict[str, str] = {}
-    named: tuple[tuple[Part, tuple[Path, Path] | None], ...] = (("train", train), ("val", val), ("test", test))
+    named: tuple[tuple[Part, Files | None], ...] = (("train", train), ("val", val), ("test", test))
     for part, files in named:
         if files is None:
             continue
@@ -155,40 +201,14 @@ def of_files(train: tuple[Path, Path], val: tuple[Path, Path] | None, test: tupl
     return ParallelText(f"{train[0]}, {train[1]}", sources, targets, parts, sources, own)
 
 
-def split_by_group(groups: Sequence[str], size: float | int, seed: int, option: str) -> tuple[list[int], list[int]]:
-    """Split whole groups off, in an order of chance, until no other fits into the size.
-
-    Args:
-        groups: the group of each pair.
-        size: of the part split off, a number of pairs or a fraction.
-        seed: chooses the groups.
-        option: that sets ``size``, for the message.
-
-    Returns:
-        Places of what remains and of what is split off, both in ascending order.
+def two_files(option: str, source: str | None, target: str | None) -> Files | None:
+    """Return the paths of two files; None if neither is given.
 
     Raises:
-        InputError: one of both would be empty.
-
-    Example:
-        >>> split_by_group(["Ruth"] * 3 + ["Job"], 1, 0, "test_size")
-        ([0, 1, 2], [3])
+        InputError: one is given without the other.
     """
-    count = round(size * len(groups)) if 0 < size < 1 else int(size)
-    if not count:
-        return list(range(len(groups))), []
-    places: dict[str, list[int]] = {}
-    for number, group in enumerate(groups):
-        places.setdefault(group, []).append(number)
-    names = list(places)
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
-    taken: set[int] = set()
-    for number in order:
-        if len(taken) + len(places[names[number]]) <= count:
-            taken.update(places[names[number]])
-    require(
-        0 < len(taken) < len(groups),
-        f"{option}={size}: cannot split {count:,} of {len(groups):,} pairs in {len(names):,} groups off: the smallest "
-        f"group has {min(map(len, places.values())):,}; change --data.{option}",
-    )
-    return [number for number in range(len(groups)) if number not in taken], sorted(taken)
+    if source is None and target is None:
+        return None
+    if source is None or target is None:
+        raise InputError(f"{option}={source}: expected two files, {option} and {option.replace('source', 'target')}")
+    return Path(os.path.expanduser(source)), Path(os.path.expanduser(target))

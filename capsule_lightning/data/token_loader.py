@@ -10,6 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.data.loader import ExactLoader, Store, StoredBatch
+from capsule_lightning.data.targets import TranslationBatch
+from capsule_lightning.data.tokens import PAD
+from capsule_lightning.errors import require
 
 ROWS = 8
 """A batch has a multiple of this number of sentences, so that up to as many processes can share each batch."""
@@ -41,6 +44,31 @@ def cut_by_tokens(lengths: Tensor, most: int) -> list[int]:
     if ends and ends[-1] > len(sizes):  # fewer than ROWS are left over
         ends[-2:] = [len(sizes)]
     return ends
+
+
+def short_enough(lengths: Tensor, most: int) -> Tensor:
+    """Return places ``(M)`` of the pairs of which no side is longer than ``most`` tokens.
+
+    Args:
+        lengths: ``(N, 2)`` int64, tokens of both sides.
+        most: see `PairStore.encode`.
+
+    Raises:
+        InputError: there are pairs, but none is.
+    """
+    kept = (lengths <= most).all(dim=1).nonzero()[:, 0]
+    require(
+        not len(lengths) or len(kept),
+        f"max_length={most}: every pair is longer, the shortest has "
+        f"{int(lengths.amax(dim=1).min()) if len(lengths) else 0} tokens; raise --data.max_length",
+    )
+    return kept
+
+
+def cut_to_longest(batch: StoredBatch) -> TranslationBatch:
+    """Return sources and targets, each as wide as the longest of the batch; on the host."""
+    source, target = (side[:, : max(1, int((side != PAD).sum(dim=1).max()))] for side in batch.inputs.unbind(1))
+    return TranslationBatch(source, target, batch.indices)
 
 
 class TokenLoader(ExactLoader):

@@ -14,25 +14,16 @@ from typing_extensions import override
 
 from capsule_lightning.data.loader import ExactLoader, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
+from capsule_lightning.data.pair_splits import PairSplits
 from capsule_lightning.data.pair_store import PairStore
-from capsule_lightning.data.parallel_text import (
-    VERSES,
-    Columns,
-    ParallelText,
-    of_files,
-    read_pairs_of_table,
-    split_by_group,
-)
+from capsule_lightning.data.parallel_text import Columns, PairFiles, ParallelText, two_files
 from capsule_lightning.data.subwords import LEAST, BytePairVocabulary, tokenizers_library
 from capsule_lightning.data.targets import TranslationBatch
 from capsule_lightning.data.texts_to_predict import read_texts_to_predict
-from capsule_lightning.data.token_loader import ROWS, TokenLoader
-from capsule_lightning.data.tokens import PAD
+from capsule_lightning.data.token_loader import ROWS, TokenLoader, cut_to_longest, short_enough
 from capsule_lightning.data.vocabulary import Vocabulary
 from capsule_lightning.data.vocabulary_files import VOCABULARY, read_vocabulary, vocabulary_of
-from capsule_lightning.errors import InputError, printable, require
-
-_VERSES = Columns("english", "spanish", "split", "book")
+from capsule_lightning.errors import printable, require
 
 
 class TranslationDataModule(DataModule):
@@ -120,11 +111,14 @@ class TranslationDataModule(DataModule):
             source is not None or (test_source is None and val_source is None),
             "val_source, test_source: are for files; give --data.source and --data.target too, or --data.split_column",
         )
-        self.table = None if table is None else Path(os.path.expanduser(table))
         self.columns = Columns(source_column, target_column, split_column, group_column)
-        self.files = two_files("source", source, target)
-        self.val_files = two_files("val_source", val_source, val_target)
-        self.test_files = two_files("test_source", test_source, test_target)
+        self.files = PairFiles(
+            None if table is None else Path(os.path.expanduser(table)),
+            self.columns,
+            two_files("source", source, target),
+            two_files("val_source", val_source, val_target),
+            two_files("test_source", test_source, test_target),
+        )
         self.test_size, self.vocabulary_size, self.max_length = test_size, vocabulary_size, max_length
         self.batch_tokens, self.predict_path = batch_tokens, texts
         tokenizers_library()
@@ -148,33 +142,16 @@ class TranslationDataModule(DataModule):
     @cached_property
     def text(self) -> ParallelText:
         """All pairs, read when they are first needed, without those that have an empty side."""
-        if self.table is not None:
-            found = read_pairs_of_table(self.table, self.columns)
-        elif self.files is not None:
-            found = of_files(self.files, self.val_files, self.test_files)
-        else:
-            found = read_pairs_of_table(VERSES, _VERSES)._replace(title="verses of the Bible, English to Spanish")
-            found.own_parts.update(val="the books Isaiah and Acts", test="the book Job")
-        full = [n for n, pair in enumerate(zip(found.sources, found.targets, strict=True)) if all(map(str.strip, pair))]
-        self.empty = len(found.sources) - len(full)
-        require(full, f"{found.title}: every pair has an empty side; expected sentences in both columns or files")
-        return found.some(full)
+        return self.files.read()
 
     @cached_property
-    def _places(self) -> dict[Split, list[int]]:
-        """Places of each split's pairs; those to validate on are among those to train on."""
-        text = self.text
-        known = text.places("train", "val") if "val" in text.own_parts and self.val_size else text.places("train")
-        if "test" in text.own_parts:
-            return {"train": known, "test": text.places("test")}
-        train = text.places("train")
-        _, taken = split_by_group([text.groups[n] for n in train], self.test_size, 0, "test_size")
-        held = {train[n] for n in taken}
-        return {"train": [n for n in known if n not in held], "test": sorted(held)}
+    def splits(self) -> PairSplits:
+        """Which of them each split has."""
+        return PairSplits(self.text, self.val_size, self.test_size)
 
     @override
     def open(self, split: Split) -> PairStore:
-        places = self._places[split]
+        places = self.splits.places[split]
         require(places, f"{self.text.title}: no pairs to {split} on; list some, or change --data.test_size")
         return PairStore([self.text.sources[n] for n in places], [self.text.targets[n] for n in places])
 
@@ -189,12 +166,7 @@ class TranslationDataModule(DataModule):
 
     @override
     def hold_out(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        places, text = self._places["train"], self.text
-        if "val" in text.own_parts and self.val_size:
-            is_val = torch.tensor([text.parts[n] == "val" for n in places])
-            return (~is_val).nonzero()[:, 0], is_val.nonzero()[:, 0]
-        kept, taken = split_by_group([text.groups[n] for n in places], self.val_size, self.seed, "val_size")
-        return torch.tensor(kept), torch.tensor(taken, dtype=torch.int64)
+        return self.splits.hold_out(self.seed)
 
     @override
     def use_split(self, train: Tensor, val: Tensor) -> None:
@@ -266,17 +238,6 @@ class TranslationDataModule(DataModule):
         store.encode(self.vocabulary, self.max_length)
         return store
 
-    def short(self, places: Tensor) -> Tensor:
-        """Return those of the training set's pairs at ``places (M)`` that have no side above ``max_length`` tokens."""
-        lengths = self.encoded("train").lengths[places]
-        kept = places[(lengths <= self.max_length).all(dim=1)]
-        require(
-            not len(places) or len(kept),
-            f"max_length={self.max_length}: every pair is longer, the shortest has "
-            f"{int(lengths.amax(dim=1).min()) if len(lengths) else 0} tokens; raise --data.max_length",
-        )
-        return kept
-
     @property
     @override
     def steps_per_epoch(self) -> int:
@@ -298,7 +259,7 @@ class TranslationDataModule(DataModule):
     def loader(self, split: str, subset: Tensor | None = None, training: bool = False) -> ExactLoader:
         store, (rank, world_size) = self.encoded(split), self.process
         subset = torch.arange(len(store)) if subset is None else subset
-        subset = self.short(subset) if split == "train" else subset
+        subset = subset[short_enough(store.lengths[subset], self.max_length)] if split == "train" else subset
         return TokenLoader(
             store,
             subset,
@@ -314,10 +275,7 @@ class TranslationDataModule(DataModule):
     @override
     def on_before_batch_transfer(self, batch: StoredBatch | TranslationBatch, dataloader_idx: int) -> TranslationBatch:
         """Cut sources and targets to the longest of the batch, on the host."""
-        if isinstance(batch, TranslationBatch):
-            return batch
-        source, target = (side[:, : max(1, int((side != PAD).sum(dim=1).max()))] for side in batch.inputs.unbind(1))
-        return TranslationBatch(source, target, batch.indices)
+        return batch if isinstance(batch, TranslationBatch) else cut_to_longest(batch)
 
     # What is told.
 
@@ -341,8 +299,8 @@ class TranslationDataModule(DataModule):
         if len(self._train):
             self.encoded("test")
         lines.append(self.describe_splits())
-        if self.empty:
-            lines.append(f"{self.empty:,} more have an empty side and are left out")
+        if text.empty:
+            lines.append(f"{text.empty:,} more have an empty side and are left out")
         if len(self._train):
             lengths, tests = self.encoded("train").lengths, self.pairs("test").lengths[:, 0]
             long = int((lengths.amax(dim=1) > self.max_length).sum())
@@ -357,16 +315,3 @@ class TranslationDataModule(DataModule):
             if cut:
                 lines.append(f"{cut:,} sources to test on are longer and end there")
         return "\n  ".join(map(printable, lines))
-
-
-def two_files(option: str, source: str | None, target: str | None) -> tuple[Path, Path] | None:
-    """Return the paths of two files; None if neither is given.
-
-    Raises:
-        InputError: one is given without the other.
-    """
-    if source is None and target is None:
-        return None
-    if source is None or target is None:
-        raise InputError(f"{option}={source}: expected two files, {option} and {option.replace('source', 'target')}")
-    return Path(os.path.expanduser(source)), Path(os.path.expanduser(target))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from capsule_lightning.data.parallel_text import split_by_group
+from capsule_lightning.data.pair_splits import split_by_group
 from capsule_lightning.data.token_loader import ROWS, cut_by_tokens
 from capsule_lightning.data.tokens import BEGIN, END, PAD
 from capsule_lightning.data.translation import TranslationDataModule
@@ -52,9 +52,10 @@ def test_two_files_and_a_table_give_the_same_pairs(files, tmp_path):
     )
     by_book.setup(None)
     train, val = (
-        {by_book.text.groups[by_book._places["train"][n]] for n in part} for part in (by_book._train, by_book._val)
+        {by_book.text.groups[by_book.splits.places["train"][n]] for n in part}
+        for part in (by_book._train, by_book._val)
     )
-    test = {by_book.text.groups[n] for n in by_book._places["test"]}
+    test = {by_book.text.groups[n] for n in by_book.splits.places["test"]}
     assert not train & val
     assert not (train | val) & test
     assert (len(by_book._val), len(by_book.store("test"))) == (10, 20)
@@ -62,7 +63,9 @@ def test_two_files_and_a_table_give_the_same_pairs(files, tmp_path):
 
 def test_the_vocabulary_is_of_the_training_split_alone_and_says_every_text(files, tmp_path):
     data = module(files)
-    other = [(en, es + " zzzzqqqq" * 9) if n in data._places["test"] else (en, es) for n, (en, es) in enumerate(PAIRS)]
+    other = [
+        (en, es + " zzzzqqqq" * 9) if n in data.splits.places["test"] else (en, es) for n, (en, es) in enumerate(PAIRS)
+    ]
     Path(files[1]).write_text("".join(f"{es}\n" for _, es in other), encoding="utf-8")
     assert module(files).vocabulary == data.vocabulary
     for text in ("¿Qué dijo el rey?", "日本 — 🙂"):
