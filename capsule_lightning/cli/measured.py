@@ -19,6 +19,7 @@ from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.text import TextDataModule
 from capsule_lightning.data.trained_on import TrainedOn, read_trained_on
+from capsule_lightning.data.translation import TranslationDataModule
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.runs.checkpoint_files import TRAINED_ON, require_checkpoint, require_weights
 from capsule_lightning.runs.folders import expanded, run_of_checkpoint
@@ -45,6 +46,8 @@ from capsule_lightning.tasks.images import ImageTask
 from capsule_lightning.tasks.pose import PoseTask
 from capsule_lightning.tasks.segmentation import SegmentationTask
 
+SENTENCES_READ_AS = ("source_column", "vocabulary_size", "max_length", "batch_tokens", "batch_size")
+"""Arguments of a data module of sentences that ``predict`` keeps for others."""
 RESULTS = ("output", "embeddings")
 """Options of ``predict`` that name files."""
 TABLE = "capsule_lightning.callbacks.predictions.PredictionTable"
@@ -154,6 +157,11 @@ def with_texts(given: Words, base: Mapping[str, Any] | None, checkpoint: str) ->
     about = images_known(checkpoint)
     if about is None or about.vocabulary is None:
         return base
+    if about.of_sentences:
+        kept = {
+            key: value for key, value in (about.slot or {}).get("init_args", {}).items() if key in SENTENCES_READ_AS
+        }
+        return {**base, "data": {"class_path": path_of(TranslationDataModule), "init_args": kept}}
     slot = {
         "class_names": list(about.class_names),
         "vocabulary": checkpoint,
@@ -253,6 +261,8 @@ def take_network(path: str, checkpoint: Mapping[str, Any] | None, task: Task, da
     if about is not None and isinstance(data, ImageDataModule | TextDataModule):
         about.require_same(data, path)
         about.normalizes(data)
+    if about is not None and about.of_sentences and isinstance(data, TranslationDataModule):
+        about.require_same_sentences(data, path)
     if checkpoint is not None:
         require_weights(path, checkpoint, task)
         return

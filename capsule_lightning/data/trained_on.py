@@ -17,6 +17,7 @@ from capsule_lightning.data.deep_pictures import is_range
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.statistics import Brightness, unlike
 from capsule_lightning.data.text import TextDataModule, require_same_vocabulary
+from capsule_lightning.data.translation import TranslationDataModule
 from capsule_lightning.data.vocabulary_files import vocabulary_of
 from capsule_lightning.errors import InputError, first_line, printable, require
 from capsule_lightning.runs.plain_values import path_of, stated
@@ -24,6 +25,7 @@ from capsule_lightning.runs.plain_values import path_of, stated
 OF_MACHINE = (
     *("root", "path", "test_path", "table", "folder", "images", "pictures", "masks", "test_pictures", "test_masks"),
     *("backgrounds", "download", "texts", "vocabulary", "_class_path", "_instantiator"),
+    *("source", "target", "val_source", "val_target", "test_source", "test_target"),
 )
 """Arguments of a data module that concern the place where it ran, and what Lightning notes beside them."""
 
@@ -34,8 +36,8 @@ class TrainedOn:
 
     Attributes:
         name: name of the data set.
-        class_names: names of the J classes, in the order of the class capsules.
-        in_shape: ``(C, H, W)`` of the network's input.
+        class_names: names of the J classes, in the order of the class capsules; none of a network that translates.
+        in_shape: ``(C, H, W)`` of the network's input; ``(V, L)`` of texts, ``(L)`` of sentences to translate.
         stored_shape: ``(C, H, W)`` of an image before it is brought to the input's shape; None if it is not known.
         num_labels: labels of an image.
         normalization: of the network's input.
@@ -43,7 +45,7 @@ class TrainedOn:
         brightness: mean and deviation, over training images, of an image's mean in [0, 1]; None if it is not known.
         value_range: the values that become 0 and 1, if the images are not bytes; None if they are.
         slot: class and arguments of the data module, without those of one machine; None if they are not known.
-        vocabulary: of texts, see `Vocabulary.plain`, whose ``in_shape`` is ``(V, L)``; None of images.
+        vocabulary: of texts, see `Vocabulary.plain`; None of images.
     """
 
     name: str
@@ -102,6 +104,19 @@ class TrainedOn:
                 f"{source}: takes images of (channels, rows, columns) {tuple(self.in_shape)}, and these data give "
                 f"{tuple(data.in_shape)}; bring them to that, as with --data.channels and --data.image_size"
             )
+
+    @property
+    def of_sentences(self) -> bool:
+        """Whether the network translates."""
+        return self.vocabulary is not None and len(self.in_shape) == 1
+
+    def require_same_sentences(self, data: TranslationDataModule, source: str) -> None:
+        """Refuse sentences in another vocabulary than the network's.
+
+        Raises:
+            InputError: it is another one; the first difference is named.
+        """
+        require_same_vocabulary(vocabulary_of(self.vocabulary, source), data.vocabulary, source)
 
     def require_same_names(self, theirs: Sequence[str], source: str) -> None:
         """Refuse data whose classes are called otherwise than those of the network.
@@ -175,15 +190,25 @@ def annotated_on(data: DataModule, class_names: Sequence[str]) -> TrainedOn:
         class_names: names of all that the network tells apart.
     """
     shape = list(data.in_shape)
+    name = getattr(data, "name", None) or type(data).__name__
+    return TrainedOn(name, [printable(str(each)) for each in class_names], shape, shape, 0, slot=slot_of(data))
+
+
+def sentences_on(data: TranslationDataModule) -> TrainedOn:
+    """Describe pairs of sentences that are set up for training."""
+    plain = data.vocabulary.plain()
+    return TrainedOn(data.name, [], list(data.in_shape), num_labels=0, slot=slot_of(data), vocabulary=plain)
+
+
+def slot_of(data: DataModule) -> dict[str, Any] | None:
+    """Return class and arguments of a data module, without those of one machine; None if it cannot be named."""
     try:
-        slot = {
+        return {
             "class_path": path_of(type(data)),
             "init_args": of_no_machine({**stated(data.hparams), "seed": data.seed}),
         }
     except TypeError:  # a class that was made within a function
-        slot = None
-    name = getattr(data, "name", None) or type(data).__name__
-    return TrainedOn(name, [printable(str(each)) for each in class_names], shape, shape, 0, slot=slot)
+        return None
 
 
 def of_no_machine(value: Any) -> Any:
@@ -249,6 +274,7 @@ def require_form(found: TrainedOn) -> None:
         ValueError, TypeError: names the value.
     """
     channels = found.in_shape[0]
+    words = None if found.vocabulary is None else vocabulary_of(found.vocabulary, found.name)
     numbers: Sequence[Sequence[float]] = [
         *(found.statistics or []),
         *([] if found.brightness is None else [found.brightness]),
@@ -256,10 +282,10 @@ def require_form(found: TrainedOn) -> None:
     for name, good in {
         "name": isinstance(found.name, str) and found.name.isprintable(),
         "class_names": isinstance(found.class_names, list)
-        and len(found.class_names) > 0
+        and (len(found.class_names) > 0) != found.of_sentences
         and all(isinstance(name, str) and name.isprintable() for name in found.class_names),
-        "in_shape": shape_like(found.in_shape, 3 if found.vocabulary is None else 2),
-        "vocabulary": found.vocabulary is None or found.in_shape[0] == len(vocabulary_of(found.vocabulary, found.name)),
+        "in_shape": shape_like(found.in_shape, 3 if words is None else 1 if found.of_sentences else 2),
+        "vocabulary": words is None or found.of_sentences or found.in_shape[0] == len(words),
         "stored_shape": found.stored_shape is None or shape_like(found.stored_shape),
         "num_labels": isinstance(found.num_labels, int),
         "normalization": found.normalization in get_args(Normalization),

@@ -57,6 +57,8 @@ class RoutedAggregation(nn.Module):
 
     @torch.no_grad()
     def _activations_are_lengths(self, num_in: int, dim_in: int) -> bool:
+        if any(parameter.is_meta for parameter in self.routing.parameters()):
+            return False  # of shapes alone, whose sizes are looked at and nothing else
         trial = torch.linspace(-1, 1, num_in * dim_in).sin().view(1, num_in, dim_in)
         training = self.routing.training
         poses, activations = self.routing.eval()(Capsules(trial, torch.ones(1, num_in)))

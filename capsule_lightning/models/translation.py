@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol, Self
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from capsule_lightning.errors import require
-from capsule_lightning.layers.special_tokens import SPECIAL
+from capsule_lightning.errors import InputError, require
+from capsule_lightning.layers.special_tokens import END, SPECIAL
+from capsule_lightning.models.translation_search import translate
 
 
 class Answer(NamedTuple):
@@ -49,10 +52,16 @@ class TranslationNet(nn.Module, ABC):
 
     Attributes:
         most_tokens: most tokens of a row, with the one for the beginning or the end.
+        reader: turns sentences into the ids that `predict` translates; None for ids ``(B, S)``. `load_network` sets one
+            that knows the vocabulary.
+        writer: turns the ids ``(T)`` of a translation into a text.
 
     Raises:
         InputError: a size is below what a sentence needs.
     """
+
+    class_names: Sequence[str] = ()
+    """There are none."""
 
     def __init__(self, in_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -63,6 +72,8 @@ class TranslationNet(nn.Module, ABC):
         require(num_classes > len(SPECIAL), f"num_classes={num_classes}: expected a vocabulary of at least 5 tokens")
         self.in_shape, self.num_classes = tuple(in_shape), num_classes
         self.most_tokens = in_shape[0] + 1
+        self.reader: Callable[[Any], Tensor] | None = None
+        self.writer: Callable[[Tensor], str] | None = None
 
     @abstractmethod
     def answer(self, source: Tensor, target: Tensor) -> Answer:
@@ -75,6 +86,28 @@ class TranslationNet(nn.Module, ABC):
     @abstractmethod
     def step(self, words: Tensor, memory: Memory, before: Progress | None) -> tuple[Tensor, Progress]:
         """Return logits ``(B, V)`` of the words after ``words (B)``, and what it keeps of all words so far."""
+
+    @torch.no_grad()
+    def predict(self, texts: Any, batch_size: int = 64, beam: int = 4) -> list[str]:
+        """Return translations of sentences; that of an empty one is empty.
+
+        Args:
+            texts: whatever `reader` takes: a sentence, or several.
+            batch_size: sentences at a time.
+            beam: see `translate`.
+
+        Raises:
+            InputError: the network knows no vocabulary, because `load_network` has not made it.
+        """
+        if self.reader is None or self.writer is None:
+            raise InputError("this network knows no vocabulary; load it with load_network, or call translate with ids")
+        source, training = self.reader(texts).to(next(self.parameters()).device), self.training
+        self.eval()
+        try:
+            found = [row for part in source.split(batch_size) for row in translate(self, part, beam).cpu()]
+        finally:
+            self.train(training)
+        return ["" if ids[0] == END else self.writer(row) for ids, row in zip(source, found, strict=True)]
 
     @override
     def forward(self, source: Tensor, target: Tensor) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from capsule_lightning.layers.special_tokens import BEGIN, END, PAD
-from capsule_lightning.models.translation import TranslationNet
+
+if TYPE_CHECKING:
+    from capsule_lightning.models.translation import TranslationNet
 
 ALPHA = 0.6
 """Power of a translation's length by which its log-likelihood is divided (Wu et al. 2016, arXiv 1609.08144)."""

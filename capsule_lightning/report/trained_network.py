@@ -27,6 +27,7 @@ from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.detector import Detector
 from capsule_lightning.models.pose import PoseNet
 from capsule_lightning.models.segmentation import SegmentationNet
+from capsule_lightning.models.translation import TranslationNet
 from capsule_lightning.runs.files import read_metrics
 from capsule_lightning.runs.folders import CONFIG_NAME, expanded, run_of_checkpoint
 from capsule_lightning.runs.starts import told_of_starts
@@ -131,14 +132,14 @@ def with_classes(net: Network, source: str | Path) -> CapsuleNet:
     """Return a network that names the class of an image.
 
     Raises:
-        InputError: it is for masks, boxes or joints.
+        InputError: it is for masks, boxes, joints or translations.
     """
-    others = {SegmentationNet: "masks", Detector: "boxes", PoseNet: "joints"}
+    others = {SegmentationNet: "masks", Detector: "boxes", PoseNet: "joints", TranslationNet: "translations"}
     for kind, what in others.items():
         require(
             not isinstance(net, kind),
             f"{source}: is a network for {what}, and a report is about networks that name the class of an image; use "
-            "test and predict, whose figures and pictures are in the folder of the run",
+            "test and predict, whose figures and files are in the folder of the run",
         )
     assert isinstance(net, CapsuleNet)
     return net

@@ -13,14 +13,12 @@ from torch import Tensor
 from capsule_lightning import __version__
 from capsule_lightning.components.names import modernized
 from capsule_lightning.data.trained_on import TrainedOn, read_trained_on
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.errors import InputError
 from capsule_lightning.runs.checkpoint_files import TRAINED_ON, require_checkpoint
 from capsule_lightning.sharing.metadata import NEEDED, Metadata, metadata_of
 
 PREFIX = "net."
 """Of the network's tensors among those of a task."""
-WITHOUT_CLASSES = ("TranslationTask",)
-"""Tasks whose networks say what no shared file can hold yet."""
 OF_TRAINING = ("net", "in_shape", "num_classes", "optimizer", "lr_scheduler")
 """Arguments of a task that its evaluation does not need."""
 
@@ -36,12 +34,6 @@ def network_of(checkpoint: str | Path) -> tuple[dict[str, Tensor], Metadata]:
         InputError: it is no checkpoint, or does not state how its network was built.
     """
     found = require_checkpoint(checkpoint)
-    task = str(found.get("hyper_parameters", {}).get("_class_path")).rpartition(".")[2]
-    require(
-        task not in WITHOUT_CLASSES,
-        f"{checkpoint}: is of a {task}, and reports, exports and load_network are for networks of classes, masks, "
-        "boxes and joints; use it with test and predict",
-    )
     return tensors_of(checkpoint), stated_by(found, checkpoint)
 
 
@@ -75,7 +67,7 @@ def stated_by(found: Mapping[str, Any], checkpoint: str | Path) -> Metadata:
     recipe = {key: json.dumps(given[key]) for key in NEEDED}
     progress = {key: str(found[name]) for key, name in (("step", "global_step"), ("epoch", "epoch")) if name in found}
     images = read_trained_on(found.get(TRAINED_ON), str(checkpoint))
-    if images is not None:
+    if images is not None and images.class_names:
         recipe["num_classes"] = json.dumps(len(images.class_names))  # with the background, if there is one
     metadata = {**recipe, **progress, "capsule_lightning": __version__}
     if images is None:

@@ -16,7 +16,8 @@ from capsule_lightning.components.slots import Slot, find_class
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import OF_MACHINE, TrainedOn
-from capsule_lightning.errors import InputError, first_line
+from capsule_lightning.errors import InputError, first_line, require
+from capsule_lightning.models.translation import TranslationNet
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
 from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import CONFIG_NAME, expanded, run_of_checkpoint
@@ -99,6 +100,11 @@ def export(
             metadata |= of_images
     net = load_weights(build_network(metadata, tensors, checkpoint), tensors, checkpoint)
     if path.suffix == ".onnx":
+        require(
+            not isinstance(net, TranslationNet),
+            f"{path}: a network that translates is asked word by word, which one .onnx file does not hold; share it as "
+            ".safetensors",
+        )
         content = onnx_model(net, metadata)
     else:
         # a copy of each, in order: the format knows neither views nor tensors that share their memory

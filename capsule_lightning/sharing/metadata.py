@@ -58,7 +58,7 @@ def images_of(metadata: Metadata, path: str | Path) -> TrainedOn:
             vocabulary=more.get(VOCABULARY),
         )
         require_form(found)
-        good = len(found.class_names) == said["num_classes"]
+        good = found.of_sentences or len(found.class_names) == said["num_classes"]
     except (ValueError, TypeError, KeyError, AttributeError, LookupError):
         good = False
     if not good:
@@ -87,6 +87,8 @@ def metadata_of(images: TrainedOn) -> Metadata:
 
 def expected_input(images: TrainedOn) -> str:
     """Return one sentence about what is done to images before the network sees them."""
+    if images.of_sentences:
+        return f"ids of the vocabulary, (batch, up to {images.in_shape[0] + 1}) int64, 3 and then 0 behind a sentence"
     if images.vocabulary is not None:
         return f"ids of {images.in_shape[0]:,} tokens, (batch, up to {images.in_shape[1]}) int64, 0 behind a text"
     scale = "from 0 to 1"

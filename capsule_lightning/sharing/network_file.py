@@ -26,6 +26,7 @@ from capsule_lightning.losses.pixels import PixelLoss
 from capsule_lightning.metrics.base import Metrics
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.detector import Detector
+from capsule_lightning.models.translation import TranslationNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.runs.checkpoint_files import difference
 from capsule_lightning.runs.folders import expanded
@@ -33,16 +34,16 @@ from capsule_lightning.runs.plain_json import parse_json
 from capsule_lightning.sharing.checkpoint import network_of
 from capsule_lightning.sharing.metadata import NEEDED, OF_IMAGES, Metadata, images_of
 from capsule_lightning.sharing.reader import ImageReader
-from capsule_lightning.sharing.texts import TextReader
+from capsule_lightning.sharing.texts import SentenceReader, TextReader
 from capsule_lightning.shipped import PRETRAINED
 from capsule_lightning.tasks.base import Task
 
 SUFFIX = ".safetensors"
 LARGEST, LONGEST, MOST_PIXELS = 2**20, 2**10, 2**26
 """Bounds of what a file from elsewhere may state: a size, the values of a list, and the values of one image."""
-Network = CapsuleNet | Detector
-"""Of images, whatever it says about them."""
-NETWORKS = (CapsuleNet, Detector)
+Network = CapsuleNet | Detector | TranslationNet
+"""Of images or texts, whatever it says about them."""
+NETWORKS = (CapsuleNet, Detector, TranslationNet)
 PARTS = (*NETWORKS, Encoder, Routing, Decoder)
 """What a network of a file from elsewhere may be made of."""
 EVALUATION = (*PARTS, Task, ClassificationLoss, HeatMapLoss, PixelLoss, Metrics, DataModule, Augmentation)
@@ -95,16 +96,20 @@ def network_from(tensors: Mapping[str, Tensor], metadata: Metadata, path: str | 
     if all(key in metadata for key in OF_IMAGES):
         reader = image_reader(metadata, path)
         net.reader, net.class_names = reader, list(reader.images.class_names)
+        if isinstance(net, TranslationNet) and isinstance(reader, SentenceReader):
+            net.writer = reader.write
     return net
 
 
-def image_reader(metadata: Metadata, path: str | Path) -> ImageReader | TextReader:
+def image_reader(metadata: Metadata, path: str | Path) -> ImageReader | TextReader | SentenceReader:
     """Return what prepares images, or texts, for a network.
 
     Raises:
         InputError: the metadata do not say what the network was trained on.
     """
     images = images_of(metadata, path)
+    if images.of_sentences:
+        return SentenceReader(images, str(path))
     if images.vocabulary is not None:
         return TextReader(images, str(path))
     slot = modernized((images.slot or {}).get("init_args", {}).get("augmentation"))
@@ -189,7 +194,7 @@ def build_network(metadata: Mapping[str, str], tensors: Mapping[str, Tensor], pa
     """
     try:
         slot, in_shape, num_classes = (modernized(parse_json(metadata[key], key)) for key in NEEDED)
-        known_class(str(slot["class_path"]), NETWORKS, "the kind that makes capsules of images")
+        known_class(str(slot["class_path"]), NETWORKS, "the kind that makes capsules of images or translates")
         require_moderate([slot, in_shape, num_classes])
         require(math.prod(in_shape) <= MOST_PIXELS, f"in_shape={in_shape}: expected at most {MOST_PIXELS:,} values")
         make = partial(component(slot, PARTS), tuple(in_shape), num_classes)

@@ -12,7 +12,7 @@ from typing_extensions import override
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.text import TextDataModule
 from capsule_lightning.data.text_store import TextStore
-from capsule_lightning.data.tokens import UNKNOWN
+from capsule_lightning.data.tokens import END, UNKNOWN
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.data.vocabulary_files import vocabulary_of
 from capsule_lightning.errors import InputError, require
@@ -74,9 +74,52 @@ class TextReader:
         Raises:
             InputError: they are something else.
         """
+        return texts if isinstance(texts, Tensor) else padded_ids([self.ids(text) for text in several(texts)])
+
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of a text, at least one."""
+        return self.vocabulary.encode(text)[: self.max_length] or [UNKNOWN]
+
+
+class SentenceReader:
+    """Turns sentences into what a network translates, and translations into texts.
+
+    Args:
+        images: what the network was trained on.
+        source: the network's file, for messages.
+    """
+
+    def __init__(self, images: TrainedOn, source: str) -> None:
+        self.images, self.max_length = images, images.in_shape[0]
+        self.vocabulary = vocabulary_of(images.vocabulary, source)
+
+    def __call__(self, texts: Any) -> Tensor:
+        """Return the ids ``(B, S)`` int64 of a sentence, or of several, with `END`; ids are returned as they are.
+
+        Raises:
+            InputError: they are something else.
+        """
         if isinstance(texts, Tensor):
             return texts
-        given: Sequence[Any] = [texts] if isinstance(texts, str) else list(texts)
-        require(given and all(isinstance(text, str) for text in given), "no texts: expected a text, or several")
-        ids = [self.vocabulary.encode(text)[: self.max_length] or [UNKNOWN] for text in given]
-        return TextStore.of(ids, torch.zeros(len(ids))).take(torch.arange(len(ids)))
+        ids = (self.vocabulary.encode(text) if text.strip() else [] for text in several(texts))
+        return padded_ids([[*each[: self.max_length], END] for each in ids])
+
+    def write(self, ids: Tensor) -> str:
+        """Return the text of the ids ``(T)`` of a translation."""
+        return self.vocabulary.decode(ids.tolist()).strip()
+
+
+def several(texts: Any) -> Sequence[str]:
+    """Return a text, or several, as a list.
+
+    Raises:
+        InputError: they are something else.
+    """
+    given: Sequence[Any] = [texts] if isinstance(texts, str) else list(texts)
+    require(given and all(isinstance(text, str) for text in given), "no texts: expected a text, or several")
+    return given
+
+
+def padded_ids(ids: Sequence[Sequence[int]]) -> Tensor:
+    """Return lists of ids as ``(B, L)`` int64."""
+    return TextStore.of(ids, torch.zeros(len(ids))).take(torch.arange(len(ids)))

@@ -15,6 +15,7 @@ from typing_extensions import override
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.targets import TranslationBatch
 from capsule_lightning.data.tokens import BEGIN, END, PAD, SPECIAL
+from capsule_lightning.data.trained_on import sentences_on
 from capsule_lightning.data.translation import TranslationDataModule
 from capsule_lightning.data.vocabulary_files import FILE, vocabulary_text
 from capsule_lightning.errors import InputError, require
@@ -23,6 +24,7 @@ from capsule_lightning.metrics.translation import BLEU, ChrF
 from capsule_lightning.models.transformer import Transformer
 from capsule_lightning.models.translation import Answer, TranslationNet
 from capsule_lightning.models.translation_search import translate
+from capsule_lightning.runs.checkpoint_files import TRAINED_ON
 from capsule_lightning.runs.files import write_whole
 from capsule_lightning.schedules import InverseSquareRoot
 from capsule_lightning.tasks.base import ScheduleCallable, Stage, Task
@@ -132,6 +134,13 @@ class TranslationTask(Task):
             folder = Path(self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / FILE, vocabulary_text(data.vocabulary))
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the network was trained on, its vocabulary among it, to what every task saves."""
+        super().on_save_checkpoint(checkpoint)
+        if self.sentences is not None:
+            checkpoint[TRAINED_ON] = sentences_on(self.sentences).plain()
 
     @property
     def sentences(self) -> TranslationDataModule | None:

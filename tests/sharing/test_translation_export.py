@@ -1,0 +1,73 @@
+"""Networks that translate as files to share: rebuilt from what they state, vocabulary included."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from capsule_lightning.data.subwords import BytePairVocabulary
+from capsule_lightning.errors import InputError
+from capsule_lightning.models.transformer import Transformer
+from capsule_lightning.models.translation_search import translate
+from capsule_lightning.report.trained_network import load_from_file
+from capsule_lightning.routing.em import EMRouting
+from capsule_lightning.runs.plain_values import path_of
+from capsule_lightning.sharing.export import export, load_network
+
+pytest.importorskip("tokenizers")
+
+SIZES = {"dim": 16, "num_heads": 2, "num_layers": 2, "hidden": 16, "layer_parents": 4}
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A file as `export` writes it."""
+    torch.manual_seed(0)
+    net = Transformer((12,), 280, **SIZES, layer_aggregation=EMRouting)
+    routing = {"class_path": path_of(EMRouting), "init_args": {}}
+    slot = {"class_path": path_of(Transformer), "init_args": {**SIZES, "layer_aggregation": routing}}
+    words = BytePairVocabulary.trained(["the king went to the city", "el rey fue a la ciudad"], 270)
+    said = {"net": slot, "in_shape": [12], "num_classes": 280, "class_names": [], "vocabulary": words.plain()}
+    metadata = {key: json.dumps(value) for key, value in said.items()}
+    path = tmp_path / "net.safetensors"
+    safetensors.torch.save_file(dict(net.state_dict()), path, {**metadata, "normalization": '{"kind": "none"}'})
+    return path
+
+
+def test_a_network_translates_from_its_file_alone(shared: Path) -> None:
+    net = load_network(shared)
+    sentences = ["the king", "", "went to the city " * 9]
+    said = net.predict(sentences, batch_size=2, beam=2)
+    assert said[1] == ""
+    assert said[0] == net.predict("the king", beam=2)[0], "alone as in a batch"
+    ids = net.reader(sentences)
+    assert ids.shape == (3, 13), "cut to what the network takes, and an end"
+    assert net.writer(ids[0]) == "the king"
+    assert said[0] == net.writer(translate(net, ids[:1], 2)[0])
+
+
+def test_what_is_not_built_is_refused_in_one_line(shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(InputError, match=r"translat.*share it as .safetensors"):
+        export(shared, tmp_path / "net.onnx")
+    with pytest.raises(InputError, match=r"a network for translations.*use test and predict"):
+        load_from_file(shared)
+    with pytest.raises(InputError, match=r"no texts"):
+        load_network(shared).predict([])
+    with pytest.raises(InputError, match=r"load_network"):
+        Transformer((12,), 280, **SIZES).predict("the king")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [{"vocabulary": '{"kind": "byte_pairs", "tokens": ["a"]}'}, {"in_shape": "[12, 3]"}, {"class_names": '["a"]'}],
+)
+def test_a_file_that_says_something_else_is_refused(shared: Path, harm: dict[str, str]) -> None:
+    with safetensors.safe_open(shared, framework="pt") as file:
+        metadata = {**file.metadata(), **harm}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    safetensors.torch.save_file(tensors, shared, metadata)
+    with pytest.raises(InputError, match=r"net.safetensors"):
+        load_network(shared)
