@@ -114,6 +114,10 @@ class ClassificationLoss(nn.Module, ABC):
         """
         return capsules.activations
 
+    def learned(self) -> dict[str, float]:
+        """Return those arguments whose values training has changed, so that whoever loads the network has the same."""
+        return {}
+
     def probabilities(self, activations: Tensor) -> Tensor:
         """Return what a network that was trained with this loss says as probabilities of the classes.
 

@@ -16,6 +16,8 @@ from capsule_lightning.errors import require
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.losses.base import ClassificationLoss, multi_hot, weighted
 
+_WITHIN = 1e-3, 1 - 1e-3  # where a boundary counts that has been learned to lie beyond
+
 
 @full_precision
 def sliding_margin_loss(
@@ -79,8 +81,12 @@ class SlidingMarginLoss(ClassificationLoss):
         return sliding_margin_loss(capsules.activations, targets, self.boundary, self.margin, self.down_weight, weights)
 
     @override
+    def learned(self) -> dict[str, float]:
+        return {"boundary": float(self.boundary.detach().clamp(*_WITHIN))}
+
+    @override
     def presence(self, capsules: Capsules) -> Tensor:
         """Return lengths stretched so that the boundary is at 1/2 and both 0 and 1 stay."""
-        lengths, boundary = capsules.activations, self.boundary.detach().clamp(1e-3, 1 - 1e-3)
+        lengths, boundary = capsules.activations, self.boundary.detach().clamp(*_WITHIN)
         below, above = lengths / (2 * boundary), 1 - (1 - lengths) / (2 * (1 - boundary))
         return torch.where(lengths < boundary, below, above)

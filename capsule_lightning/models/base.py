@@ -14,20 +14,23 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.encoders.base import CapsuleMap
 from capsule_lightning.errors import InputError, require
+from capsule_lightning.losses.naming import Naming
 
 
 class Answers(NamedTuple):
     """What a network says about images.
 
     Attributes:
-        classes: ``(B)`` int64, the class of the longest capsule.
-        names: the B names of these classes.
-        lengths: ``(B, J)`` in [0, 1], the lengths of the class capsules.
+        classes: ``(B)`` int64, the class of the longest capsule. If an image may have several classes, ``(B, L)``, those
+            that are named, -1 in places without one.
+        names: the B names of these classes, or B lists of names.
+        lengths: ``(B, J)`` in [0, 1], the lengths of the class capsules; if an image may have any number of classes, how
+            sure the network is that each is there, which is compared with its threshold.
         poses: ``(B, J, E)``, their poses.
     """
 
     classes: Tensor
-    names: list[str]
+    names: list[str] | list[list[str]]
     lengths: Tensor
     poses: Tensor
 
@@ -45,6 +48,8 @@ class CapsuleNet(nn.Module, ABC):
         class_names: names of the J classes; their numbers unless the network was loaded from a file that states them.
         reader: turns what `predict` is given into the network's input; None to take it as it is. `load_network` sets
             one that reads image files and prepares them as in training.
+        naming: says which classes `predict` names, if an image may have several; None for the longest. `load_network`
+            sets the one that the network was trained with.
 
     Raises:
         InputError: there are fewer than 2 classes, or a size is below 1.
@@ -58,6 +63,7 @@ class CapsuleNet(nn.Module, ABC):
         self.decoder: Decoder | None = None
         self.class_names: Sequence[str] = [str(number) for number in range(num_classes)]
         self.reader: Callable[[Any], Tensor] | None = None
+        self.naming: Naming | None = None
 
     @staticmethod
     def require_shape(in_shape: tuple[int, ...]) -> None:
@@ -129,10 +135,14 @@ class CapsuleNet(nn.Module, ABC):
             torch.Size([1, 10])
         """
         found = evaluated(self, images if self.reader is None else self.reader(images), batch_size)
-        poses = torch.cat([capsules.poses for capsules in found]).cpu()
-        lengths = torch.cat([capsules.activations for capsules in found]).cpu()
-        classes = lengths.argmax(dim=-1)
-        return Answers(classes, self.names_of(classes), lengths, poses)
+        poses = torch.cat([capsules.poses for capsules in found])
+        lengths = torch.cat([capsules.activations for capsules in found])
+        if self.naming is None:
+            classes = lengths.argmax(dim=-1).cpu()
+            return Answers(classes, self.names_of(classes), lengths.cpu(), poses.cpu())
+        classes, lengths = self.naming(Capsules(poses, lengths))
+        names = [[self.class_names[number] for number in row if number >= 0] for row in classes.tolist()]
+        return Answers(classes.cpu(), names, lengths.cpu(), poses.cpu())
 
     def names_of(self, classes: Tensor) -> list[str]:
         """Return the names of classes ``(B)``, one for each image."""

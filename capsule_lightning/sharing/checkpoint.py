@@ -22,6 +22,9 @@ PREFIX = "net."
 OF_TRAINING = ("net", "in_shape", "num_classes", "optimizer", "lr_scheduler")
 """Arguments of a task that its evaluation does not need."""
 
+OF_SETS = ("threshold", "loss")
+"""Those that say which classes are named of an image that may have any number; metadata have the same names."""
+
 
 def network_of(checkpoint: str | Path) -> tuple[dict[str, Tensor], Metadata]:
     """Return the tensors of a checkpoint's network by their plain names, and what the checkpoint states about it.
@@ -75,6 +78,8 @@ def stated_by(found: Mapping[str, Any], checkpoint: str | Path) -> Metadata:
     task = {key: value for key, value in given.items() if key not in OF_TRAINING and not key.startswith("_")}
     slot = modernized({"class_path": given.get("_class_path"), "init_args": task})
     of_task = {} if slot["class_path"] is None else {"task": json.dumps(slot)}
+    if images.num_labels == 0:
+        of_task |= {key: json.dumps(task[key]) for key in OF_SETS if key in task}
     return {**metadata, **metadata_of(images), **of_task}
 
 

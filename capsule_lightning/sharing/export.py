@@ -24,6 +24,7 @@ from capsule_lightning.runs.folders import CONFIG_NAME, expanded, run_of_checkpo
 from capsule_lightning.runs.results import require_place
 from capsule_lightning.sharing.checkpoint import OF_TRAINING, network_of
 from capsule_lightning.sharing.metadata import OF_IMAGES, Metadata, metadata_of, without
+from capsule_lightning.sharing.naming import naming_of
 from capsule_lightning.sharing.network_file import (
     SUFFIX,
     build_network,
@@ -68,7 +69,8 @@ def export(
             to ``poses (B, J, E)``, ``activations (B, J)``, and ``reconstruction (B, C, H, W)`` from the longest capsule
             if there is a decoder. A network for masks has the first two for each pixel, ``(B, H, W, ...)``; one for
             joints has ``joints (B, K, D)`` beside them; a detector has ``presence``, ``sizes`` and ``offsets`` alone,
-            see `CenterMaps`. None for ``.safetensors`` beside the checkpoint.
+            see `CenterMaps`; one that names any number of classes has ``presence (B, J)``, how sure it is of each, to
+            compare with the ``threshold`` of its metadata. None for ``.safetensors`` beside the checkpoint.
         overwrite: replace an existing file.
         half: weights in float16, half the size; `load_network` widens them. For ``.safetensors`` alone.
 
@@ -105,6 +107,7 @@ def export(
             f"{path}: a network that translates is asked word by word, which one .onnx file does not hold; share it as "
             ".safetensors",
         )
+        net.naming = naming_of(metadata, checkpoint)
         content = onnx_model(net, metadata)
     else:
         # a copy of each, in order: the format knows neither views nor tensors that share their memory

@@ -33,6 +33,7 @@ from capsule_lightning.runs.folders import expanded
 from capsule_lightning.runs.plain_json import parse_json
 from capsule_lightning.sharing.checkpoint import network_of
 from capsule_lightning.sharing.metadata import NEEDED, OF_IMAGES, Metadata, images_of
+from capsule_lightning.sharing.naming import naming_of
 from capsule_lightning.sharing.reader import ImageReader
 from capsule_lightning.sharing.texts import SentenceReader, TextReader
 from capsule_lightning.shipped import PRETRAINED
@@ -98,6 +99,7 @@ def network_from(tensors: Mapping[str, Tensor], metadata: Metadata, path: str | 
         net.reader, net.class_names = reader, list(reader.images.class_names)
         if isinstance(net, TranslationNet) and isinstance(reader, SentenceReader):
             net.writer = reader.write
+        net.naming = naming_of(metadata, path)
     return net
 
 

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning.errors import InputError, first_line
+from capsule_lightning.losses.base import ClassificationLoss
+from capsule_lightning.losses.naming import PresentClasses
+from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.detector import Detector
 from capsule_lightning.models.pose import PoseNet
 from capsule_lightning.routing.base import Routing
@@ -38,12 +41,14 @@ class OnnxOutputs(nn.Module):
         super().__init__()
         self.net = net
         self.names = names_of_outputs(net)
+        self.loss = loss_of_sets(net)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map ``(B, C, H, W)`` to the outputs in the order of `names`.
 
         Class capsules are ``(B, J, E)`` and ``(B, J)``, or of each pixel ``(B, H, W, J, E)`` and ``(B, H, W, J)``, and
-        the reconstruction ``(B, C, H, W)`` is from the longest; for joints and maps see `Places` and `CenterMaps`.
+        the reconstruction ``(B, C, H, W)`` is from the longest; for joints and maps see `Places` and `CenterMaps`. If an
+        image may have any number of classes, the presence ``(B, J)`` is what is compared with the threshold.
         """
         if isinstance(self.net, Detector):
             maps = self.net(images)
@@ -53,7 +58,8 @@ class OnnxOutputs(nn.Module):
             places = self.net.read(capsules)
             more: tuple[Tensor | None, ...] = (places.joints, places.positions, places.depth)
         else:
-            more = (self.net.reconstruct(capsules, capsules.activations.argmax(dim=-1)),)
+            presence = None if self.loss is None else self.loss.presence(capsules)
+            more = (presence, self.net.reconstruct(capsules, capsules.activations.argmax(dim=-1)))
         return (*capsules, *(each for each in more if each is not None))
 
 
@@ -61,11 +67,17 @@ def names_of_outputs(net: Network) -> list[str]:
     """Return what the outputs of a network are called in an ONNX file."""
     if isinstance(net, Detector):
         return ["presence", "sizes", "offsets"]
-    names = ["poses", "activations"]
+    names = ["poses", "activations"] + ["presence"] * (loss_of_sets(net) is not None)
     if isinstance(net, PoseNet):
         more = {"joints": True, "positions": net.reads_both, "depth": net.reads_depth}
         return names + [name for name, there in more.items() if there]
     return names + ["reconstruction"] * (net.decoder is not None)
+
+
+def loss_of_sets(net: Network) -> ClassificationLoss | None:
+    """Return the loss that says which classes are there; None unless an image may have any number of them."""
+    naming = net.naming if isinstance(net, CapsuleNet) else None
+    return naming.loss if isinstance(naming, PresentClasses) else None
 
 
 def require_onnx() -> None:

@@ -5,7 +5,7 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.schedules import ExponentialDecay
 from capsule_lightning.tasks.base import ScheduleCallable, Stage
-from capsule_lightning.tasks.image_classification import ImageClassificationTask, Output, Prediction
+from capsule_lightning.tasks.image_classification import ImageClassificationTask, Output, Prediction, loss_arguments
 
 
 class ClassificationTask(ImageClassificationTask):
@@ -154,10 +154,3 @@ class ClassificationTask(ImageClassificationTask):
             for name, value in zip(names, values.float().to(self.device), strict=True):
                 if not value.isnan():
                     self.log(f"test/{measure}/{name}", value, sync_dist=True)
-
-
-def loss_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of the loss that a checkpoint states; an empty mapping if it states none."""
-    slot = checkpoint.get("hyper_parameters", {}).get("loss")
-    given = slot.get("init_args") if isinstance(slot, dict) else None
-    return given if isinstance(given, dict) else {}

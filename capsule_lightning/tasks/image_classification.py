@@ -6,7 +6,7 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -209,7 +209,20 @@ class ImageClassificationTask(ImageTask):
         super().setup(stage)
 
     @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """State what the loss has learned among its arguments, which are all that a shared network keeps of it."""
+        super().on_save_checkpoint(checkpoint)
+        loss_arguments(checkpoint).update(self.loss.learned())
+
+    @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Tell the loss how far the run is; a run without an end has infinitely many steps."""
         super().on_train_batch_start(batch, batch_idx)
         self.loss.at(self.global_step, self.trainer.estimated_stepping_batches)
+
+
+def loss_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the loss that a checkpoint states, to be changed; none if it states no loss."""
+    slot = checkpoint.get("hyper_parameters", {}).get("loss")
+    given = slot.setdefault("init_args", {}) if isinstance(slot, dict) else None
+    return given if isinstance(given, dict) else {}

@@ -21,6 +21,7 @@ from capsule_lightning.data.targets import HasLabels
 from capsule_lightning.errors import require
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.margin import MarginLoss
+from capsule_lightning.losses.naming import PresentClasses
 from capsule_lightning.metrics.label_sets import ExactMatch, LabelAUROC, LabelF1
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.capsnet import CapsNet
@@ -85,6 +86,7 @@ class LabelSetTask(ImageClassificationTask):
         )
         self.save_hyperparameters(logger=False)
         self.threshold = threshold
+        self.net.naming = self.naming = PresentClasses(self.loss, threshold)
         self.by_class = torch.nn.ModuleDict(
             {"f1": LabelF1(num_classes, "none", threshold), "auroc": LabelAUROC(num_classes, each=True)}
         )
@@ -92,9 +94,7 @@ class LabelSetTask(ImageClassificationTask):
     @override
     def classify(self, capsules: Capsules, labels: Tensor) -> Tensor:
         """Return the predicted classes ``(B, J)``, in ascending order, and -1 in the places that are left."""
-        named = self.loss.presence(capsules) >= self.threshold
-        places = (~named).long().argsort(dim=-1, stable=True)
-        return torch.where(named.gather(-1, places), places, -1)
+        return self.naming(capsules)[0]
 
     @override
     def reconstruct(self, capsules: Capsules, classes: Tensor) -> Tensor | None:
@@ -118,6 +118,11 @@ class LabelSetTask(ImageClassificationTask):
         return self.loss.presence(output.capsules).float(), self.targets(batch.labels)
 
     @override
+    def prediction(self, output: Output, batch: HasLabels) -> Prediction:
+        """Return what files and callbacks see, among it how sure the network is of each class as its activation."""
+        return super().prediction(output, batch)._replace(activations=self.loss.presence(output.capsules))
+
+    @override
     def training_metrics(self, output: Output, batch: HasLabels) -> dict[str, Tensor]:
         named, there = (present(each, self.num_classes) for each in (output.classes, batch.labels))
         both, one = (named * there).sum(), (named != there).sum()
@@ -129,10 +134,8 @@ class LabelSetTask(ImageClassificationTask):
     @override
     def test_step(self, batch: HasLabels, batch_idx: int) -> Prediction:  # type: ignore[override]
         prediction: Prediction = super().test_step(batch, batch_idx)
-        assert prediction.poses is not None
-        scores = self.loss.presence(Capsules(prediction.poses, prediction.activations)).float()
         for metric in self.by_class.values():
-            metric.update(scores, self.targets(batch.labels))  # type: ignore[operator]
+            metric.update(prediction.activations.float(), self.targets(batch.labels))  # type: ignore[operator]
         return prediction
 
     @override

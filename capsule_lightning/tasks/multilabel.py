@@ -19,6 +19,7 @@ from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.errors import require
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.margin import MarginLoss
+from capsule_lightning.losses.naming import LongestCapsules
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.schedules import ExponentialDecay
@@ -76,10 +77,11 @@ class MultiLabelTask(ImageClassificationTask):
         )
         self.save_hyperparameters(logger=False)
         self.num_labels = num_labels
+        self.net.naming = self.naming = LongestCapsules(num_labels)
 
     @override
     def classify(self, capsules: Capsules, labels: Tensor) -> Tensor:
-        return matched(capsules.activations.topk(self.num_labels).indices, labels)
+        return matched(self.naming(capsules)[0], labels)
 
     @override
     def reconstruct(self, capsules: Capsules, classes: Tensor) -> Tensor | None:
