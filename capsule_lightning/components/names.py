@@ -24,7 +24,16 @@ SLOTS = {
         "RelationDataModule",
     ),
     "--data.augmentation": ("augmentations", "Augmentation"),
-    "--model.net": ("models", "CapsuleNet", "SegmentationNet", "Detector", "PoseNet", "RelationNet", "TextNet"),
+    "--model.net": (
+        "models",
+        "CapsuleNet",
+        "SegmentationNet",
+        "Detector",
+        "PoseNet",
+        "RelationNet",
+        "TextNet",
+        "WordNet",
+    ),
     "--model.net.encoder": ("encoders", "Encoder", "MapEncoder", "FeatureEncoder"),
     "--model.net.routing": ("routing", "Routing", "MatrixRouting"),
     "--model.net.decoder": ("decoders", "Decoder"),
@@ -57,6 +66,7 @@ ABSTRACT = (
     "relations",
     "segmentation",
     "text",
+    "words",
 )
 """Modules of classes that others derive from."""
 OLD_NAMES = {"normalisation": "normalization"}

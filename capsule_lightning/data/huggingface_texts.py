@@ -8,7 +8,8 @@ from typing_extensions import override
 
 from capsule_lightning.data.huggingface_files import UNLABELED, read_dataset
 from capsule_lightning.data.split_folders import USUAL, Part
-from capsule_lightning.data.text import TextDataModule, Texts, Tokenizer
+from capsule_lightning.data.text import TextDataModule, Tokenizer
+from capsule_lightning.data.texts import Texts
 from capsule_lightning.errors import InputError, require, some_of
 
 
@@ -52,6 +53,7 @@ class HuggingFaceTextDataModule(TextDataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         super().__init__(
             tokenizer,
@@ -69,6 +71,7 @@ class HuggingFaceTextDataModule(TextDataModule):
             seed,
             balanced,
             texts,
+            word_vectors,
         )
         require(path, "no data set is given: set --data.path to a folder, or to the name of a data set on the hub")
         self.path, self.text_column = str(path), text_column

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from capsule_lightning.data.split_folders import Part
-from capsule_lightning.data.text import Texts
 from capsule_lightning.data.text_lines import read_bytes
+from capsule_lightning.data.texts import Texts
 from capsule_lightning.errors import InputError, first_line, require
 
 TOPICS = 10

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from capsule_lightning.data.published_files import READERS
 from capsule_lightning.data.text import TextDataModule, Tokenizer
+from capsule_lightning.data.texts import transferred
 from capsule_lightning.errors import require_one_of
 
 Published = Literal["mr", "subj", "cr", "sst2", "sst5", "trec", "ag_news", "reuters10"]
@@ -34,6 +35,8 @@ class PublishedTextDataModule(TextDataModule):
     Args:
         set: which of them.
         root: folder of the files.
+        test_on_several: train and validate on the texts of one class and test on those of several, see `transferred`;
+            for Reuters.
 
     Raises:
         InputError: a file is missing or has another form, or what `TextDataModule` refuses.
@@ -45,6 +48,7 @@ class PublishedTextDataModule(TextDataModule):
         self,
         set: Published = "mr",
         root: str = "data",
+        test_on_several: bool = False,
         tokenizer: Tokenizer = "words",
         vocabulary_size: int = 30000,
         min_count: int = 2,
@@ -60,6 +64,7 @@ class PublishedTextDataModule(TextDataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         super().__init__(
             tokenizer,
@@ -77,10 +82,12 @@ class PublishedTextDataModule(TextDataModule):
             seed,
             balanced,
             texts,
+            word_vectors,
         )
         require_one_of("set", set, get_args(Published))
         self.set, self.root = set, Path(os.path.expanduser(root))
-        self.take_texts(READERS[set](self.root))
+        found = READERS[set](self.root)
+        self.take_texts(transferred(found, self.title) if test_on_several else found)
 
     @property
     @override

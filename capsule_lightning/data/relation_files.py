@@ -45,6 +45,7 @@ class SemEvalDataModule(RelationDataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         super().__init__(
             reach,
@@ -61,6 +62,7 @@ class SemEvalDataModule(RelationDataModule):
             seed,
             balanced,
             texts,
+            word_vectors,
         )
         train = read_semeval(Path(os.path.expanduser(path)))
         test = [] if test_path is None else read_semeval(Path(os.path.expanduser(test_path)))
@@ -101,6 +103,7 @@ class NYTDataModule(RelationDataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         super().__init__(
             reach,
@@ -117,6 +120,7 @@ class NYTDataModule(RelationDataModule):
             seed,
             balanced,
             texts,
+            word_vectors,
         )
         train = read_nyt(Path(os.path.expanduser(path)))
         test = [] if test_path is None else read_nyt(Path(os.path.expanduser(test_path)))

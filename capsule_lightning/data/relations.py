@@ -13,8 +13,9 @@ from capsule_lightning.data.marked_sentences import MarkedSentence, cut, unmarke
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.relation_store import RelationBatch, RelationStore
 from capsule_lightning.data.split_folders import Part
-from capsule_lightning.data.text import TextDataModule, Texts, Tokenizer
+from capsule_lightning.data.text import TextDataModule, Tokenizer
 from capsule_lightning.data.text_store import TextStore
+from capsule_lightning.data.texts import Texts
 from capsule_lightning.data.tokens import UNKNOWN
 from capsule_lightning.errors import require
 
@@ -52,6 +53,7 @@ class RelationDataModule(TextDataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         super().__init__(
             tokenizer,
@@ -69,6 +71,7 @@ class RelationDataModule(TextDataModule):
             seed,
             balanced,
             texts,
+            word_vectors,
         )
         require(reach >= 1, f"reach={reach}: expected at least 1 word")
         self.reach = reach

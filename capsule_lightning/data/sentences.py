@@ -10,7 +10,8 @@ import csv
 import gzip
 from pathlib import Path
 
-from capsule_lightning.data.text import TextDataModule, Texts, Tokenizer
+from capsule_lightning.data.text import TextDataModule, Tokenizer
+from capsule_lightning.data.texts import Texts
 from capsule_lightning.errors import require_one_of
 
 FOLDER = Path(__file__).with_name("shipped_texts")
@@ -51,6 +52,7 @@ class ReviewSentencesDataModule(TextDataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         super().__init__(
             tokenizer,
@@ -68,6 +70,7 @@ class ReviewSentencesDataModule(TextDataModule):
             seed,
             balanced,
             texts,
+            word_vectors,
         )
         chosen = list(SOURCES) if sources is None else sources
         for source in chosen:

@@ -76,6 +76,7 @@ class TemplateRelationsDataModule(RelationDataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         super().__init__(
             reach,
@@ -92,6 +93,7 @@ class TemplateRelationsDataModule(RelationDataModule):
             seed,
             balanced,
             texts,
+            word_vectors,
         )
         require(size >= 100, f"size={size}: expected at least 100 sentences")
         clauses = [Clause(name, verb, form) for name, verbs in VERBS.items() for verb in verbs for form in FORMS]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,43 +20,18 @@ from capsule_lightning.data.loader import ExactLoader, StoredBatch
 from capsule_lightning.data.module import DataModule, Split
 from capsule_lightning.data.row_splits import RowSplits
 from capsule_lightning.data.shares import Share
-from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.subwords import BytePairVocabulary
 from capsule_lightning.data.text_store import TextStore
+from capsule_lightning.data.texts import Texts
 from capsule_lightning.data.texts_to_predict import read_texts_to_predict
 from capsule_lightning.data.to_predict import unknown
 from capsule_lightning.data.tokens import SPECIAL, UNKNOWN, TextBatch
 from capsule_lightning.data.vocabulary import Vocabulary, WordVocabulary
-from capsule_lightning.data.vocabulary_files import VOCABULARY, read_vocabulary, vocabulary_of
+from capsule_lightning.data.vocabulary_files import VOCABULARY, read_vocabulary, require_same_vocabulary, vocabulary_of
+from capsule_lightning.data.word_vectors import read_word_vectors
 from capsule_lightning.errors import printable, require, require_one_of, some_of
 
 Tokenizer = Literal["words", "byte_pairs"]
-
-
-class Texts(NamedTuple):
-    """What a file or a folder says of N texts.
-
-    Attributes:
-        texts: as they are.
-        labels: names of the classes of each, exactly one unless ``several``.
-        parts: the part that each is listed for: ``train``, ``val`` or ``test``.
-        groups: the group of each; empty if there are none.
-        own_parts: what the data call the texts that they list to validate or to test on, by ``val`` and ``test``.
-        note: where all this is from.
-        several: whether a text may have any number of classes.
-        names: of the classes, if the data name them; else empty, and the labels do.
-        weights: how much each counts in the loss; empty if all count the same.
-    """
-
-    texts: Sequence[str]
-    labels: Sequence[tuple[str, ...]]
-    parts: Sequence[Part]
-    groups: Sequence[str] = ()
-    own_parts: Mapping[Part, str] = {}
-    note: str = ""
-    several: bool = False
-    names: Sequence[str] = ()
-    weights: Sequence[float] = ()
 
 
 class TextDataModule(DataModule):
@@ -87,6 +63,9 @@ class TextDataModule(DataModule):
             whatever number ``val_size`` is above 0.
         texts: a file of texts without labels, for ``predict`` in place of the test texts: one in each line, ``-`` for
             standard input, or a table with a column ``text``.
+        word_vectors: a file of vectors that training begins with, see `read_word_vectors`: word2vec's or GloVe's, of as
+            many dimensions as the network's ``dim_words``. Other words begin at random, as all do if it is null;
+            ``--model.net.static true`` keeps them as they are.
 
     Attributes:
         num_labels: 1; 0 if a text may have any number of labels.
@@ -118,6 +97,7 @@ class TextDataModule(DataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         super().__init__(batch_size, val_size, seed, balanced)
         require_one_of("tokenizer", tokenizer, get_args(Tokenizer))
@@ -129,7 +109,13 @@ class TextDataModule(DataModule):
         self.tokenizer: Tokenizer = tokenizer
         self.vocabulary_size, self.min_count, self.max_length = vocabulary_size, min_count, max_length
         self.by_length, self.asked_names = by_length, class_names
+        require(word_vectors != "", "word_vectors='': expected a file of vectors, or null")
+        require(
+            word_vectors is None or tokenizer == "words",
+            f"word_vectors={word_vectors}, tokenizer={tokenizer}: they are of whole words; set --data.tokenizer words",
+        )
         self.division, self.predict_path = Division(test_size, folds, fold, "text"), texts
+        self.vectors_path = None if word_vectors is None else Path(os.path.expanduser(word_vectors))
         self._vocabulary = None if vocabulary is None else read_vocabulary(Path(os.path.expanduser(vocabulary)))
         self.predicted: Sequence[str] = ()
         self.odd: dict[str, tuple[int, int]] = {}  # of each split, how many texts are empty, and how many are cut
@@ -191,6 +177,11 @@ class TextDataModule(DataModule):
             make = WordVocabulary.trained if self.tokenizer == "words" else BytePairVocabulary.trained
             self._vocabulary = make(texts, self.vocabulary_size, self.min_count)
         return self._vocabulary
+
+    @cached_property
+    def word_vectors(self) -> Tensor | None:
+        """Vectors ``(V, D)`` of the vocabulary that training begins with, NaN for words without; None for none."""
+        return None if self.vectors_path is None else read_word_vectors(self.vectors_path, self.vocabulary.tokens)
 
     def readable(self, text: str) -> str:
         """Return what of a text is for reading, of which the vocabulary is made: all of it, unless overridden."""
@@ -283,6 +274,9 @@ class TextDataModule(DataModule):
                 f"{int(lengths.median())} ids in a text to train on, {int(lengths.max())} in the longest; {share:.1%} "
                 "are unknown"
             )
+        if "word_vectors" in self.__dict__ and self.word_vectors is not None:
+            known = int((~self.word_vectors[:, 0].isnan()).sum())
+            lines.append(f"{known:,} of the {size:,} have vectors in {self.vectors_path}")
         empty, cut = (sum(each[place] for each in self.odd.values()) for place in (0, 1))
         lines += [f"{empty:,} texts are empty, and are one unknown word"] if empty else []
         lines += [f"{cut:,} texts are longer, and end after --data.max_length {self.max_length} ids"] if cut else []
@@ -303,27 +297,3 @@ class TextDataModule(DataModule):
         if isinstance(state_dict, dict) and VOCABULARY in state_dict:
             require_same_vocabulary(vocabulary_of(state_dict[VOCABULARY], "the checkpoint"), self.vocabulary)
         super().load_state_dict(state_dict)
-
-
-def require_same_vocabulary(wanted: Vocabulary, given: Vocabulary, source: str = "the checkpoint") -> None:
-    """Refuse another vocabulary than that of a trained network, whose embedding would mean other words.
-
-    Args:
-        wanted: of the network.
-        given: of the data.
-        source: of the network, for the message.
-
-    Raises:
-        InputError: they differ; the first difference is named.
-    """
-    if wanted == given:
-        return
-    pairs = zip(wanted.tokens, given.tokens, strict=False)
-    shown = next(
-        (f"{a!r} and not {b!r} is number {n}" for n, (a, b) in enumerate(pairs) if a != b), "the rest is alike"
-    )
-    require(
-        False,
-        f"{source}: its vocabulary has {len(wanted):,} ids of {wanted.kind}, and that of these data {len(given):,} of "
-        f"{given.kind} ({shown}); take the data that it was trained on, or its vocabulary: --data.vocabulary {source}",
-    )

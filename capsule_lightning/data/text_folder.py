@@ -9,8 +9,9 @@ from typing_extensions import override
 
 from capsule_lightning.data.image_trees import class_folders
 from capsule_lightning.data.split_folders import Part, find_splits
-from capsule_lightning.data.text import TextDataModule, Texts, Tokenizer
+from capsule_lightning.data.text import TextDataModule, Tokenizer
 from capsule_lightning.data.text_lines import MOST_BYTES, read_text
+from capsule_lightning.data.texts import Texts
 from capsule_lightning.errors import require
 
 SUFFIX = ".txt"
@@ -54,6 +55,7 @@ class TextFolderDataModule(TextDataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         self.root = Path(os.path.expanduser(root))
         super().__init__(
@@ -72,6 +74,7 @@ class TextFolderDataModule(TextDataModule):
             seed,
             balanced,
             texts,
+            word_vectors,
         )
         require(self.root.is_dir(), f"{self.root}: no such folder; set --data.root to a folder of class folders")
         found = find_splits(self.root, split_folders)

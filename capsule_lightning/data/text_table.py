@@ -11,7 +11,8 @@ from capsule_lightning.data.image_table import parts_of, require_cells, require_
 from capsule_lightning.data.label_tables import Table, read_table
 from capsule_lightning.data.split_folders import Part
 from capsule_lightning.data.table_labels import read_row_labels, read_row_weights, several_of
-from capsule_lightning.data.text import TextDataModule, Texts, Tokenizer
+from capsule_lightning.data.text import TextDataModule, Tokenizer
+from capsule_lightning.data.texts import Texts, transferred
 from capsule_lightning.errors import InputError, require
 
 
@@ -29,6 +30,7 @@ class TextTableDataModule(TextDataModule):
         split_column, group_column, weight_column: names of columns; null for ``split``, ``group`` and ``weight`` if
             there are such.
         label_separator, label_columns, several_labels: see `ImageTableDataModule`.
+        test_on_several: train and validate on the texts of one class and test on those of several, see `transferred`.
 
     Raises:
         InputError: the table or a column is missing, a label is missing or not among those to train on, a group is in
@@ -48,6 +50,7 @@ class TextTableDataModule(TextDataModule):
         label_separator: str | None = None,
         label_columns: list[str] | None = None,
         several_labels: bool | None = None,
+        test_on_several: bool = False,
         tokenizer: Tokenizer = "words",
         vocabulary_size: int = 30000,
         min_count: int = 2,
@@ -63,6 +66,7 @@ class TextTableDataModule(TextDataModule):
         seed: int | None = None,
         balanced: bool = False,
         texts: str | None = None,
+        word_vectors: str | None = None,
     ) -> None:
         self.table = Path(os.path.expanduser(table))
         super().__init__(
@@ -81,6 +85,7 @@ class TextTableDataModule(TextDataModule):
             seed,
             balanced,
             texts,
+            word_vectors,
         )
         self.text_column = text_column
         require(label_separator != "", "label_separator='': expected what stands between labels, such as |, or null")
@@ -102,7 +107,8 @@ class TextTableDataModule(TextDataModule):
         weights = read_row_weights(rows, weight) if weight else []
         listed = rows.column(text_column, "text_column")
         note = f"texts of column {text_column}, {said.note}{note}"
-        self.take_texts(Texts(listed, said.labels, parts, groups, own, note, several, said.names, weights))
+        found = Texts(listed, said.labels, parts, groups, own, note, several, said.names, weights)
+        self.take_texts(transferred(found, self.title) if test_on_several else found)
 
     @property
     @override

@@ -16,15 +16,15 @@ from capsule_lightning.data.base import ImageDataModule, Normalization
 from capsule_lightning.data.deep_pictures import is_range
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.statistics import Brightness, unlike
-from capsule_lightning.data.text import TextDataModule, require_same_vocabulary
+from capsule_lightning.data.text import TextDataModule
 from capsule_lightning.data.translation import TranslationDataModule
-from capsule_lightning.data.vocabulary_files import vocabulary_of
+from capsule_lightning.data.vocabulary_files import require_same_vocabulary, vocabulary_of
 from capsule_lightning.errors import InputError, first_line, printable, require
 from capsule_lightning.runs.plain_values import path_of, stated
 
 OF_MACHINE = (
     *("root", "path", "test_path", "table", "folder", "images", "pictures", "masks", "test_pictures", "test_masks"),
-    *("backgrounds", "download", "texts", "vocabulary", "_class_path", "_instantiator"),
+    *("backgrounds", "download", "texts", "vocabulary", "word_vectors", "_class_path", "_instantiator"),
     *("source", "target", "val_source", "val_target", "test_source", "test_target"),
 )
 """Arguments of a data module that concern the place where it ran, and what Lightning notes beside them."""

@@ -76,3 +76,27 @@ def read_vocabulary(path: Path) -> Vocabulary:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(f"{path}: cannot be read as a vocabulary ({reason}); {expected}") from error
     return vocabulary_of(parse_json(text, path, expected, MOST_BYTES), path)
+
+
+def require_same_vocabulary(wanted: Vocabulary, given: Vocabulary, source: str = "the checkpoint") -> None:
+    """Refuse another vocabulary than that of a trained network, whose embedding would mean other words.
+
+    Args:
+        wanted: of the network.
+        given: of the data.
+        source: of the network, for the message.
+
+    Raises:
+        InputError: they differ; the first difference is named.
+    """
+    if wanted == given:
+        return
+    pairs = zip(wanted.tokens, given.tokens, strict=False)
+    shown = next(
+        (f"{a!r} and not {b!r} is number {n}" for n, (a, b) in enumerate(pairs) if a != b), "the rest is alike"
+    )
+    require(
+        False,
+        f"{source}: its vocabulary has {len(wanted):,} ids of {wanted.kind}, and that of these data {len(given):,} of "
+        f"{given.kind} ({shown}); take the data that it was trained on, or its vocabulary: --data.vocabulary {source}",
+    )

@@ -3,7 +3,7 @@
 If the children of a parent have one matrix W[k, j], the sum of their votes is that matrix times the sum of their poses,
 and the agreement of a vote with a vector v is that of the pose with W[k, j]^T v. Nothing of the size of the votes
 ``(B, I, J, E)`` is formed. What remains are the couplings ``(B, I, J)``, which are formed for a few examples at a time,
-and again by the backward pass.
+and again by the backward pass unless there are few of them.
 
 Index letters are those of `capsule_lightning.layers`; also ``n`` examples of a block, ``k`` matrices, and ``p``
 children that share one: child ``i = p K + k``.
@@ -25,6 +25,8 @@ from capsule_lightning.layers.squash import squash
 
 MOST_COUPLINGS = 2**22
 """Coupling coefficients of a block: 16 MiB in float32, unless one example has more."""
+FEW_COUPLINGS = 2**20
+"""Coupling coefficients of a batch that are kept for the backward pass, rather than formed again."""
 
 
 @full_precision
@@ -42,7 +44,7 @@ def shared_dynamic_routing(
     """Compute `dynamic_routing` of `vote` from poses and matrices alone.
 
     The most that is held at once is a few times the couplings of a block, ``n I J`` numbers; between the passes nothing
-    is kept but poses, weight and parents.
+    is kept but poses, weight and parents, or all couplings of all passes if a batch has no more than `FEW_COUPLINGS`.
 
     Args:
         poses: ``(B, I, D)``, poses of the children.
@@ -68,7 +70,8 @@ def shared_dynamic_routing(
     else:
         shares = activations.to(poses.dtype).reshape(len(poses), -1, count, 1).transpose(1, 2)  # (B, K, P, 1)
         blocks = zip(torch.split(children, size), torch.split(shares, size), strict=True)
-    if len(children) == 0 or not torch.is_grad_enabled():
+    few = len(poses) * poses.shape[1] * num_out <= FEW_COUPLINGS
+    if few or not torch.is_grad_enabled():
         return torch.cat([parents(*block) for block in blocks])
     parts = [checkpoint(parents, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
     return torch.cat(parts)

@@ -79,6 +79,48 @@ class LabelF1(Metric):
         return each.nanmean().nan_to_num() if self.average == "macro" else each
 
 
+class LabelPrecision(Metric):
+    """Share of the classes that are named, of all examples together, that are there; 0 if none is named.
+
+    Args:
+        threshold: score from which on a class is named.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    right: Tensor
+    count: Tensor
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.add_state("right", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @override
+    def update(self, scores: Tensor, present: Tensor) -> None:
+        """Add scores ``(B, J)`` in [0, 1], and ``(B, J)``, 1 where a class is there and 0 elsewhere."""
+        named, there = scores >= self.threshold, present.bool()
+        self.right += (named & there).sum()
+        self.count += self.counted(named, there).sum()
+
+    def counted(self, named: Tensor, there: Tensor) -> Tensor:
+        """Return those ``(B, J)`` of which the metric is a share."""
+        return named
+
+    @override
+    def compute(self) -> Tensor:
+        return self.right / self.count.clamp_min(1)
+
+
+class LabelRecall(LabelPrecision):
+    """Share of the classes that are there, of all examples together, that are named; 0 if none is there."""
+
+    @override
+    def counted(self, named: Tensor, there: Tensor) -> Tensor:
+        return there
+
+
 class LabelAUROC(MultilabelAUROC):
     """Area under the ROC curve of each class: how well its scores rank the examples that have it before all others.
 

@@ -29,7 +29,8 @@ class RelationCapsNet(RelationNet):
     vote matrix for each relation.
 
     Args:
-        in_shape, num_classes, encoder, hidden, attention, dim_words, dim_places, dropout: see `RelationNet`.
+        in_shape, num_classes, encoder, hidden, attention, dim_words, dim_places, dropout, static: see
+            `RelationNet`.
         routing: called with ``(children, dim, num_classes, dim_out)``; one that does not look at the activations of
             children does not see the attention.
         types: types of primary capsules at each place.
@@ -63,6 +64,7 @@ class RelationCapsNet(RelationNet):
         dim_words: int = 50,
         dim_places: int = 5,
         dropout: float = 0.5,
+        static: bool = False,
     ) -> None:
         super().__init__(
             in_shape,
@@ -73,6 +75,7 @@ class RelationCapsNet(RelationNet):
             dim_words=dim_words,
             dim_places=dim_places,
             dropout=dropout,
+            static=static,
         )
         for argument, size in {"types": types, "dim": dim, "dim_out": dim_out}.items():
             require(size >= 1, f"RelationCapsNet: {argument}={size}: expected at least 1")
@@ -109,7 +112,8 @@ class RelationLinear(RelationNet):
     Poses are the logits and activations their softmax: train it with `CrossEntropyLoss` of logits.
 
     Args:
-        in_shape, num_classes, encoder, hidden, attention, dim_words, dim_places, dropout: see `RelationNet`.
+        in_shape, num_classes, encoder, hidden, attention, dim_words, dim_places, dropout, static: see
+            `RelationNet`.
 
     Raises:
         InputError: what `RelationNet` refuses.
@@ -126,6 +130,7 @@ class RelationLinear(RelationNet):
         dim_words: int = 50,
         dim_places: int = 5,
         dropout: float = 0.5,
+        static: bool = False,
     ) -> None:
         super().__init__(
             in_shape,
@@ -136,6 +141,7 @@ class RelationLinear(RelationNet):
             dim_words=dim_words,
             dim_places=dim_places,
             dropout=dropout,
+            static=static,
         )
         self.head = nn.Linear(hidden, num_classes)
 

@@ -21,7 +21,7 @@ from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.special_tokens import PAD
 from capsule_lightning.layers.token_windows import first_places, text_lengths
-from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.words import WordNet
 
 WordEncoder = Literal["lstm", "cnn"]
 
@@ -46,7 +46,7 @@ def entity_attention(states: Tensor, first: Tensor, second: Tensor, here: Tensor
     return scores.masked_fill(~here, -torch.inf).softmax(dim=1)
 
 
-class RelationNet(CapsuleNet):
+class RelationNet(WordNet):
     """A network that turns a sentence with two marked entities into class capsules of relations.
 
     Each word is its vector beside one for its distance from either entity; a BiLSTM or a convolution reads them.
@@ -62,6 +62,7 @@ class RelationNet(CapsuleNet):
         dim_words: dimensions of a word's vector.
         dim_places: dimensions of the vector of a distance.
         dropout: dropout rate of words and places, in [0, 1].
+        static: keep the vectors of the words as they are, rather than train them.
 
     Raises:
         InputError: the shape is none of such sentences, or a value is out of range.
@@ -78,6 +79,7 @@ class RelationNet(CapsuleNet):
         dim_words: int,
         dim_places: int,
         dropout: float,
+        static: bool,
     ) -> None:
         super().__init__(in_shape, num_classes)
         name = type(self).__name__
@@ -93,6 +95,7 @@ class RelationNet(CapsuleNet):
         words, places, self.longest = self.in_shape
         self.attention, self.dropout = attention, nn.Dropout(dropout)
         self.words = nn.Embedding(words, dim_words, padding_idx=PAD)
+        self.words.weight.requires_grad_(not static)
         self.places = nn.ModuleList(nn.Embedding(places, dim_places, padding_idx=PAD) for _ in range(2))
         dim = dim_words + 2 * dim_places
         self.encoder: nn.Module
@@ -100,6 +103,11 @@ class RelationNet(CapsuleNet):
             self.encoder = nn.LSTM(dim, hidden // 2, batch_first=True, bidirectional=True)
         else:
             self.encoder = nn.Conv1d(dim, hidden, 3, padding=1)
+
+    @property
+    @override
+    def word_embedding(self) -> nn.Embedding:
+        return self.words
 
     @abstractmethod
     def relation_capsules(self, states: Tensor, weights: Tensor, lengths: Tensor) -> Capsules:

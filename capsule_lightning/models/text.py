@@ -12,15 +12,15 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.layers.special_tokens import PAD
 from capsule_lightning.layers.token_windows import text_lengths
-from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.models.words import WordNet
 
 
-class TextNet(CapsuleNet):
+class TextNet(WordNet):
     """A network that turns the words of a text into class capsules.
 
     It is built with ``(in_shape, num_classes)``, both of which the data module states. Words become vectors that are
-    learned, or given, see `start_from`. Padding has no say: a row that is padded further gives the same capsules, and a
-    text gives by itself what it gives in a batch.
+    learned, or given, see `WordNet.start_from`. Padding has no say: a row that is padded further gives the same
+    capsules, and a text gives by itself what it gives in a batch.
 
     Args:
         in_shape: ``(V, L)``, tokens of the vocabulary, and words of the longest text, beyond which nothing is read.
@@ -47,6 +47,11 @@ class TextNet(CapsuleNet):
         self.dropout = nn.Dropout(dropout)
 
     @property
+    @override
+    def word_embedding(self) -> nn.Embedding:
+        return self.embedding
+
+    @property
     def longest(self) -> int:
         """Words of the longest text, L."""
         return self.in_shape[1]
@@ -59,25 +64,6 @@ class TextNet(CapsuleNet):
     def class_capsules(self, images: Tensor) -> Capsules:
         """Return ``poses (B, J, E), activations (B, J)`` of tokens ``(B, T)``."""
         return self.text_capsules(self.embedding(images), text_lengths(images))
-
-    def start_from(self, vectors: Tensor) -> None:
-        """Begin with given vectors of the words.
-
-        Args:
-            vectors: ``(V, D)``; NaN for words of which none is known, which keep their random ones.
-
-        Raises:
-            InputError: the vocabulary or the dimensions are others than the network was built for.
-        """
-        weight = self.embedding.weight
-        if vectors.shape != weight.shape:
-            raise InputError(
-                f"word vectors of shape {tuple(vectors.shape)}: this network has {len(weight):,} words of "
-                f"{weight.shape[1]} dimensions; set --model.net.dim_words {vectors.shape[-1]}, or give other vectors"
-            )
-        with torch.no_grad():
-            weight.copy_(torch.where(vectors.isnan(), weight.cpu(), vectors.to(weight.dtype)))
-            weight[PAD] = 0
 
     @staticmethod
     @override

@@ -22,7 +22,7 @@ from capsule_lightning.errors import InputError, require
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.reconstruction import reconstruction_error
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.models.text import TextNet
+from capsule_lightning.models.words import WordNet
 from capsule_lightning.tasks.base import ScheduleCallable
 from capsule_lightning.tasks.images import ImageTask
 
@@ -203,8 +203,9 @@ class ImageClassificationTask(ImageTask):
                 f"{type(self.loss).__name__}: takes no weights, and this training {what}: choose another loss, or let "
                 "its forward take weights",
             )
-        vectors = getattr(data, "word_vectors", None) if stage == "fit" else None
-        if isinstance(vectors, Tensor) and isinstance(self.net, TextNet):
+        begins = stage == "fit" and self.trainer.ckpt_path is None  # what is resumed has its own
+        vectors = getattr(data, "word_vectors", None) if begins else None
+        if isinstance(vectors, Tensor) and isinstance(self.net, WordNet):
             self.net.start_from(vectors)
         super().setup(stage)
 

@@ -22,7 +22,7 @@ from capsule_lightning.errors import require
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.margin import MarginLoss
 from capsule_lightning.losses.naming import PresentClasses
-from capsule_lightning.metrics.label_sets import ExactMatch, LabelAUROC, LabelF1
+from capsule_lightning.metrics.label_sets import ExactMatch, LabelAUROC, LabelF1, LabelPrecision, LabelRecall
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.schedules import ExponentialDecay
@@ -35,9 +35,9 @@ class LabelSetTask(ImageClassificationTask):
 
     A class is predicted if its capsule is as long as the ``threshold``. The decoder sees the capsules of all true
     classes in training, those of all predicted ones otherwise. The accuracy counts an image if all its classes are
-    named and no other. Besides, validation and test have the F1 score, ``micro_f1`` of all classes together and
-    ``macro_f1``, its mean over classes, and ``auroc``, the mean over classes of the area under the ROC curve; a test
-    has F1 and AUROC of each class as well.
+    named and no other. Besides, validation and test have ``micro_precision``, ``micro_recall`` and ``micro_f1`` of all
+    classes together, ``macro_f1``, the mean of the F1 score over classes, and ``auroc``, the mean over classes of the
+    area under the ROC curve; a test has F1 and AUROC of each class as well.
 
     Args:
         in_shape, num_classes: see `ImageClassificationTask`; stated by the data.
@@ -108,6 +108,8 @@ class LabelSetTask(ImageClassificationTask):
     def metrics(self, stage: Stage) -> dict[str, Metric]:
         return {
             "accuracy": ExactMatch(self.threshold),
+            "micro_precision": LabelPrecision(self.threshold),
+            "micro_recall": LabelRecall(self.threshold),
             "micro_f1": LabelF1(self.num_classes, "micro", self.threshold),
             "macro_f1": LabelF1(self.num_classes, "macro", self.threshold),
             "auroc": LabelAUROC(self.num_classes),

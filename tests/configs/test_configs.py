@@ -29,6 +29,8 @@ DETECTORS = ("model/center_capsnet.yaml", "model/center_net.yaml", "loss/center_
 POSES = ("pose.yaml", "model/pose_cnn.yaml")
 #: They name the relation of two entities.
 OF_RELATIONS = ("relations.yaml", "model/relation_linear.yaml")
+#: They read texts.
+OF_TEXTS = ("model/capsule_a.yaml", "model/capsule_b.yaml", "model/kim_cnn.yaml")
 #: Verses to translate come with the package.
 FEW_WORDS = ("--data.vocabulary_size=300", "--model.net.dim=32", "--model.net.hidden=32", "--model.beam=1")
 FEW_SCENES = ("--data.scenes=16", "--data.val_scenes=8", "--data.test_scenes=8")
@@ -64,9 +66,16 @@ def words_for(name: str, folder: Path) -> list[str]:
         base = ["detection.yaml", *FEW_SCENES] if name in DETECTORS else base
         base = ["segmentation.yaml", *FEW_SCENES] if name in OF_PIXELS else base
         base = ["relations.yaml"] if name in OF_RELATIONS else base
+        base = ["text.yaml"] if name in OF_TEXTS else base
+        if name == "model/kim_cnn_multilabel.yaml":
+            return [*words_for("text_transfer.yaml", folder), "--config", name]
         return ["--config", base[0], "--config", name, *base[1:]]
     if name in ("text.yaml", "relations.yaml"):
         return ["--config", name]
+    if name == "text_transfer.yaml":
+        rows = [f"word{n} text,{chr(97 + n % 2)}" for n in range(40)] + ["both words,a|b"] * 4
+        (folder / "labels.csv").write_text("\n".join(["text,label", *rows]))
+        return ["--config", name, f"--data.table={folder / 'labels.csv'}"]
     if name == "translation.yaml":
         pytest.importorskip("tokenizers")
         pytest.importorskip("sacrebleu")

@@ -2,7 +2,9 @@
 
 import io
 import json
+from functools import partial
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,10 @@ from capsule_lightning.data.vocabulary import WordVocabulary
 from capsule_lightning.data.vocabulary_files import read_vocabulary, vocabulary_of, vocabulary_text
 from capsule_lightning.data.word_vectors import read_word_vectors
 from capsule_lightning.errors import InputError
+from capsule_lightning.losses.cross_entropy import CrossEntropyLoss
+from capsule_lightning.models.kim_cnn import KimCNN
+from capsule_lightning.models.relation_capsnet import RelationLinear
+from capsule_lightning.tasks.classification import ClassificationTask
 
 LINES = [f"{kind} film number {n % 7}" + " very" * (n % 5) for n in range(20) for kind in ("good", "bad")]
 
@@ -225,3 +231,71 @@ def test_the_sentences_that_come_along():
     assert len(data._train) + len(data._val) + len(data.store("test")) == 2983
     other = ReviewSentencesDataModule(seed=1)
     assert_close(data.splits.places("test"), other.splits.places("test"))
+
+
+def transfer(path, rows, **options):
+    path.write_text("\n".join(["text,label,group", *(",".join(row) for row in rows)]) + "\n")
+    return table(path, label_separator="|", test_on_several=True, val_size=2, **options)
+
+
+def test_texts_of_one_class_are_trained_on_and_those_of_several_tested_on(tmp_path):
+    alone = [(f"one {n}", "ab"[n % 2], f"g{n}") for n in range(12)]
+    rows = [*alone, ("both", "a|b", "g0"), ("both again", "b|a", "h"), ("none", "", "i"), ("one twice", "a|a", "j")]
+    data = transfer(tmp_path / "a.csv", rows)
+    data.setup("fit")
+    data.setup("test")
+    texts = {split: set(data.texts_of(split)) for split in ("train", "test")}
+    assert texts["test"] == {"both", "both again"}
+    assert texts["train"] == {f"one {n}" for n in range(1, 12)} | {"one twice"}  # a group of "one 0" is tested on
+    assert len(data._val) == 2
+    assert sorted(data.store("test").labels[0].tolist()) == [0, 1]
+    assert "both" not in data.vocabulary.tokens
+    assert "2 are left out (--data.test_on_several true), 1 of them of one class" in str(data)
+
+
+def test_a_transfer_without_texts_of_several_classes_is_refused(tmp_path):
+    rows = [(f"one {n}", "ab"[n % 2], "") for n in range(12)]
+    with pytest.raises(InputError, match="12 texts of one class to train on and 0 of several"):
+        transfer(tmp_path / "a.csv", [(*row[:2], f"g{n}") for n, row in enumerate(rows)])
+    with pytest.raises(InputError, match=r"test_on_several=true.*--data.label_separator"):
+        table(write(tmp_path / "b.csv"), test_on_several=True)
+
+
+def test_reuters_is_transferred_within_its_own_split(tmp_path):
+    story = '<REUTERS TOPICS="YES" LEWISSPLIT="{}"><TOPICS>{}</TOPICS><BODY>{}</BODY></REUTERS>'
+    corn, both = "<D>corn</D>", "<D>corn</D><D>wheat</D>"
+    rows = [("TRAIN", corn), ("TRAIN", "<D>wheat</D>"), ("TRAIN", both), ("TEST", both), ("TEST", corn)]
+    (tmp_path / "reut2-000.sgm").write_text("\n".join(story.format(*row, n) for n, row in enumerate(rows)))
+    data = PublishedTextDataModule("reuters10", str(tmp_path), test_on_several=True)
+    assert (list(data.found.texts), list(data.found.parts)) == (["0", "1", "3"], ["train", "train", "test"])
+
+
+def test_training_begins_with_given_vectors_of_words(tmp_path):
+    (tmp_path / "glove.txt").write_text("good 1 2\nfilm 3 4\n")
+    data = table(write(tmp_path / "a.csv"), word_vectors=str(tmp_path / "glove.txt"))
+    net = partial(KimCNN, filters=2, dim_words=2, static=True)
+    task = ClassificationTask(data.in_shape, 2, net, CrossEntropyLoss)
+    drawn = task.net.embedding.weight.clone()
+    trainer = L.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(task, data)
+    weight, ids = task.net.embedding.weight, data.vocabulary.ids
+    assert_close(weight[[ids["good"], ids["film"]]], torch.tensor([[1.0, 2], [3, 4]]))
+    assert_close(weight[ids["bad"]], drawn[ids["bad"]])
+    assert not weight[PAD].any()
+    assert "2 of the " in str(data)
+    with pytest.raises(InputError, match=r"dim_words 2"):
+        L.Trainer(max_epochs=1, logger=False, accelerator="cpu").fit(
+            ClassificationTask(data.in_shape, 2, partial(net, dim_words=3), CrossEntropyLoss), data
+        )
+    with pytest.raises(InputError, match=r"set --data\.tokenizer words"):
+        table(tmp_path / "a.csv", word_vectors="a.txt", tokenizer="byte_pairs")
+
+
+def test_the_sentence_network_of_relations_begins_with_given_vectors_too():
+    net = RelationLinear((5, 12, 9), 3, hidden=4, dim_words=2, static=True)
+    vectors = torch.full((5, 2), torch.nan)
+    vectors[3] = 7.0
+    net.start_from(vectors)
+    assert net.words.weight[3].tolist() == [7.0, 7.0]
+    assert not net.words.weight.isnan().any()
+    assert not net.words.weight.requires_grad

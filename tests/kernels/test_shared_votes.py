@@ -22,8 +22,9 @@ def inputs(matrices: int, dtype: torch.dtype = torch.float64) -> list[torch.Tens
 
 
 @pytest.mark.parametrize("matrices", [1, 4, 12])
-@pytest.mark.parametrize("block", [None, 2])
-def test_equals_the_plain_functions(matrices: int, block: int | None) -> None:
+@pytest.mark.parametrize(("block", "few"), [(None, shared_votes.FEW_COUPLINGS), (2, 0)])
+def test_equals_the_plain_functions(matrices: int, block: int | None, few: int, monkeypatch) -> None:
+    monkeypatch.setattr(shared_votes, "FEW_COUPLINGS", few)
     poses, weight, bias = inputs(matrices)
     for iterations, leaky, detach, biased in itertools.product((1, 3), (False, True), (False, True), (False, True)):
         settings = iterations, bias if biased else None, leaky, detach
@@ -53,7 +54,9 @@ def test_a_batch_without_examples_gives_none() -> None:
     assert shared_dynamic_routing(poses[:0], weight).shape == (0, 4, 6)
 
 
-def test_nothing_of_the_size_of_votes_or_couplings_is_kept_for_the_backward_pass() -> None:
+def test_nothing_of_the_size_of_votes_or_couplings_is_kept_for_the_backward_pass(monkeypatch) -> None:
+    monkeypatch.setattr(shared_votes, "FEW_COUPLINGS", 0)
+
     def kept(children: int) -> int:
         numbers: list[int] = []
 

@@ -5,7 +5,7 @@ from functools import partial
 import lightning as L
 import pytest
 import torch
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 from torch.testing import assert_close
 
 from capsule_lightning.augmentations.mix import MixUp
@@ -22,7 +22,7 @@ from capsule_lightning.errors import InputError
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.cross_entropy import BinaryCrossEntropyLoss
 from capsule_lightning.losses.margin import MarginLoss
-from capsule_lightning.metrics.label_sets import ExactMatch, LabelAUROC, LabelF1
+from capsule_lightning.metrics.label_sets import ExactMatch, LabelAUROC, LabelF1, LabelPrecision, LabelRecall
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.tasks.classification import ClassificationTask
@@ -118,6 +118,8 @@ def test_metrics_are_those_of_scikit_learn():
         (LabelF1(6, "micro"), f1_score(there, named, average="micro")),
         (LabelF1(6, "macro"), each.mean()),
         (LabelF1(6, "none"), [*each, float("nan")]),
+        (LabelPrecision(), precision_score(there, named, average="micro")),
+        (LabelRecall(), recall_score(there, named, average="micro")),
         (LabelAUROC(6), roc_auc_score(known, scores[:, :5], average="macro")),
     ):
         for part in (slice(0, 60), slice(60, 200)):
