@@ -48,6 +48,25 @@ class Augmentation(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} moves pixels: implement `move`, which masks can follow")
 
+    @property
+    def moves_points(self) -> bool:
+        """Whether boxes and joints can be moved like the images that they belong to, see `move_points`."""
+        return type(self).move_points is not Augmentation.move_points
+
+    def move_points(self, points: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        """Move places as `train` moves the pixels there; what boxes and joints can follow implements it.
+
+        Args:
+            points: ``(B, N, 2)``, pixels to the right and down from the upper left corner of an image, so that the
+                center of the first pixel is at (0.5, 0.5).
+            draws: ``(B, K)`` in [0, 1), those that `train` gets.
+            size: rows and columns of the images.
+
+        Returns:
+            The same shape; what is moved out of an image lies outside.
+        """
+        raise NotImplementedError(f"{type(self).__name__} moves pixels: implement `move_points`, too")
+
     def train_masks(self, masks: Tensor, draws: Tensor) -> Tensor:
         """Move masks ``(B, H, W)`` int64, at least -1, by the draws with which `train` changes their images.
 

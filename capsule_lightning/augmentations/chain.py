@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from capsule_lightning.augmentations.base import Augmentation
-from capsule_lightning.augmentations.geometry import mirror
+from capsule_lightning.augmentations.geometry import mirror, mirror_points
 from capsule_lightning.errors import require
 
 
@@ -54,6 +54,17 @@ class Chain(Augmentation):
         for step, share in zip(self.steps, self._shares(draws), strict=True):
             images = step.move(images, share, nearest)
         return images
+
+    @property
+    @override
+    def moves_points(self) -> bool:
+        return all(step.moves_points for step in self.steps)
+
+    @override
+    def move_points(self, points: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        for step, share in zip(self.steps, self._shares(draws), strict=True):
+            points = step.move_points(points, share, size)
+        return points
 
     def _shares(self, draws: Tensor) -> tuple[Tensor, ...]:
         """Return the draws ``(B, K)`` of each step."""
@@ -107,3 +118,7 @@ class Mirror(Augmentation):
     @override
     def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
         return mirror(images, draws[:, 0])
+
+    @override
+    def move_points(self, points: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        return mirror_points(points, draws[:, 0], size[1])

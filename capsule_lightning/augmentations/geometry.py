@@ -41,6 +41,10 @@ class Shift(Augmentation):
     def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
         return shift(images, self.pixels, draws[:, 0], draws[:, 1])
 
+    @override
+    def move_points(self, points: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        return points + shifted_by(self.pixels, draws[:, 0], draws[:, 1]).unsqueeze(1)
+
 
 class Affine(Augmentation):
     """Rotation, scale, shear and shift of each image about its center, in one bilinear resampling; zeros move in.
@@ -75,15 +79,21 @@ class Affine(Augmentation):
 
     @override
     def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
+        angle, scale, shear, offset = self._drawn(draws)
+        return affine(images, angle, scale, shear, offset, nearest)
+
+    @override
+    def move_points(self, points: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        angle, scale, shear, offset = self._drawn(draws)
+        center = points.new_tensor([size[1] / 2, size[0] / 2])
+        forward = torch.linalg.inv(to_source(angle, scale, shear)).to(points)  # of 2x2 matrices
+        return (points - center) @ forward.mT + center + offset.unsqueeze(1)
+
+    def _drawn(self, draws: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rotation and shear in radians, scale, and shift ``(B, 2)`` to the right and down."""
         angle, size, slant, down, right = (2 * draws - 1).unbind(dim=1)
-        return affine(
-            images,
-            angle * self.degrees * pi / 180,
-            1 + size * self.scale,
-            slant * self.shear * pi / 180,
-            torch.stack([right, down], dim=1) * self.pixels,
-            nearest,
-        )
+        offset = torch.stack([right, down], dim=1) * self.pixels
+        return angle * self.degrees * pi / 180, 1 + size * self.scale, slant * self.shear * pi / 180, offset
 
 
 class PaddedCrop(Augmentation):
@@ -117,10 +127,20 @@ class PaddedCrop(Augmentation):
         images = shift(images, self.padding, draws[:, 0], draws[:, 1])
         return mirror(images, draws[:, 2]) if self.flip else images
 
+    @override
+    def move_points(self, points: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        points = points + shifted_by(self.padding, draws[:, 0], draws[:, 1]).unsqueeze(1)
+        return mirror_points(points, draws[:, 2], size[1]) if self.flip else points
+
 
 def shift(images: Tensor, pixels: int, row: Tensor, column: Tensor) -> Tensor:
     """Move each image ``(B, C, H, W)`` by up to ``pixels``, as draws ``(B)`` in [0, 1) decide; zeros move in."""
     return crop(F.pad(images, (pixels,) * 4), images.shape[-2:], row, column)
+
+
+def shifted_by(pixels: int, row: Tensor, column: Tensor) -> Tensor:
+    """Return how far `shift` moves images for the same draws ``(B)``: ``(B, 2)``, pixels to the right and down."""
+    return pixels - torch.stack([(u * (2 * pixels + 1)).floor() for u in (column, row)], dim=-1)
 
 
 def affine(
@@ -139,15 +159,23 @@ def affine(
     Returns:
         ``(B, C, H, W)``.
     """
-    cosine, sine, slant = angle.cos() / scale, angle.sin() / scale, shear.tan()
-    # from centered pixels of the output to pixels of the input: the inverse of rotation, scale and shear in that order
-    inverse = torch.stack([cosine - slant * sine, sine + slant * cosine, -sine, cosine], dim=-1).view(-1, 2, 2)
+    inverse = to_source(angle, scale, shear)
     half = images.new_tensor([images.shape[-1] / 2, images.shape[-2] / 2])  # pixels of one unit of `affine_grid`
     matrix = inverse * half / half.unsqueeze(-1)
     start = -(inverse @ offset.to(inverse).unsqueeze(-1)) / half.unsqueeze(-1)  # (B, 2, 1)
     grid = F.affine_grid(torch.cat([matrix, start], dim=-1).to(images), list(images.shape), align_corners=False)
     mode = "nearest" if nearest else "bilinear"
     return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+
+def to_source(angle: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
+    """Return ``(B, 2, 2)``, which map centered pixels of what `affine` makes to those of its input, without the offset.
+
+    Args:
+        angle, scale, shear: see `affine`; this is the inverse of rotation, scale and shear in that order.
+    """
+    cosine, sine, slant = angle.cos() / scale, angle.sin() / scale, shear.tan()
+    return torch.stack([cosine - slant * sine, sine + slant * cosine, -sine, cosine], dim=-1).view(-1, 2, 2)
 
 
 def crop(images: Tensor, size: tuple[int, int] | torch.Size, row: Tensor, column: Tensor) -> Tensor:
@@ -171,6 +199,12 @@ def mirror(images: Tensor, draws: Tensor) -> Tensor:
     """Mirror the images whose draws ``(B)`` are below one half, left and right."""
     mirrored = (draws < 0.5).to(images)[:, None, None, None]
     return torch.lerp(images, images.flip(-1), mirrored)  # exact at 0 and 1, and twice as fast as torch.where on a CPU
+
+
+def mirror_points(points: Tensor, draws: Tensor, columns: int) -> Tensor:
+    """Move places ``(B, N, 2)`` as `mirror` moves the pixels of images with so many columns, for draws ``(B)``."""
+    mirrored = torch.stack([columns - points[..., 0], points[..., 1]], dim=-1)
+    return torch.where((draws < 0.5)[:, None, None], mirrored, points)
 
 
 def _require_in_sight(option: str, pixels: float, shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -18,3 +18,7 @@ class NoAugmentation(Augmentation):
     @override
     def move(self, images: Tensor, draws: Tensor, nearest: bool = False) -> Tensor:
         return images
+
+    @override
+    def move_points(self, points: Tensor, draws: Tensor, size: tuple[int, int]) -> Tensor:
+        return points

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
 from typing_extensions import override
 
 from capsule_lightning.data.image_files import size_of
@@ -68,3 +69,27 @@ class AnnotatedDataModule(DataModule):
         if not self.predict_files:
             return self.shape[1], self.shape[2]
         return size_of(self.predict_files[index], self.reading)
+
+
+def require_test_size(test_size: float | int) -> None:
+    """Refuse a share of the images to test on that cannot be.
+
+    Raises:
+        InputError: it is neither a fraction below 1 nor a number.
+    """
+    require(
+        test_size >= 0 and (not isinstance(test_size, float) or test_size < 1 or test_size.is_integer()),
+        f"test_size={test_size}: expected a fraction below 1 or a number of images",
+    )
+
+
+def part(count: int, size: float | int, seed: int) -> tuple[list[int], list[int]]:
+    """Split numbers from 0 to ``count - 1`` by chance; each part is in ascending order.
+
+    Raises:
+        InputError: nothing would remain.
+    """
+    taken = round(size * count) if 0 < size < 1 else int(size)
+    require(taken < count, f"cannot split {taken} of {count} images off: nothing would remain; set a smaller size")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return sorted(order[taken:]), sorted(order[:taken])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from math import ceil, floor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.coco_file import Keypoints, Person, read_keypoints
 from capsule_lightning.data.joints import JointDataModule, JointLabels
 from capsule_lightning.data.loader import MemoryStore
@@ -38,7 +40,7 @@ class CocoKeypointsDataModule(JointDataModule):
         max_pixels: most pixels of an image file; a larger one is refused before it is decoded.
         test_size: number or fraction of the people that form the test set if there is no file of them, the same for
             every seed.
-        noise, images, batch_size, val_size, seed: see `JointDataModule`.
+        noise, images, batch_size, val_size, seed, augmentation: see `JointDataModule`.
 
     Raises:
         InputError: files that cannot be read or are not in the format, naming the field; values out of range.
@@ -62,8 +64,9 @@ class CocoKeypointsDataModule(JointDataModule):
         batch_size: int = 64,
         val_size: float | int = 0.1,
         seed: int | None = None,
+        augmentation: Callable[[], Augmentation] | None = None,
     ) -> None:
-        super().__init__(2, noise, images, batch_size, val_size, seed)
+        super().__init__(2, noise, images, batch_size, val_size, seed, augmentation)
         require(annotations, "no file of people is given: set --data.annotations to a file of COCO's keypoints")
         require(folder, "no folder of images is given: set --data.folder to that of the images which the file names")
         require(8 <= size <= 1024, f"size={size}: expected 8 to 1024 pixels")

@@ -7,7 +7,7 @@ Using Capsule Autoencoders, ICCV 2021 (arXiv 2108.08557), which trains on one an
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite, pi
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.figure_body import JOINTS, LENGTHS, forward_kinematics, limbs_of, offsets_of
 from capsule_lightning.data.figure_depth import Camera, brightness_of, project, seen_from, seen_joints, z_buffer
 from capsule_lightning.data.figure_motion import Motion, random_motions, read_motions
@@ -66,7 +67,8 @@ class FiguresDataModule(JointDataModule):
             the body faces along its first axis, with up as the second, which no camera changes (as DECA has it).
         test_size: number or fraction of the examples that form the test set; whole clips, the same for every seed.
         draw: chooses the random motions, bodies and cameras of the training set. Those of the test are always the same.
-        dims, noise, images, batch_size, val_size, seed: see `JointDataModule`; whole clips are held out for validation.
+        dims, noise, images, batch_size, val_size, seed, augmentation: see `JointDataModule`; whole clips are held out
+            for validation.
 
     Raises:
         InputError: values out of range; clips that cannot be read or are too few.
@@ -98,8 +100,9 @@ class FiguresDataModule(JointDataModule):
         batch_size: int = 64,
         val_size: float | int = 0.1,
         seed: int | None = None,
+        augmentation: Callable[[], Augmentation] | None = None,
     ) -> None:
-        super().__init__(dims, noise, images, batch_size, val_size, seed)
+        super().__init__(dims, noise, images, batch_size, val_size, seed, augmentation)
         for name, value in (("clips", clips), ("repeats", repeats), ("frames", 1 if frames is None else frames)):
             require(value >= 1, f"{name}={value}: expected at least 1")
         require(frames is not None or folder, "frames=null: is for clips of a --data.folder; give a number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.array_pictures import Layout, coding_of, layout_of, pictures_of
 from capsule_lightning.data.joints import Dims, JointDataModule, JointLabels
 from capsule_lightning.data.loader import MemoryStore
@@ -43,7 +45,7 @@ class JointArraysDataModule(JointDataModule):
         near, far: distances in the units of the array; null for pictures that are bright and dark already.
         test_size: number or fraction of the images that form the test set if there is no ``split``, the same for every
             seed.
-        dims, noise, images, batch_size, val_size, seed: see `JointDataModule`.
+        dims, noise, images, batch_size, val_size, seed, augmentation: see `JointDataModule`.
 
     Raises:
         InputError: there are no such arrays, they do not fit each other or hold something else, or a value is out of
@@ -64,8 +66,9 @@ class JointArraysDataModule(JointDataModule):
         batch_size: int = 64,
         val_size: float | int = 0.1,
         seed: int | None = None,
+        augmentation: Callable[[], Augmentation] | None = None,
     ) -> None:
-        super().__init__(dims, noise, images, batch_size, val_size, seed)
+        super().__init__(dims, noise, images, batch_size, val_size, seed, augmentation)
         require(path, "no file of arrays is given: set --data.path to an .npz file or to a folder of .npy files")
         require(
             (near is None) == (far is None),

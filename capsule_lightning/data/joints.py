@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -11,9 +12,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from capsule_lightning.augmentations.base import Augmentation
+from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data.loader import StoredBatch
 from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.moved_labels import moved_joints, require_followed
 from capsule_lightning.data.pictures import Reading
+from capsule_lightning.data.skeletons import other_sides
 from capsule_lightning.data.statistics import unit
 from capsule_lightning.data.targets import JointBatch
 from capsule_lightning.data.to_predict import read_to_predict
@@ -64,6 +69,8 @@ class JointDataModule(DataModule):
         images: a folder of image files, one file, or a table that lists them in a column ``path``, for ``predict``, in
             place of the test images; or images in an ``.npy`` or ``.npz`` file.
         batch_size, val_size, seed: see `DataModule`.
+        augmentation: augmentation of the training images, by which joints in pixels are moved alike; in an image that
+            it mirrors left joints become right ones. Null for none.
 
     Attributes:
         root: number of the joint that the meters are from; None if it is the center of the hips.
@@ -83,12 +90,19 @@ class JointDataModule(DataModule):
         batch_size: int = 64,
         val_size: float | int = 0.1,
         seed: int | None = None,
+        augmentation: Callable[[], Augmentation] | None = None,
     ) -> None:
         super().__init__(batch_size, val_size, seed)
         require(images != "", "images='': expected an image file, or a folder of them")
         require(dims in get_args(Dims), f"dims={dims}: expected 2, joints in pixels, or 3, in meters")
         require(0 <= noise < 1, f"noise={noise}: expected 0 or more and less than 1, the range of a pixel")
         self.dims, self.noise, self.predict_path = dims, noise, images
+        self.augmentation = NoAugmentation() if augmentation is None else augmentation()
+        require(
+            augmentation is None or dims == 2,
+            f"augmentation={type(self.augmentation).__name__}: joints in meters (dims=3) cannot follow what is done to "
+            "images; set --data.augmentation null",
+        )
         self.predict_files: list[Path] = []
         self._bank: Tensor | None = None
 
@@ -99,7 +113,12 @@ class JointDataModule(DataModule):
 
     @override
     def setup(self, stage: str | None = None) -> None:
-        """Open what the stage needs."""
+        """Open what the stage needs.
+
+        Raises:
+            InputError: joints cannot follow the augmentation.
+        """
+        require_followed(self.augmentation, self.in_shape, "joints")
         if stage != "predict" or self.predict_path is None:
             super().setup(stage)
             return
@@ -116,17 +135,20 @@ class JointDataModule(DataModule):
     @property
     @override
     def num_draws(self) -> int:
-        return 2 if self.noise else 0
+        return (2 if self.noise else 0) + self.augmentation.num_draws
 
     @override
     def on_after_batch_transfer(self, batch: StoredBatch | JointBatch, dataloader_idx: int) -> JointBatch:
         """Add noise and sort the labels, on the device."""
         if isinstance(batch, JointBatch):
             return batch
-        clean = unit(batch.inputs)
-        own = "predict" in self.stores
-        pictures = clean if own else self.noisy(clean, batch.indices, batch.draws)
-        labels = JointLabels.unpacked(batch.labels)
+        clean, labels, draws = unit(batch.inputs), JointLabels.unpacked(batch.labels), batch.draws
+        if draws is not None and self.augments:
+            count = self.augmentation.num_draws
+            own, draws = draws[:, :count], draws[:, count:]
+            labels = self.moved(labels, own)
+            clean = self.augmentation.train(clean, own)
+        pictures = clean if "predict" in self.stores else self.noisy(clean, batch.indices, draws)
         three = self.dims == 3
         return JointBatch(
             pictures,
@@ -138,6 +160,19 @@ class JointDataModule(DataModule):
             None if three else labels.positions,
             labels.areas,
         )
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images and their joints are moved."""
+        return not isinstance(self.augmentation, NoAugmentation)
+
+    def moved(self, labels: JointLabels, draws: Tensor) -> JointLabels:
+        """Return labels whose joints are moved as the images are by the same draws ``(B, K)``; no meters are known."""
+        size = self.in_shape[1], self.in_shape[2]
+        found = moved_joints(
+            labels.pixels, labels.visible, labels.areas, self.augmentation, draws, size, other_sides(self.class_names)
+        )
+        return JointLabels(found[0], torch.full_like(labels.positions, torch.nan), *found[1:])
 
     @property
     def is_depth(self) -> bool:

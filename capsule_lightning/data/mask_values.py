@@ -16,6 +16,15 @@ BORDER = 255
 """The value by which many data sets mark what is to be ignored, and in which two-valued masks show the object."""
 
 
+class Meaning(NamedTuple):
+    """What is stated about the values of masks, see `code_of`."""
+
+    class_names: Sequence[str] | None = None
+    class_values: Sequence[int] | None = None
+    ignore_index: Sequence[int] | None = None
+    background_index: int = 0
+
+
 class MaskCode(NamedTuple):
     """Labels of the values of masks.
 

@@ -70,3 +70,16 @@ def mirrored(names: Sequence[str]) -> list[int]:
         side, _, part = name.partition("_")
         found.append(numbers.get(f"{swap[side]}_{part}", number) if side in swap else number)
     return found
+
+
+def other_sides(names: Sequence[str]) -> list[int]:
+    """Return for each joint the number of that on the other side of the body; its own if there is none.
+
+    Example:
+        >>> other_sides(["head", "left_hip", "right_hip", "left_ear"])
+        [0, 2, 1, 3]
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    exchanged = str.maketrans({"\x00": "left", "\x01": "right"})
+    others = (name.replace("left", "\x01").replace("right", "\x00").translate(exchanged) for name in names)
+    return [numbers.get(other, number) for number, other in enumerate(others)]

@@ -171,6 +171,11 @@ class PoseTask(AnnotatedTask):
                 f"{data.name}: its images are no depth maps that could be reconstructed; set --model.net.depth_hidden "
                 "null, or --model.reconstruction_weight 0",
             )
+            require(
+                not (self.net.reads_both and data.augments),
+                "augmentation: joints in meters, which this network says, too, cannot follow what is done to images; "
+                "set --data.augmentation null",
+            )
             self.joint_names = list(data.class_names)
         elif isinstance(data, DataModule):
             raise InputError(
