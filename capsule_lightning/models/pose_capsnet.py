@@ -34,8 +34,8 @@ class PoseCapsNet(PoseNet):
 
     Example:
         >>> import torch
-        >>> net = PoseCapsNet((1, 64, 64), 15)
-        >>> net.read(net(torch.rand(2, 1, 64, 64))).joints.shape
+        >>> net = PoseCapsNet((1, 32, 32), 15)
+        >>> net.read(net(torch.rand(2, 1, 32, 32))).joints.shape
         torch.Size([2, 15, 2])
     """
 

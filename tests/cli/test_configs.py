@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -81,16 +82,20 @@ def other_than(value: object) -> object:
     return 1 if value is None else value if isinstance(value, str) else value + 1  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    "steps",
+    [pytest.param((1, 6), id="two"), pytest.param(range(1, len(ROUTINGS)), id="all", marks=pytest.mark.nightly)],
+)
 @pytest.mark.parametrize("before", ROUTINGS, ids=lambda cls: cls.__name__)
-def test_a_routing_has_its_own_defaults_whatever_it_replaces(before: type) -> None:
+def test_a_routing_has_its_own_defaults_whatever_it_replaces(before: type, steps: Sequence[int]) -> None:
     chosen = {"class_path": before.__name__, "init_args": {k: other_than(v) for k, v in defaults(before).items()}}
     mine = json.dumps({"model.net": {"init_args": {"routing": chosen}}})
     words = ("fit", "--config", "mnist.yaml", "--config", mine)
-    following = ROUTINGS[(ROUTINGS.index(before) + 1) % len(ROUTINGS)]
-    overlay = ("--config", f"routing/{following.__module__.rsplit('.', 1)[1]}.yaml")
-    swaps = [(after, ("--model.net.routing", after.__name__)) for after in ROUTINGS if after is not before]
+    others = [ROUTINGS[(ROUTINGS.index(before) + step) % len(ROUTINGS)] for step in steps]
+    overlay = ("--config", f"routing/{others[0].__module__.rsplit('.', 1)[1]}.yaml")
+    swaps = [(after, ("--model.net.routing", after.__name__)) for after in others]
     assert net_of(resolve(words))["routing"]["init_args"].items() >= chosen["init_args"].items()
-    for after, swap in ((following, overlay), *swaps):
+    for after, swap in ((others[0], overlay), *swaps):
         routing = net_of(resolve([*words, *swap]))["routing"]
         assert routing["class_path"] == f"{after.__module__}.{after.__name__}"
         assert set(routing["init_args"]) == set(arguments(after, given=4))

@@ -171,7 +171,7 @@ def test_any_layout_in_memory(route):
 
 @each_path
 def test_the_same_numbers_each_time(route):
-    inputs = random_inputs(batch=40)
+    inputs = random_inputs(batch=4 if route is on_device and not GPU else 40)  # the interpreter has one order anyway
     first, again = with_gradients(route, inputs), with_gradients(route, inputs)
     assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
 
