@@ -83,7 +83,8 @@ class BytePairVocabulary(Vocabulary):
 
     @override
     def decode(self, ids: Iterable[int]) -> str:
-        pieces = [self.tokens[number] for number in ids if number >= len(SPECIAL)]
+        known = range(len(SPECIAL), len(self.tokens))  # a network may have more ids than texts gave
+        pieces = [self.tokens[number] for number in ids if number in known]
         text: str = self._tokenizer.decoder.decode(pieces)
         return text.removeprefix(" ")
 

@@ -70,6 +70,8 @@ def test_the_vocabulary_is_of_the_training_split_alone_and_says_every_text(files
     assert module(files).vocabulary == data.vocabulary
     for text in ("¿Qué dijo el rey?", "日本 — 🙂"):
         assert data.vocabulary.decode(data.vocabulary.encode(text)) == text
+    ids = data.vocabulary.encode("el rey")
+    assert data.vocabulary.decode([*ids, len(data.vocabulary), END, PAD]) == "el rey", "what it does not have is silent"
 
 
 def test_a_batch_has_beginning_end_and_padding(files):

@@ -1,5 +1,6 @@
 """Runs of translation in real processes: killed and resumed, shared by two, and asked about sentences of one's own."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import torch
 from forked import ranks, run
 from program import metrics
 from resumed import die_while_writing, leaves
+
+from capsule_lightning.data.subwords import BytePairVocabulary
+from capsule_lightning.sharing.export import export, load_network
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("sacrebleu")
@@ -80,6 +84,15 @@ def test_the_network_of_a_run_translates_without_what_it_was_trained_on(tmp_path
     assert len((tmp_path / "said.txt").read_text().split("\n")) == 4
     assert run(tmp_path, *asked, f"--output={tmp_path / 'said.txt'}") == 2
     assert "overwrite" in told(tmp_path)
+    shared = str(export(checkpoint, tmp_path / "net.safetensors").path)
+    asked_shared = ("predict", f"--ckpt_path={shared}", f"--data.texts={tmp_path / 'new.txt'}")
+    assert run(tmp_path, *asked_shared, f"--output={tmp_path / 'shared.txt'}") == 0, told(tmp_path)
+    said = (tmp_path / "said.txt").read_text()
+    assert (tmp_path / "shared.txt").read_text() == said
+    assert load_network(shared).predict(["king king 4", "", "king 5"], beam=2) == said.split("\n")[:3]
+    (tmp_path / "other.json").write_text(json.dumps(BytePairVocabulary.trained(["una ciudad"], 262).plain()))
+    assert run(tmp_path, *asked_shared, f"--data.vocabulary={tmp_path / 'other.json'}") == 2
+    assert "vocabulary" in told(tmp_path)
     (tmp_path / "new.txt").write_bytes(b"king\nespa\xf1a\n")
     assert run(tmp_path, *asked, f"--output={tmp_path / 'more.txt'}") == 2
     assert "line 2" in told(tmp_path)
