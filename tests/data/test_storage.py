@@ -67,8 +67,13 @@ def every_batch(data) -> list[ImageBatch]:
 
 def assert_same(some, others):
     for one, other in zip(some, others, strict=True):
-        for values, expected in zip(one, other, strict=True):
-            assert torch.equal(values, expected) if isinstance(values, torch.Tensor) else values == expected
+        assert are_same(one, other)
+
+
+def are_same(one, other):
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(are_same, one, other))
+    return torch.equal(one, other)
 
 
 @pytest.mark.parametrize("options", [{"folds": 3, "fold": 1}, {"val_size": 0.2, "balanced": True}])
@@ -111,6 +116,31 @@ def test_groups_of_a_table_stay_together_in_shards(tree):
         return [*data.files_of("train"), *data.files_of("test"), data._val.tolist()]
 
     assert files("shards") == files("memory")
+
+
+def test_label_sets_and_weights_of_a_table_are_the_same_everywhere(tree):
+    names = sorted(str(path.relative_to(tree)) for path in tree.rglob("*.*"))
+    sets = ["|".join(word for n, word in enumerate(("cat", "dog", "emu")) if place % 7 >> n & 1) for place in range(99)]
+    rows = [f"{name},{said},{place % 3}" for place, (name, said) in enumerate(zip(names, sets, strict=False))]
+    (tree / "labels.csv").write_text("\n".join(["path,label,weight", *rows, "c.png,dog,1"]))
+    (tree / "c.png").write_bytes(b"no image")
+
+    def made(stored):
+        options = {"image_size": (8, 8), "batch_size": 6, "augmentation": PaddedCrop, "skip_damaged": True}
+        data = ImageTableDataModule(str(tree / "labels.csv"), label_separator="|", storage=stored, **options)
+        data.prepare_data()
+        data.setup("fit")
+        data.setup("predict")
+        return data
+
+    memory, *others = map(made, STORED)
+    expected = every_batch(memory)
+    assert expected[0].labels.shape == (6, 2)
+    for data in others:
+        assert_same(every_batch(data), expected)
+        predicted = zip(data.predict_dataloader(), memory.predict_dataloader(), strict=True)
+        assert all(torch.equal(one.labels, other.labels) for one, other in predicted)
+        assert data.class_counts().tolist() == memory.class_counts().tolist()
 
 
 def test_folds_and_a_second_start_use_the_same_shards(tree, monkeypatch):
