@@ -18,7 +18,7 @@ def run(words: Sequence[str]) -> None:
         "--output",
         metavar="FILE",
         help="ends in .html (default: report.html in the run's folder, or NAME.html here for a shared network); the "
-        "probe's numbers lie beside it as CSV",
+        "numbers of the probe, or of the classes or joints, lie beside it as CSV",
     )
     parser.add_argument(
         "--data.root",
@@ -32,7 +32,8 @@ def run(words: Sequence[str]) -> None:
         "--images",
         dest="images",
         metavar="FOLDER",
-        help="test images FOLDER/<class>/* in place of the data set's",
+        help="test images FOLDER/<class>/* in place of the data set's; of a network for masks, boxes or joints "
+        "a folder of pictures",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     options = parser.options(words[1:])
@@ -48,4 +49,4 @@ def run(words: Sequence[str]) -> None:
         say=partial(print, file=sys.stderr, flush=True),
     )
     print(f"wrote {from_here(done.path)}, {done.size / 1e6:.1f} MB, to open in a browser")
-    print(f"the probe's numbers: {from_here(done.table)}")
+    print(f"numbers: {from_here(done.table)}")

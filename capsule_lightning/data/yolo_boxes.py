@@ -18,6 +18,9 @@ CLASSES = "classes.txt"
 """File with the names of the classes, one a line."""
 _ROUNDING = 1e-3  # by which an edge may lie outside of the image: files have few digits
 
+MOST_CLASSES = 10_000
+"""Classes whose numbers are believed: a network has a capsule for each, up to the greatest."""
+
 
 def read_yolo(folder: Path, pictures: Path | None = None) -> BoxSet:
     """Read boxes; an image without a text file, or with an empty one, has none.
@@ -67,7 +70,10 @@ def read_lines(path: Path, names: list[str] | None) -> list[Box]:
             "height as shares of the image",
         )
         label = number(words[0], f"{source}, class")
-        require(label == int(label) and label >= 0, f"{source}, class={words[0]}: expected a whole number from 0")
+        require(
+            label == int(label) and 0 <= label < MOST_CLASSES,
+            f"{source}, class={words[0]}: expected a whole number from 0 to {MOST_CLASSES - 1:,}",
+        )
         if names is not None:
             require(
                 label < len(names), f"{source}, class={words[0]}: {CLASSES} names {len(names)}, expected a lower number"

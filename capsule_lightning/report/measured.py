@@ -15,6 +15,7 @@ from capsule_lightning.figures.lengths import dead_capsules
 from capsule_lightning.losses.reconstruction import reconstruction_error
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.report.trained_network import Normalizer, TrainedNetwork
+from capsule_lightning.sharing.network_file import Network
 
 BATCH = 256  # images at a time
 
@@ -103,12 +104,13 @@ def numbers(
     return facts
 
 
-def network(net: CapsuleNet) -> dict[str, str]:
+def network(net: Network) -> dict[str, str]:
     """Return the parts of a network and its number of parameters, by name."""
     slots = [
         type(getattr(net, slot)).__name__ for slot in ("encoder", "routing", "decoder") if getattr(net, slot, None)
     ]
-    decoder = 0 if net.decoder is None else sum(p.numel() for p in net.decoder.parameters())
+    made = getattr(net, "decoder", None)
+    decoder = 0 if made is None else sum(p.numel() for p in made.parameters())
     total = sum(p.numel() for p in net.parameters())
     parameters = f"{total:,}" + (f", {decoder:,} of them the decoder's" if decoder else "")
     return {"network": " / ".join([type(net).__name__, *slots]), "parameters": parameters}

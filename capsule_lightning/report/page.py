@@ -5,15 +5,19 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from capsule_lightning import __version__
 from capsule_lightning.analysis.class_routing import class_routing
 from capsule_lightning.analysis.probe import Probe, probe_network
 from capsule_lightning.errors import require
+from capsule_lightning.report.annotated_network import AnnotatedNetwork, is_annotated, load_annotated
 from capsule_lightning.report.measured import measure, network, numbers, spread_over_classes
+from capsule_lightning.report.of_boxes import of_boxes
+from capsule_lightning.report.of_joints import of_joints
+from capsule_lightning.report.of_masks import of_masks
 from capsule_lightning.report.panel import panel_data
 from capsule_lightning.report.pictures import (
     Picture,
@@ -26,12 +30,17 @@ from capsule_lightning.report.pictures import (
     reconstructions,
     training_pictures,
 )
-from capsule_lightning.report.trained_network import TrainedNetwork, load_from_file, load_from_run
+from capsule_lightning.report.source import read_file, read_run
+from capsule_lightning.report.trained_network import TrainedNetwork, with_images
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
+from capsule_lightning.runs.csv_text import csv_text
 from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import expanded, run_of_checkpoint
 from capsule_lightning.runs.results import require_place
 from capsule_lightning.sharing.network_file import is_shared, require_source
+from capsule_lightning.tasks.detection import DetectionTask
+from capsule_lightning.tasks.pose import PoseTask
+from capsule_lightning.tasks.segmentation import SegmentationTask
 
 SUFFIX = ".html"
 PROBED = 300  # images of all classes together
@@ -44,7 +53,7 @@ class Written(NamedTuple):
 
     Attributes:
         path: the page.
-        table: the numbers of the probe, a CSV file.
+        table: the numbers of the probe or, of a network for masks, boxes or joints, those of classes or joints; CSV.
         size: size of the page in bytes.
     """
 
@@ -70,7 +79,8 @@ def report(
         output: file that ends in ``.html``; None for ``report.html`` in the run's folder or, for a shared network,
             ``<name>.html`` in the working folder.
         root: folder of the data, if it has moved since training.
-        images: test images ``<images>/<class>/*`` to use in place of the data set's.
+        images: test images ``<images>/<class>/*`` to use in place of the data set's; of a network for masks, boxes or
+            joints, pictures of which nothing need be known.
         overwrite: replace an existing page.
         say: called with each step before it is done, to be shown to whoever waits; nothing is shown by default.
 
@@ -84,14 +94,19 @@ def report(
         require_checkpoint(source)
     path = expanded(output, "--output") if output is not None else usual_place(source, shared)
     require(path.suffix == SUFFIX, f"{path}: expected a name that ends in {SUFFIX}")
-    table = path.with_name(f"{path.stem}_probe.csv")
-    for place in (path, table):
-        require_place(place, overwrite)
+    require_place(path, overwrite)
     say("loading the network and its images")
-    trained = load_from_file(source, root, images) if shared else load_from_run(source, root, images)
-    page, probe = build(trained, say)
+    loaded = read_file(source) if shared else read_run(source)
+    annotated = is_annotated(loaded.net)
+    table = path.with_name(f"{path.stem}_{'numbers' if annotated else 'probe'}.csv")
+    require_place(table, overwrite)
+    if annotated:
+        page, numbers = build_annotated(load_annotated(loaded, root, images), say)
+    else:
+        page, probe = build(with_images(loaded, root, images), say)
+        numbers = probe.csv()
     content = page.encode()
-    for place, written in ((table, probe.csv()), (path, content)):
+    for place, written in ((table, numbers), (path, content)):
         write_whole(place, written, overwrite=overwrite, remedy="choose another --output")
     return Written(path, table, len(content))
 
@@ -138,18 +153,76 @@ def build(trained: TrainedNetwork, say: Callable[[str], object] = str) -> tuple[
         note = "This network has no decoder, so it cannot draw its capsules, and there are no sliders."
     else:
         note = f"The decoder of this network, {type(net.decoder).__name__}, is not supported by the sliders."
+    return filled(
+        trained.title, facts, pictures, "Numbers of the probe (R²)", table_html(probe), trained.config, note, panel
+    ), probe
+
+
+def build_annotated(about: AnnotatedNetwork, say: Callable[[str], object] = str) -> tuple[str, bytes]:
+    """Build the page about a network for masks, boxes or joints.
+
+    Args:
+        about: the network and its images.
+        say: called with each step before it is done.
+
+    Returns:
+        The page as HTML, and its table of numbers as CSV.
+    """
+    say("looking at the test images" if about.known else "looking at the pictures")
+    kinds = {SegmentationTask: of_masks, DetectionTask: of_boxes, PoseTask: of_joints}
+    found = next(look for kind, look in kinds.items() if isinstance(about.task, kind))(about)
+    facts = {**found.facts, **about.facts, **network(about.task.net)}
+    body = "".join(
+        f"<tr><th>{html.escape(name)}" + "".join(f"<td>{cell(value)}" for value in values)
+        for name, values in found.rows
+    )
+    head = "".join(f"<th>{html.escape(name)}" for name in found.columns)
+    table = f"<table><tr><th>{head}{body}</table>" if found.rows else ""
+    lines: list[Sequence[object]] = [["name", *found.columns]]
+    lines += [[name, *("" if value != value else value for value in values)] for name, values in found.rows]
+    return filled(about.title, facts, found.pictures, found.heading, table, about.config), csv_text(lines).encode()
+
+
+def filled(
+    title: str,
+    facts: Mapping[str, str],
+    pictures: Sequence[Picture],
+    heading: str,
+    table: str,
+    config: str | None,
+    note: str = "",
+    panel: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the page as HTML.
+
+    Args:
+        title: of the page.
+        facts: names and values of the table at the top.
+        pictures: in their order.
+        heading: of the table of numbers.
+        table: of numbers, as HTML; empty for none.
+        config: configuration of the run as YAML; None if it is not known.
+        note: why there is no panel; empty to say nothing.
+        panel: see `panel_data`; None for none.
+    """
+    numbers = f'<details><summary>{html.escape(heading)}</summary><div class="wide">{table}</div></details>'
     fill = {
-        "title": html.escape(trained.title),
+        "title": html.escape(title),
         "facts": "".join(f"<tr><th>{html.escape(k)}<td>{html.escape(v)}" for k, v in facts.items()),
         "pictures": "\n".join(map(figure_html, pictures)),
-        "table": table_html(probe),
-        "config": config_html(trained.config),
-        "note": "" if panel else f'<p class="note">{html.escape(note)}</p>',
+        "table": numbers if table else "",
+        "config": config_html(config),
+        "note": f'<p class="note">{html.escape(note)}</p>' if note and not panel else "",
         "hidden": "" if panel else " hidden",
         "panel": json.dumps(panel, separators=(",", ":")).replace("<", "\\u003c"),
         "version": html.escape(__version__),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: fill[match[1]], _PAGE.read_text()), probe
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: fill[match[1]], _PAGE.read_text())
+
+
+def cell(value: float) -> str:
+    """Return a number of a table in few characters; NaN is left blank."""
+    return "" if value != value else f"{value:,.0f}" if value == round(value) and abs(value) >= 2 else f"{value:.3f}"
 
 
 def figure_html(picture: Picture) -> str:

@@ -13,8 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from capsule_lightning.components.build import build_part
-from capsule_lightning.components.own import import_own
-from capsule_lightning.components.run_config import read_run_config
 from capsule_lightning.components.slots import Slot, arguments, find_class
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.digits import DigitsDataModule
@@ -24,22 +22,9 @@ from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.models.detector import Detector
-from capsule_lightning.models.pose import PoseNet
-from capsule_lightning.models.segmentation import SegmentationNet
-from capsule_lightning.models.translation import TranslationNet
+from capsule_lightning.report.source import Source, read_file, read_run
 from capsule_lightning.runs.files import read_metrics
-from capsule_lightning.runs.folders import CONFIG_NAME, expanded, run_of_checkpoint
-from capsule_lightning.runs.starts import told_of_starts
-from capsule_lightning.sharing.checkpoint import network_of
-from capsule_lightning.sharing.metadata import OF_IMAGES, Metadata, images_of
-from capsule_lightning.sharing.network_file import (
-    Network,
-    config_from,
-    load_network,
-    network_from,
-    read_metadata,
-)
+from capsule_lightning.runs.folders import expanded
 from capsule_lightning.sharing.reader import ImageReader
 
 TESTED = 25_000  # most test images that are examined, and held in memory
@@ -86,32 +71,7 @@ def load_from_run(checkpoint: Path, root: str | None = None, images: str | Path 
     Raises:
         InputError: it is not known what the images are, or they are missing or have several labels.
     """
-    import_own(checkpoint)
-    tensors, metadata = network_of(checkpoint)
-    net = with_classes(network_from(tensors, metadata, checkpoint), checkpoint)
-    folder, about = run_of_checkpoint(checkpoint), None
-    if all(key in metadata for key in OF_IMAGES):
-        about = images_of(metadata, checkpoint)
-    if folder is None and about is None:
-        raise InputError(
-            f"{checkpoint}: no {CONFIG_NAME} of its run in the folders above it, which states what its images are; "
-            "leave the checkpoint in its run, or export it and give --images FOLDER"
-        )
-    settings = config_from(metadata, checkpoint) if folder is None else read_run_config(folder)
-    source = checkpoint if folder is None else folder / CONFIG_NAME
-    pictures, labels, told, about = subject(net, about, settings, source, root, images)
-    facts = {"data": told, "checkpoint": checkpoint.name, **training(metadata)}
-    if folder is None:
-        return TrainedNetwork(
-            net, about.normalize, pictures, labels, about.class_names, checkpoint.stem, facts, None, {}
-        )
-    facts |= told_of_starts(folder)
-    name = f"{settings.get('experiment', folder.parent.name)}, run {folder.name}"
-    config, curves = (
-        (folder / CONFIG_NAME).read_text(encoding="utf-8", errors="replace"),
-        monitored(folder / "metrics.csv"),
-    )
-    return TrainedNetwork(net, about.normalize, pictures, labels, about.class_names, name, facts, config, curves)
+    return with_images(read_run(checkpoint), root, images)
 
 
 def load_from_file(path: str | Path, root: str | None = None, images: str | Path | None = None) -> TrainedNetwork:
@@ -120,29 +80,31 @@ def load_from_file(path: str | Path, root: str | None = None, images: str | Path
     Raises:
         InputError: the file does not say what its images are, or they are missing.
     """
-    metadata = read_metadata(path)
-    net, about = with_classes(load_network(path), path), images_of(metadata, path)
-    settings = {} if images is not None else config_from(metadata, path)
-    pictures, labels, told, about = subject(net, about, settings, path, root, images)
-    facts = {"network file": Path(path).name, "data": told, **training(metadata)}
-    return TrainedNetwork(net, about.normalize, pictures, labels, about.class_names, Path(path).stem, facts, None, {})
+    return with_images(read_file(path), root, images)
 
 
-def with_classes(net: Network, source: str | Path) -> CapsuleNet:
-    """Return a network that names the class of an image.
+def with_images(source: Source, root: str | None = None, images: str | Path | None = None) -> TrainedNetwork:
+    """Load the test images of a network that names the class of an image; arguments as for `report`.
 
     Raises:
-        InputError: it is for masks, boxes, joints or translations.
+        InputError: the images are missing or have several labels.
     """
-    others = {SegmentationNet: "masks", Detector: "boxes", PoseNet: "joints", TranslationNet: "translations"}
-    for kind, what in others.items():
-        require(
-            not isinstance(net, kind),
-            f"{source}: is a network for {what}, and a report is about networks that name the class of an image; use "
-            "test and predict, whose figures and files are in the folder of the run",
-        )
+    net = source.net
     assert isinstance(net, CapsuleNet)
-    return net
+    settings = {} if source.shared and images is not None else source.settings()
+    pictures, labels, told, about = subject(net, source.about, settings, source.config_file, root, images)
+    curves = {} if source.folder is None else monitored(source.folder / "metrics.csv")
+    return TrainedNetwork(
+        net,
+        about.normalize,
+        pictures,
+        labels,
+        about.class_names,
+        source.title(settings),
+        source.facts(told),
+        source.config,
+        curves,
+    )
 
 
 def subject(
@@ -229,11 +191,6 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
             "as mnist"
         )
     return data
-
-
-def training(metadata: Metadata) -> dict[str, str]:
-    """Return how long the network was trained, if the file says so."""
-    return {"training steps": f"{int(metadata['step']):,}"} if metadata.get("step", "").isdecimal() else {}
 
 
 def evaluation_pictures(data: ImageDataModule, most: int = TESTED) -> tuple[Tensor, Tensor, int]:

@@ -3,17 +3,13 @@
 By day a few examples of each; at night as many as ten minutes hold, other ones each time.
 """
 
-import copy
 import json
-import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from doors import Doors, answered, contents, every_door, go_through, plain, replaced
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -25,56 +21,16 @@ from capsule_lightning.components.run_config import read_resumed_config, read_ru
 from capsule_lightning.data.image_arrays import ImageArrayDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.data.prepared import load
-from capsule_lightning.errors import InputError
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
 from capsule_lightning.runs.choice import choose
 from capsule_lightning.runs.plain_yaml import dump_yaml
 from capsule_lightning.sharing.network_file import evaluation_config, images_of, load_network, read_metadata
 
-Door = Callable[[Path, Any], object]
-
-SECONDS = 20.0
-"""The longest that one answer may take, far above what the slowest needs: this tells a hang, not a busy machine."""
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
-)
 classes = st.sampled_from(
     ["EMRouting", "torch.optim.SGD", "subprocess.Popen", "os.system", "a.b", "", ".", "MNISTDataModule", "CapsNet"]
 )
 slots = st.fixed_dictionaries({"class_path": classes | plain}, optional={"init_args": plain, "dict_kwargs": plain})
 values = plain | slots
-
-
-def answered(door: Door, folder: Path, given_value: Any) -> None:
-    """Go through a door; only an answer of one line may come back, and no file may be another afterwards."""
-    before, begun = contents(folder), time.monotonic()
-    try:
-        door(folder, given_value)
-    except InputError as refused:
-        assert "\n" not in str(refused)  # noqa: PT017, most go through
-    assert contents(folder) == before
-    assert time.monotonic() - begun < SECONDS
-
-
-def contents(folder: Path) -> dict[Path, bytes | None]:
-    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
-def replaced(config: dict[str, Any], where: float, value: Any) -> dict[str, Any]:
-    """A copy of a configuration with something else in one of its places."""
-    made = copy.deepcopy(config)
-    places = list(nodes(made))
-    node, key = places[int(where * len(places)) % len(places)]
-    node[key] = value
-    return made
-
-
-def nodes(node: Any) -> Any:
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
-        yield node, key
-        yield from nodes(value)
 
 
 def as_yaml(config: dict[str, Any]) -> bytes:
@@ -189,7 +145,7 @@ environments = st.dictionaries(
     st.text(st.characters(exclude_characters="\x00"), max_size=20),
 )
 
-DOORS: dict[str, tuple[Door, st.SearchStrategy[Any], int]] = {  # with how many examples a night holds
+DOORS: Doors = {
     "a run's configuration": (config_of_a_run, configs | st.binary(max_size=300), 3000),
     "a study": (study, studies | st.binary(max_size=300), 3000),
     "prepared data": (
@@ -205,35 +161,11 @@ DOORS: dict[str, tuple[Door, st.SearchStrategy[Any], int]] = {  # with how many 
 }
 
 
-@pytest.mark.parametrize(
-    ("door", "examples"),
-    [
-        pytest.param(name, count, id=f"{name}-{count}", marks=[pytest.mark.nightly] if count > 10 else [])
-        for name in DOORS
-        for count in (10, DOORS[name][2])
-    ],
-)
+@every_door(DOORS)
 def test_every_door_answers(door: str, examples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     through, made, _ = DOORS[door]
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     (tmp_path / "working").mkdir()
     monkeypatch.chdir(tmp_path / "working")
-
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=examples <= 10,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(made)
-    def go(value: Any) -> None:
-        folder = tmp_path / "working" / "folder"
-        folder.mkdir()
-        try:
-            through(folder, value)
-        finally:
-            shutil.rmtree(folder)
-
-    go()
+    go_through(through, made, examples, tmp_path / "working")
