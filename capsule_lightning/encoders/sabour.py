@@ -6,6 +6,7 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -17,11 +18,15 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.base import CapsuleMap, Encoder, capsules_of_maps
 from capsule_lightning.errors import require, require_one_of
 from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution, blocks_pay, conv_relu_conv, images_per_block
+from capsule_lightning.kernels.cpu_conv_relu_frequency_conv import conv_relu_frequency_conv
 from capsule_lightning.kernels.cpu_convolution import columns_pay, conv2d
+from capsule_lightning.kernels.cpu_frequency_conv import MOST_POSITIONS, frequency_conv2d, products_that_pay
+from capsule_lightning.kernels.frequencies import largest_transform
 from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.variant import Variant, require_variant
 
 Padding = Literal["valid", "same"]
+Backend = Literal["auto", "torch", "frequencies"]
 
 
 class SabourEncoder(Encoder):
@@ -45,9 +50,12 @@ class SabourEncoder(Encoder):
             squash, because it goes through one iteration of routing with uniform couplings.
         leaky: divide by ``num_types + 1`` instead, as the leaky routing of the released code does (its CIFAR-10
             network); only if ``mode`` is ``official``.
+        backend: how the convolutions are computed, to the same values but for rounding: ``torch`` by the library alone;
+            ``frequencies`` the second one by products of frequencies, on a CPU, wherever they can be; ``auto`` by what
+            is measured to be faster.
 
     Raises:
-        InputError: a size is below 1, or the images are too small for the kernels.
+        InputError: a size is below 1, the images are too small for the kernels, or ``backend`` cannot be had.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class SabourEncoder(Encoder):
         padding: Padding = "valid",
         mode: Variant = "paper",
         leaky: bool = False,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         for name, value in {
@@ -77,6 +86,7 @@ class SabourEncoder(Encoder):
         }.items():
             require(value >= 1, f"SabourEncoder: {name}={value}: expected at least 1")
         require_one_of("SabourEncoder: padding", padding, get_args(Padding))
+        require_one_of("SabourEncoder: backend", backend, get_args(Backend))
         require_variant(mode, "SabourEncoder")
         require(
             not leaky or mode == "official",
@@ -84,9 +94,8 @@ class SabourEncoder(Encoder):
             "or leaky=false",
         )
         self.in_shape, self.padding, self.dim, self.num_types = in_shape, padding, dim, num_types
-        rows, columns = in_shape[-2:]
-        for kernel, step in ((kernel_size, stride), (primary_kernel_size, primary_stride)):
-            rows, columns = (out_size(n, kernel, step, padding) for n in (rows, columns))
+        middle = tuple(out_size(n, kernel_size, stride, padding) for n in in_shape[-2:])
+        rows, columns = (out_size(n, primary_kernel_size, primary_stride, padding) for n in middle)
         need = kernel_size + (primary_kernel_size - 1) * stride
         require(
             rows >= 1 and columns >= 1,
@@ -94,6 +103,14 @@ class SabourEncoder(Encoder):
             f"{primary_kernel_size} with stride {stride}: expected at least {need}x{need}; "
             "choose smaller kernels or padding=same",
         )
+        positions = largest_transform((rows, columns), (primary_kernel_size,) * 2, (primary_stride,) * 2)
+        require(
+            backend != "frequencies" or positions <= MOST_POSITIONS,
+            f"SabourEncoder: backend=frequencies with primary_kernel_size={primary_kernel_size} and "
+            f"primary_stride={primary_stride} needs transforms of {positions} positions: expected at most "
+            f"{MOST_POSITIONS}; use backend=auto",
+        )
+        self.backend, self._outputs = backend, (rows, columns)
         self.num_capsules = num_types * rows * columns
         self.conv = nn.Conv2d(in_shape[0], channels, kernel_size, stride)
         self.primary = nn.Conv2d(channels, num_types * dim, primary_kernel_size, primary_stride)
@@ -109,17 +126,43 @@ class SabourEncoder(Encoder):
         conv, primary = _convolution(self.conv), _convolution(self.primary)
         if self.coupling != 1:
             primary = primary._replace(weight=primary.weight * self.coupling)
-        if self.padding == "valid" and blocks_pay(images, conv):
-            maps = conv_relu_conv(images, conv, primary, images_per_block(images, conv))
-            return Capsules.from_vectors(squash(capsules_of_maps(maps, self.dim)))
-        if columns_pay(images, primary.weight):  # the library returns maps in the memory order of its weights
+        return Capsules.from_vectors(squash(capsules_of_maps(self._maps(images, conv, primary), self.dim)))
+
+    def _maps(self, images: Tensor, conv: Convolution, primary: Convolution) -> Tensor:
+        """Return the maps ``(B, types * dim, rows, columns)`` that are the capsules."""
+        products = self._products_of_frequencies(images, primary)
+        if self.padding == "valid" and products is not None:
+            return conv_relu_frequency_conv(images, conv, primary, products)
+        if self.padding == "valid" and self.backend == "auto" and blocks_pay(images, conv):
+            return conv_relu_conv(images, conv, primary, images_per_block(images, conv))
+        columns = self.backend == "auto" and columns_pay(images, primary.weight)
+        if products is not None or columns:  # the library returns maps in the memory order of its weights
             weight = conv.weight.to(
                 memory_format=torch.channels_last
             )  # `contiguous` would not reorder a single channel
             conv = conv._replace(weight=weight)
-        features = torch.relu_(conv(self._pad(images, self.conv)))  # in place: the largest maps of the network
-        maps = conv2d(self._pad(features, self.primary), *primary)
-        return Capsules.from_vectors(squash(capsules_of_maps(maps, self.dim)))
+        with nullcontext() if products != torch.float32 else torch.autocast("cpu", enabled=False):
+            features = torch.relu_(conv(self._pad(images, self.conv)))  # in place: the largest maps of the network
+        features = self._pad(features, self.primary)
+        if products is not None:
+            return frequency_conv2d(features, *primary, products)
+        return conv2d(features, *primary) if self.backend == "auto" else primary(features)
+
+    def _products_of_frequencies(self, images: Tensor, primary: Convolution) -> torch.dtype | None:
+        """Return the dtype of products of frequencies if the second convolution is to be made of them.
+
+        Raises:
+            InputError: they are asked for on another device than a CPU.
+        """
+        if self.backend == "torch":
+            return None
+        require(
+            self.backend == "auto" or images.device.type in ("cpu", "meta"),
+            f"SabourEncoder: backend=frequencies with images on {images.device}: frequencies are for a CPU; use "
+            "backend=auto",
+        )
+        weight, _, stride = primary
+        return products_that_pay(images, self._outputs, weight, stride, forced=self.backend == "frequencies")
 
     @override
     def capsule_map(self) -> CapsuleMap:

@@ -1,0 +1,162 @@
+"""Two convolutions with a ReLU between them, the second by products of frequencies; see `frequencies`.
+
+The maps between the two, the largest of a capsule network, are never held as a whole: the first convolution makes the
+positions of one phase of the second, in the order in which they are transformed, and only their spectrum is kept, and
+which of them are above zero. The backward pass overwrites the one by its gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from typing_extensions import override
+
+from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution
+from capsule_lightning.kernels.cpu_frequencies import FrequencyConvolution, Maps
+from capsule_lightning.kernels.frequencies import Phase, Size, Tile
+
+
+def conv_relu_frequency_conv(
+    images: Tensor, first: Convolution, second: Convolution, products: torch.dtype | None = None
+) -> Tensor:
+    """Return ``second(relu(first(images)))``; the result can be differentiated once.
+
+    Args:
+        images: ``(B, C, H, W)``, in the dtype of the weights.
+        first, second: the two convolutions; the first is a product over the pixels under its kernel, which suits
+            images of a few channels.
+        products: dtype of the products of frequencies; None for that of the weights.
+
+    Returns:
+        ``(B, O, rows, columns)`` in the dtype of the weights.
+    """
+    if images.numel() == 0:
+        return second(torch.relu(first(images)))
+    strides, dtype = (first.stride, second.stride), second.weight.dtype
+    keep = torch.is_grad_enabled()
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = _ConvReluFrequencyConv.apply(
+            images.to(dtype), *first[:2], *second[:2], *strides, products or dtype, keep
+        )
+    return out
+
+
+class _ConvReluFrequencyConv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        next_weight: Tensor,
+        next_bias: Tensor,
+        stride: Size,
+        next_stride: Size,
+        products: torch.dtype,
+        keep: bool,
+    ) -> Tensor:
+        maps = _MadeMaps(images, Convolution(weight, bias, stride), next_stride)
+        ctx.save_for_backward(images, weight, bias, next_weight)
+        ctx.stride, ctx.options = stride, (next_stride, maps.size, products)
+        second = FrequencyConvolution(next_weight, *ctx.options)
+        maps.signs = {} if keep else None
+        out, ctx.spectra = second.forward(maps, next_bias, keep)
+        ctx.signs = maps.signs
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, bias, next_weight = ctx.saved_tensors
+        of_images, of_weight, of_bias, of_next_weight, of_next_bias = ctx.needs_input_grad[:5]
+        maps = _MadeMaps(images, Convolution(weight, bias, ctx.stride), ctx.options[0])
+        maps.signs = ctx.signs
+        of_maps = of_images or of_weight or of_bias
+        with torch.autocast("cpu", enabled=False):
+            if of_maps:
+                maps.expect_gradients(of_images)
+            second = FrequencyConvolution(next_weight, *ctx.options)
+            grad_next_weight = second.backward(maps, grad, ctx.spectra, of_next_weight, of_maps)
+            grad_next_bias = grad.sum(dim=(0, 2, 3)) if of_next_bias else None
+        return maps.of_images, maps.of_weight, maps.of_bias, grad_next_weight, grad_next_bias, *(None,) * 4
+
+
+class _MadeMaps(Maps):
+    """The maps ``relu(first(images))``, made when they are read.
+
+    Attributes:
+        size: their rows and columns.
+        signs: which positions of each phase are above zero, by its first pixel; None not to keep that.
+        of_images, of_weight, of_bias: the gradients, None unless they are expected.
+    """
+
+    def __init__(self, images: Tensor, first: Convolution, step: Size) -> None:
+        self.pixels, self.first, self.step = images, first, step
+        self.batch, self.channels = len(images), len(first.weight)
+        self.matrix = first.weight.flatten(1)  # (C, channels of the images * K * L)
+        self.width = max(self.matrix.shape)
+        sides = zip(images.shape[2:], first.weight.shape[2:], first.stride, strict=True)
+        rows, columns = ((n - k) // s + 1 for n, k, s in sides)
+        self.size = rows, columns
+        self.signs: dict[Size, Tensor] | None = None
+        self.of_images: Tensor | None = None
+        self.of_weight: Tensor | None = None
+        self.of_bias: Tensor | None = None
+
+    def expect_gradients(self, of_images: bool) -> None:
+        """Make room for the gradients of weight and bias, and of the images if they are wanted."""
+        self.of_images = torch.zeros_like(self.pixels) if of_images else None
+        self.of_weight, self.of_bias = torch.zeros_like(self.first.weight), torch.zeros_like(self.first.bias)
+
+    @override
+    def read(self, tile: Tile, phase: Phase, images: slice) -> Tensor:
+        maps = torch.addmm(self.first.bias, self._columns(tile, phase, images), self.matrix.t()).relu_()
+        maps = maps.view(-1, images.stop - images.start, self.channels)
+        if self.signs is not None:
+            place = tile.first_pixel(phase, self.step)
+            signs = self.signs.setdefault(place, torch.empty(len(maps), self.batch, self.channels, dtype=torch.bool))
+            torch.gt(maps, 0, out=signs[:, images])
+        return maps
+
+    @override
+    def take_gradient(self, tile: Tile, phase: Phase, images: slice, gradient: Tensor) -> None:
+        assert self.signs is not None and self.of_weight is not None and self.of_bias is not None
+        gradient *= self.signs[tile.first_pixel(phase, self.step)][:, images]
+        flat = gradient.view(-1, self.channels)
+        self.of_weight.view_as(self.matrix).addmm_(flat.t(), self._columns(tile, phase, images))
+        self.of_bias += flat.sum(dim=0)
+        if self.of_images is not None:
+            columns = (flat @ self.matrix).view(len(gradient), gradient.shape[1], -1).permute(1, 2, 0)
+            region = self._region(self.of_images, tile, phase)[images]
+            region += F.fold(columns, region.shape[2:], self.first.weight.shape[2:], stride=self._stride)
+
+    @property
+    def _stride(self) -> Size:
+        """Pixels of the images from one position of a phase to the next."""
+        return self.first.stride[0] * self.step[0], self.first.stride[1] * self.step[1]
+
+    def _region(self, pixels: Tensor, tile: Tile, phase: Phase) -> Tensor:
+        """Return a view of the pixels that a phase sees through the first convolution."""
+        rows, columns = (
+            slice(place * stride, place * stride + step * (count - 1) + kernel)
+            for place, stride, step, count, kernel in zip(
+                tile.first_pixel(phase, self.step),
+                self.first.stride,
+                self._stride,
+                phase.positions,
+                self.first.weight.shape[2:],
+                strict=True,
+            )
+        )
+        return pixels[:, :, rows, columns]
+
+    def _columns(self, tile: Tile, phase: Phase, images: slice) -> Tensor:
+        """Return the pixels under the first kernel at each position, ``(positions * b, channels * K * L)``."""
+        region = self._region(self.pixels, tile, phase)[images]
+        (rows, columns), (down, right) = self.first.weight.shape[2:], self._stride
+        under = region.unfold(2, rows, down).unfold(3, columns, right)  # (b, channels, y, x, K, L)
+        return under.permute(2, 3, 0, 1, 4, 5).reshape(-1, self.matrix.shape[1])

@@ -1,0 +1,142 @@
+"""A convolution of given maps by products of frequencies on the CPU; see `frequencies` and `cpu_frequencies`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from typing_extensions import override
+
+from capsule_lightning.kernels.cpu_frequencies import FrequencyConvolution, Maps
+from capsule_lightning.kernels.frequencies import Phase, Size, Tile, largest_transform, relative_work
+
+
+_PAYS = 0.7
+"""The most relative work with which products of frequencies are faster; `benchmarks/convolution.py` measures both."""
+MOST_POSITIONS = 1024
+"""Positions of the largest transform: 32x32, whose matrices have 6 MiB in float32."""
+
+
+def products_that_pay(
+    images: Tensor, outputs: Size, weight: Tensor, stride: Size, forced: bool = False
+) -> torch.dtype | None:
+    """Return the dtype of products of frequencies if a convolution should be made of them; None if by the library.
+
+    The law: on a CPU, when `relative_work` is at most 0.7. Where autocast asks for bfloat16, products are in bfloat16 if
+    the processor multiplies it in vectors (AVX512-BF16), and in float32 if it has no instructions for it; they do not
+    pay where it multiplies it in matrices (AMX), nor on processors other than x86, where this has not been measured.
+    The library also computes what is compiled, exported, or transformed by `torch.func`.
+
+    Args:
+        images: what the maps are made of, or the maps.
+        outputs: rows and columns of the outputs.
+        weight: ``(O, C, K, L)``.
+        stride: stride along rows and columns.
+        forced: use frequencies wherever they can be.
+    """
+    if images.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or _is_followed():
+        return None
+    kernel = weight.shape[2], weight.shape[3]
+    batch, channels = len(images), (weight.shape[1], weight.shape[0])
+    if min(batch, *outputs, *channels) < 1 or largest_transform(outputs, kernel, stride) > MOST_POSITIONS:
+        return None
+    products: torch.dtype | None = weight.dtype
+    if torch.is_autocast_enabled("cpu"):
+        half = torch.get_autocast_dtype("cpu")
+        products = half if forced else _half_products() if half == torch.bfloat16 else None
+    if forced or products is None:
+        return products
+    return products if relative_work(batch, channels, outputs, kernel, stride) <= _PAYS else None
+
+
+def _is_followed() -> bool:
+    """Return whether torch follows what is computed, and so must see the library's convolution."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+
+
+@cache
+def _half_products() -> torch.dtype | None:
+    """Return the dtype of products that stand for those in bfloat16 on this processor; None if the library is as fast."""
+    if torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx2_supported():
+        return None
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+def frequency_conv2d(
+    maps: Tensor, weight: Tensor, bias: Tensor | None, stride: Size, products: torch.dtype | None = None
+) -> Tensor:
+    """Convolve without padding by products of frequencies; the result can be differentiated once.
+
+    Args:
+        maps: ``(B, C, H, W)`` in any memory order; fastest with channels innermost (`channels_last`).
+        weight: ``(O, C, K, L)``, float32 or float64.
+        bias: ``(O)``.
+        stride: stride along rows and columns.
+        products: dtype of the products of frequencies; None for that of the weight.
+
+    Returns:
+        ``(B, O, rows, columns)`` in the dtype of the weight.
+    """
+    if maps.numel() == 0:
+        return F.conv2d(maps, weight, bias, stride)
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = _FrequencyConv2d.apply(maps, weight, bias, stride, products or weight.dtype)
+    return out
+
+
+class _FrequencyConv2d(torch.autograd.Function):
+    """The autograd function of `frequency_conv2d`; it keeps the maps and forms their spectrum twice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor | None, stride: Size, products: torch.dtype
+    ) -> Tensor:
+        ctx.save_for_backward(maps, weight)
+        ctx.options = stride, (maps.shape[2], maps.shape[3]), products
+        return FrequencyConvolution(weight, *ctx.options).forward(_GivenMaps(maps, stride), bias)[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        maps, weight = ctx.saved_tensors
+        of_maps, of_weight, of_bias = ctx.needs_input_grad[:3]
+        given = _GivenMaps(maps, ctx.options[0])
+        with torch.autocast("cpu", enabled=False):
+            grad_weight = FrequencyConvolution(weight, *ctx.options).backward(given, grad, [], of_weight, of_maps)
+            grad_bias = grad.sum(dim=(0, 2, 3)) if of_bias else None
+        return given.gradient, grad_weight, grad_bias, None, None
+
+
+class _GivenMaps(Maps):
+    """Maps ``(B, C, H, W)``, and their gradient, with channels innermost, None until there is any."""
+
+    def __init__(self, maps: Tensor, stride: Size) -> None:
+        self.maps, self.stride = maps, stride
+        self.batch, self.channels = maps.shape[:2]
+        self.width = self.channels
+        self.gradient: Tensor | None = None
+
+    @override
+    def read(self, tile: Tile, phase: Phase, images: slice) -> Tensor:
+        return self._positions(self.maps, tile, phase, images).reshape(-1, images.stop - images.start, self.channels)
+
+    @override
+    def take_gradient(self, tile: Tile, phase: Phase, images: slice, gradient: Tensor) -> None:
+        if self.gradient is None:
+            self.gradient = torch.zeros_like(self.maps, memory_format=torch.channels_last)
+        positions = self._positions(self.gradient, tile, phase, images)
+        positions += gradient.view(positions.shape)
+
+    def _positions(self, maps: Tensor, tile: Tile, phase: Phase, images: slice) -> Tensor:
+        """Return a view ``(rows, columns, b, C)`` of the positions of a phase."""
+        rows, columns = (
+            slice(first, first + step * (count - 1) + 1, step)
+            for first, step, count in zip(
+                tile.first_pixel(phase, self.stride), self.stride, phase.positions, strict=True
+            )
+        )
+        return maps[images, :, rows, columns].permute(2, 3, 0, 1)

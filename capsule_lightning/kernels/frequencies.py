@@ -1,0 +1,201 @@
+"""A convolution as products of frequencies: its phases, their small Fourier transforms, and what they cost.
+
+A stride of s splits image and kernel into s x s phases, each a correlation with stride 1, and the convolution is the sum
+of these. ``T`` outputs and ``K`` taps along an axis touch ``T + K - 1`` positions; in a discrete Fourier transform of that
+length no output meets the wrap-around, so a correlation is, at each frequency, a product of numbers, or with channels of
+matrices. Of the frequencies of real numbers nearly half are the conjugates of others. The 9x9 kernels of Sabour et al.
+2017, with stride 2 and 6x6 outputs, take 537 products of matrices this way, where the plain sum takes 2,916.
+
+Transforms are so short that they are products with fixed matrices, too.
+
+Index letters: ``f`` frequencies, ``p`` rows of an image's frequency, ``b`` images, ``c`` and ``o`` channels in and out.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+from math import ceil, pi, prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+"""Rows and columns."""
+
+MOST_OUTPUTS = 12
+"""Outputs along an axis that one transform makes; more are divided, because transforms grow with the fourth power."""
+TRANSFORMS_COST = 2.0
+"""How many multiply-adds of the products of frequencies take as long as one of the transforms, whose matrices are thin."""
+
+
+class Form(NamedTuple):
+    """A correlation as products: matrices from positions and taps to frequencies, and from products to outputs.
+
+    A frequency of an image is P rows, one below the other, and one of a kernel Q factors; each factor multiplies all
+    rows. If a complex product is made of three real ones, each of them is a frequency of its own, and P = Q = 1; if of
+    four, P = Q = 2: the real and the imaginary part.
+
+    Attributes:
+        from_positions: ``(F * P, positions)``.
+        from_taps: Q matrices ``(F, taps)``.
+        to_outputs: Q matrices ``(outputs, F * P)``.
+    """
+
+    from_positions: Tensor
+    from_taps: tuple[Tensor, ...]
+    to_outputs: tuple[Tensor, ...]
+
+
+class Phase(NamedTuple):
+    """One phase of the convolution of one tile of outputs.
+
+    Attributes:
+        offset: its first tap.
+        taps: rows and columns of its taps, which are a stride apart in the kernel.
+        positions: rows and columns of the pixels that it sees, which are a stride apart in the image.
+    """
+
+    offset: Size
+    taps: Size
+    positions: Size
+
+    @property
+    def outputs(self) -> Size:
+        """Rows and columns of the tile."""
+        return self.positions[0] - self.taps[0] + 1, self.positions[1] - self.taps[1] + 1
+
+
+class Tile(NamedTuple):
+    """Outputs that are made together.
+
+    Attributes:
+        rows: their rows in the map of outputs.
+        columns: their columns.
+        phases: the phases of their convolution.
+    """
+
+    rows: slice
+    columns: slice
+    phases: tuple[Phase, ...]
+
+    def first_pixel(self, phase: Phase, stride: Size) -> Size:
+        """Return the first of the pixels that a phase sees."""
+        return self.rows.start * stride[0] + phase.offset[0], self.columns.start * stride[1] + phase.offset[1]
+
+
+@cache
+def tiles_of(outputs: Size, kernel: Size, stride: Size) -> tuple[Tile, ...]:
+    """Divide a map of outputs into as few tiles as `MOST_OUTPUTS` allows, of about equal size."""
+    return tuple(
+        Tile(rows, columns, _phases((rows.stop - rows.start, columns.stop - columns.start), kernel, stride))
+        for rows, columns in product(*map(_parts, outputs))
+    )
+
+
+def _parts(count: int) -> list[slice]:
+    number = ceil(count / MOST_OUTPUTS)
+    return [slice(count * n // number, count * (n + 1) // number) for n in range(number)]
+
+
+def _phases(outputs: Size, kernel: Size, stride: Size) -> tuple[Phase, ...]:
+    found = []
+    for offset in product(*(range(min(s, k)) for s, k in zip(stride, kernel, strict=True))):
+        rows, columns = (ceil((k - o) / s) for k, o, s in zip(kernel, offset, stride, strict=True))
+        found.append(Phase(offset, (rows, columns), (outputs[0] + rows - 1, outputs[1] + columns - 1)))
+    return tuple(found)
+
+
+def largest_transform(outputs: Size, kernel: Size, stride: Size) -> int:
+    """Return how many positions the largest transform of a convolution has; 0 if it has no outputs."""
+    return max(
+        (prod(phase.positions) for tile in tiles_of(outputs, kernel, stride) for phase in tile.phases), default=0
+    )
+
+
+@cache
+def relative_work(batch: int, channels: Size, outputs: Size, kernel: Size, stride: Size) -> float:
+    """Return the multiply-adds of a training step by frequencies, divided by those of the plain sum.
+
+    Those of transforms are weighed by `TRANSFORMS_COST`. A step has three products of frequencies (for outputs, gradients
+    of maps and of weights); it transforms positions and outputs twice, and taps three times.
+
+    Args:
+        batch: images.
+        channels: channels in and out.
+        outputs: rows and columns of the output.
+        kernel: rows and columns of the kernel.
+        stride: stride along both.
+    """
+    inward, outward = channels
+    products = transforms = 0
+    for tile in tiles_of(outputs, kernel, stride):
+        for phase in tile.phases:
+            bins, alone = _independent_bins(phase.positions)
+            rank = 3 * len(bins) - 2 * int(alone.sum())
+            products += 3 * rank * batch * inward * outward
+            transforms += rank * (
+                2 * batch * (inward * prod(phase.positions) + outward * prod(phase.outputs))
+                + 3 * inward * outward * prod(phase.taps)
+            )
+    return (products + TRANSFORMS_COST * transforms) / (3 * batch * inward * outward * prod(outputs) * prod(kernel))
+
+
+@cache
+@torch.inference_mode(False)
+def form_of(phase: Phase, three: bool, dtype: torch.dtype) -> Form:
+    """Return the form of a phase.
+
+    Args:
+        phase: the phase.
+        three: whether a complex product is made of three real ones, which are fewer multiply-adds; otherwise of four,
+            which lose fewer digits and, in half precision, have fewer matrices to lay out.
+        dtype: dtype of the matrices.
+
+    Source: the convolution theorem for finite sequences; three products for a complex one are those of Gauss.
+    """
+    lengths = phase.positions
+    bins, alone = _independent_bins(lengths)
+    pairs = ~alone
+    real, imaginary = (part / prod(lengths) ** 0.5 for part in _waves(bins, phase.positions, lengths))
+    # the conjugate of a kernel's spectrum makes a correlation of the convolution
+    of_taps, sine_of_taps = _waves(-bins, phase.taps, lengths)
+    weight = torch.where(alone, 1.0, 2.0).double()[:, None] / prod(lengths) ** 0.5  # a conjugate stands for two
+    cosine, sine = ((weight * part).T for part in _waves(bins, phase.outputs, lengths))
+    if three:
+        rows = [real[alone], (real + imaginary)[pairs], real[pairs], imaginary[pairs]]
+        factors = [
+            torch.cat(
+                [of_taps[alone], of_taps[pairs], (sine_of_taps - of_taps)[pairs], (sine_of_taps + of_taps)[pairs]]
+            )
+        ]
+        back = [torch.cat([cosine[:, alone], (cosine + sine)[:, pairs], sine[:, pairs], -cosine[:, pairs]], dim=1)]
+        from_positions = torch.cat(rows)
+    else:
+        from_positions = torch.stack([real, imaginary], dim=1).flatten(0, 1)
+        factors = [of_taps, sine_of_taps]
+        back = [torch.stack(pair, dim=2).flatten(1) for pair in ((cosine, sine), (sine, -cosine))]
+    return Form(from_positions.to(dtype), *(tuple(matrix.to(dtype) for matrix in part) for part in (factors, back)))
+
+
+@cache
+def _independent_bins(lengths: Size) -> tuple[Tensor, Tensor]:
+    """Return frequencies ``(f, 2)`` of real numbers of which none is the conjugate of another; which are their own."""
+    found = [
+        (each, conjugate)
+        for each in product(*map(range, lengths))
+        if each <= (conjugate := (-each[0] % lengths[0], -each[1] % lengths[1]))
+    ]
+    bins = torch.tensor([each for each, _ in found], device="cpu")
+    return bins, torch.tensor([each == conjugate for each, conjugate in found], device="cpu")
+
+
+def _waves(bins: Tensor, size: Size, lengths: Size) -> tuple[Tensor, Tensor]:
+    """Return real and imaginary parts of ``exp(-2 pi i f . r / N)``, ``(f, rows * columns)`` each, in float64."""
+    rows, columns = (
+        (bins[:, axis, None] * torch.arange(size[axis], device="cpu") % lengths[axis]).double() / lengths[axis]
+        for axis in (0, 1)
+    )
+    angles = -2 * pi * (rows[:, :, None] + columns[:, None, :]).flatten(1)
+    return angles.cos(), angles.sin()
