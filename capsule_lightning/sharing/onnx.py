@@ -53,6 +53,7 @@ class OnnxOutputs(nn.Module):
         if isinstance(self.net, Detector):
             maps = self.net(images)
             return maps.presence, maps.sizes, maps.offsets
+        assert isinstance(self.net, CapsuleNet)  # `export` refuses networks that translate
         capsules = self.net(images)
         if isinstance(self.net, PoseNet):
             places = self.net.read(capsules)
