@@ -66,7 +66,7 @@ class SegCaps(SegmentationNet):
             time.
 
     Raises:
-        InputError: a size is below 1, or there are not three ``types`` and ``dims``.
+        InputError: a size is below 1, there are not three ``types`` and ``dims``, or ``pose_length`` is out of range.
 
     Example:
         >>> net = SegCaps((1, 32, 32), 2, background=False)
@@ -97,12 +97,17 @@ class SegCaps(SegmentationNet):
                 len(sizes) == 3 and min(sizes) >= 1,
                 f"SegCaps: {name}={list(sizes)}: expected three numbers, each at least 1",
             )
+        require(min(stem, default=1) >= 1, f"SegCaps: stem={list(stem)}: expected at least 1 channel each")
+        require(
+            pose_length is None or 0 < pose_length < 1,
+            f"SegCaps: pose_length={pose_length}: expected a length between 0 and 1, or null",
+        )
         (few, some, many), (wide, half, bottom) = types, dims
         enlarging = 4 if upsampling == "transposed" else kernel_size
         self.background = background
         channels = (self.in_shape[0], *stem)
         self.features = nn.Sequential(*(_features(*pair, 2**number) for number, pair in enumerate(pairwise(channels))))
-        self.stem = nn.Conv2d(channels[-1], wide, kernel_size, padding="same")
+        self.stem = nn.Conv2d(channels[-1], wide, kernel_size, padding="same", bias=pose_length is None)
         self.norm = nn.Identity() if pose_length is None else nn.BatchNorm2d(wide)
 
         def same(num_in: int, dim_in: int, num_out: int, dim_out: int, kernel_size: int = kernel_size) -> nn.Module:
@@ -138,14 +143,14 @@ class SegCaps(SegmentationNet):
         labels = num_classes if background else num_classes - 1
         self.classes = same(few + 1, wide, labels, wide, kernel_size=1)
         self.decoder = None if decoder is None else decoder(num_classes, wide, self.in_shape)
-        for layer in self.modules():
-            if isinstance(layer, SharedKernelCapsules):
-                layer.blocked &= recompute
-                if pose_length is not None:
-                    children = pose_length * sqrt(layer.router.kernel.places)
-                    scale_votes(layer.routing, pose_length, activation=pose_length, children=children)
-        if isinstance(self.norm, nn.BatchNorm2d):
+        layers = [layer for layer in self.modules() if isinstance(layer, SharedKernelCapsules)]
+        for layer in layers:
+            layer.blocked &= recompute
+        if pose_length is not None:
             nn.init.constant_(self.norm.weight, pose_length * sqrt(2 / wide))  # ReLU leaves half of the square
+            for layer in layers:
+                window = pose_length * sqrt(layer.router.kernel.places)
+                scale_votes(layer.routing, pose_length, activation=pose_length, children=window)
 
     @override
     def class_capsules(self, images: Tensor) -> Capsules:
@@ -161,7 +166,7 @@ class SegCaps(SegmentationNet):
 
 
 def _features(num_in: int, num_out: int, dilation: int) -> nn.Sequential:
-    """Return a convolution before the first capsules."""
+    """Return a convolution of 3x3 with what follows it, for ``num_out`` channels."""
     convolution = nn.Conv2d(num_in, num_out, 3, padding="same", dilation=dilation, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(num_out), nn.ReLU())
 

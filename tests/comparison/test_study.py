@@ -25,10 +25,12 @@ from safetensors.torch import save_file
 
 from capsule_lightning.cli import main
 from capsule_lightning.cli.check import check
+from capsule_lightning.cli.configs import resolve
 from capsule_lightning.comparison import new_console
 from capsule_lightning.comparison import study_processes as module
 from capsule_lightning.comparison.study import read_study
 from capsule_lightning.comparison.study_processes import is_finished, last_line, run_study
+from capsule_lightning.components.build import build
 from capsule_lightning.components.names import class_names
 from capsule_lightning.errors import InputError
 from capsule_lightning.runs.folders import lock_run, unlock_run
@@ -344,6 +346,17 @@ def test_the_shipped_study_of_routings_is_whole_and_one_of_its_runs_trains(run_m
     few = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1")
     cwd = run_main(*read.trials()[-1].words, *few, "--trainer.limit_test_batches=1")
     assert is_finished(cwd / "runs" / read.experiment / read.trials()[-1].run_id)
+
+
+def test_the_control_of_the_shipped_study_of_segmentation_is_as_large_and_sees_the_same() -> None:
+    trials = read_study("studies/segmentation_control.yaml").trials()
+    assert len({trial.run_id for trial in trials}) == len(trials) >= 6
+    capsules, control = (resolve(trial.words) for trial in trials[:2])
+    assert capsules["data"] == control["data"]
+    assert capsules["trainer"]["max_epochs"] == control["trainer"]["max_epochs"]
+    with torch.device("meta"):
+        sizes = [sum(weight.numel() for weight in build(config).task.parameters()) for config in (capsules, control)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
 
 
 def test_the_first_job_has_the_first_device(cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

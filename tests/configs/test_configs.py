@@ -22,7 +22,7 @@ RECIPES = [name for name in config_names() if "/" not in name and name not in ("
 NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those
 OVERLAYS = [name for name in config_names() if name not in RECIPES and not name.startswith(NO_OVERLAYS)]
 #: They answer with masks of the scenes of segmentation.yaml.
-OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml")
+OF_PIXELS = ("model/segcaps.yaml", "model/matwo_capsnet.yaml", "model/unet.yaml", "model/unet_small.yaml")
 #: They find boxes in the scenes of detection.yaml.
 DETECTORS = ("model/center_capsnet.yaml", "model/center_net.yaml", "loss/center_margin.yaml")
 #: They find joints.

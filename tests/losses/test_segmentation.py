@@ -7,6 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from capsule_lightning.errors import InputError
+from capsule_lightning.losses import segmentation
+from capsule_lightning.losses.pixels import PixelCrossEntropy
 from capsule_lightning.losses.segmentation import (
     masked_reconstruction_error,
     pixel_cross_entropy,
@@ -110,6 +112,21 @@ def test_gradients_are_finite_at_the_bounds_and_where_nothing_counts(loss, value
         assert found.isfinite()
         assert gradient.isfinite().all()
         assert not gradient[masks < 0].any()
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, PixelCrossEntropy(scale=None)])
+@pytest.mark.parametrize("counting", [(5, 24), (0, 24)])
+def test_the_mean_over_two_processes_is_that_of_one(loss, counting, pixels, monkeypatch):
+    lengths, masks = pixels[0].requires_grad_(), pixels[1].clamp_min(0)
+    for mask, most in zip(masks, counting, strict=True):
+        mask.flatten()[most:] = -1
+    (expected,) = torch.autograd.grad(loss(lengths, masks), lengths)
+    whole, counts = (masks >= 0).sum(), []
+    monkeypatch.setattr(segmentation, "share_of_count", lambda count: counts.append(int(count)) or whole.double() / 2)
+    both = sum(loss(lengths[[n]], masks[[n]]) for n in range(2)) / 2
+    (found,) = torch.autograd.grad(both, lengths)
+    assert_close(found, expected)
+    assert counts == ([] if loss is soft_dice_loss else [min(5, counting[0]), 12])  # each process says what it has
 
 
 @every_loss

@@ -17,6 +17,7 @@ from capsule_lightning.models.segcaps import BiasedDynamicRouting, SegCaps
 from capsule_lightning.models.segmentation import SegmentationNet
 from capsule_lightning.models.shared_kernel_capsules import SharedKernelCapsules
 from capsule_lightning.models.unet import UNet
+from capsule_lightning.models.vote_scale import scale_votes
 from capsule_lightning.routing.em import EMRouting
 from capsule_lightning.routing.self_attention import SelfAttentionRouting
 from capsule_lightning.routing.uniform import UniformRouting
@@ -26,6 +27,9 @@ from capsule_lightning.shipped import CONFIG_DIR
 SMALL = {
     "segcaps": partial(SegCaps, types=(1, 2, 2), dims=(4, 4, 6)),
     "segcaps-resize": partial(SegCaps, types=(1, 2, 2), dims=(4, 4, 6), upsampling="resize", background=False),
+    "segcaps-scaled": partial(
+        SegCaps, types=(1, 2, 2), dims=(4, 4, 6), stem=(3, 4), pose_length=0.4, recompute=False
+    ),
     "matwo": partial(MatwoCapsNet, types=(1, 1, 2, 2), decoder=PixelDecoder),
     "unet": partial(UNet, width=2, depth=2),
 }
@@ -100,6 +104,49 @@ def test_every_pixel_has_class_capsules_and_all_weights_learn(network):
         loss = loss + pictures.square().sum()
     loss.backward()
     assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in net.parameters())
+
+
+@torch.no_grad()
+def test_poses_have_the_stated_length_in_every_layer():
+    images, found = torch.rand(4, 1, 32, 32), {}
+    for length in (0.4, 0.7, None):
+        net = SegCaps((1, 32, 32), CLASSES, types=(2, 3, 4), dims=(8, 8, 12), kernel_size=3, pose_length=length)
+        poses = []
+        for layer in net.modules():
+            if isinstance(layer, SharedKernelCapsules):
+                layer.register_forward_hook(lambda module, children, parents: poses.append(parents.poses))
+        net(images)
+        found[length] = poses
+    for length in (0.4, 0.7):  # of random children they are these, and those of an image are not random
+        lengths = [float(each.norm(dim=-1).mean()) for each in found[length]]
+        assert len(lengths) == 12
+        assert lengths == pytest.approx([length] * 12, abs=0.2)
+    differences = {length: float(found[length][-7].std(dim=(0, 1, 2)).mean()) for length in (0.4, None)}
+    assert differences[0.4] > 10 * differences[None]  # at the bottom, between positions
+
+
+@torch.no_grad()
+def test_scaled_votes_of_other_children_give_parents_of_the_length():
+    layer = SharedKernelCapsules(3, 8, 40, 16, routing=BiasedDynamicRouting, kernel_size=3)
+    scale_votes(layer.routing, 0.3, children=1.2)
+    children = 1.2 * torch.nn.functional.normalize(torch.randn(200, 3, 72), dim=-1)
+    assert float(layer.routing(Capsules.from_vectors(children)).activations.mean()) == pytest.approx(0.3, abs=0.03)
+    silent = EMRouting(3, 72, 4, 16, vote_weights=1)
+    before = [parameter.clone() for parameter in silent.parameters()]
+    scale_votes(silent, 0.3)
+    assert_close(list(silent.parameters()), before)
+
+
+def test_votes_that_are_kept_give_what_recomputed_ones_do(monkeypatch):
+    monkeypatch.setitem(blocks_of_positions._MOST_NUMBERS, "cpu", 1)
+    net, images = SMALL["segcaps-scaled"](IN_SHAPE, CLASSES).double(), torch.rand(2, *IN_SHAPE, dtype=torch.float64)
+    again = SMALL["segcaps-scaled"](IN_SHAPE, CLASSES, recompute=True).double()
+    again.load_state_dict(net.state_dict())
+    results = []
+    for each in (net, again):
+        loss = each(images).activations.square().sum()
+        results.append([loss, *torch.autograd.grad(loss, [p for n, p in each.named_parameters() if "decoder" not in n])])
+    assert_close(results[0], results[1])
 
 
 @every_network
@@ -237,6 +284,8 @@ def test_onnx_computes_the_same(network):
         (SegCaps, {"types": (2, 4)}, r"types=\[2, 4\]"),
         (SegCaps, {"dims": (0, 4, 4)}, r"dims=\[0, 4, 4\]"),
         (SegCaps, {"upsampling": "sub"}, "sub"),
+        (SegCaps, {"stem": (8, 0)}, r"stem=\[8, 0\]"),
+        (SegCaps, {"pose_length": 1.0}, "pose_length=1.0"),
         (MatwoCapsNet, {"types": (5, 5, 6)}, r"types=\[5, 5, 6\]"),
         (UNet, {"norm": "group"}, "group"),
         (UNet, {"width": 0}, "width=0"),

@@ -3,10 +3,12 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from forked import ranks, run
 from one_scale import without_statistics
+from PIL import Image
 from program import metrics
 from resumed import die_while_writing, leaves
 
@@ -81,6 +83,30 @@ def test_two_processes_give_the_curve_of_one(task: str, tmp_path: Path) -> None:
         assert {"test/image_dice", "test/dice_largest_component"} <= one.keys()
     for name in (name for name in one if name.startswith("test/") and "hausdorff" not in name and "loss" not in name):
         assert two[name] == pytest.approx(one[name], rel=1e-3, abs=0.02), name  # a pixel may fall to another class
+
+
+@pytest.mark.nightly
+def test_two_processes_divide_by_the_pixels_of_both(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    values = np.zeros((16, 16), dtype=np.uint8)
+    values[4:10, 2:8] = 1
+    for number in range(24):  # of every second image little counts
+        ignored = np.where(np.arange(16)[:, None] < (14 if number % 2 else 0), 255, values).astype(np.uint8)
+        Image.fromarray(np.where(values > 0, 200, 9 * number).astype(np.uint8)).save(tmp_path / f"images/{number}.png")
+        Image.fromarray(ignored).save(tmp_path / f"masks/{number}.png")
+    words = (
+        *("fit", "--config=segmentation.yaml", "--data=ImageMaskDataModule", "--data.pictures=images"),
+        *("--data.masks=masks", "--data.image_size=16", "--data.batch_size=4", "--data.ignore_index=[255]"),
+        *("--model.net=UNet", "--model.net.width=2", "--model.net.depth=2", "--model.net.norm=none"),
+        *("--model.loss.scale=null", "--model.loss.class_weights=null", "--trainer.log_every_n_steps=1"),
+        *("--trainer.max_epochs=2", "--trainer.accelerator=cpu"),
+    )
+    assert run(tmp_path, *words, "--run_id=1") == 0, output(tmp_path)
+    assert ranks(tmp_path, 2, *words, "--trainer.strategy=ddp", "--run_id=2") == [0, 0], output(tmp_path)
+    one, two = (metrics(run_of(tmp_path, "segmentation", name))["train/loss"] for name in "12")
+    assert len(one) >= 8
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.nightly

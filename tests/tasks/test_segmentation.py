@@ -137,7 +137,8 @@ def trainer(folder, **options: object) -> L.Trainer:
 
 def made() -> SegmentationTask:
     torch.manual_seed(0)
-    return SegmentationTask((1, 24, 24), 10, SMALL, postprocessing=["largest_component"])
+    net = partial(SMALL, stem=(3,), pose_length=0.4)
+    return SegmentationTask((1, 24, 24), 10, net, postprocessing=["largest_component"])
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
