@@ -60,7 +60,7 @@ def mean_of_pixels(
     In training on several processes the mean over processes is that over all pixels of theirs that count.
 
     Args:
-        loss: called with the activations ``(N, J)`` and the labels ``(N)`` of the pixels that count; returns their mean.
+        loss: called with activations ``(N, J)`` and labels ``(N)`` of the pixels that count; returns their mean.
         activations, masks, ignore_index: see `counted_pixels`.
     """
     counted, labels = counted_pixels(activations, masks, ignore_index)
