@@ -3,18 +3,20 @@
 Each network is trained by ``python -m capsule_lightning fit --config pose.yaml`` on bodies that are seen from the
 front, and the best state on validation clips of that viewpoint is tested on the same new clips from the front, from
 azimuths of 30, 60 and 90 degrees and from the top. A run that was cut off goes on where it was, and one that is done
-is not repeated. Means over seeds have 95 % intervals of Student's t; so has the difference of two networks that share
-their seeds.
+is not repeated, nor are its tests: the measurement may be made in pieces, by ``--minutes`` or by networks and seeds.
+Means over seeds have 95 % intervals of Student's t; so has the difference of two networks that share their seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,12 @@ def train(network: str, seed: int, words: Sequence[str], runs: Path) -> Path:
 
 
 def seen(folder: Path) -> dict[str, dict[str, float]]:
-    """Return the test metrics of the best state of a run, by viewpoint."""
+    """Return the test metrics of the best state of a run, by viewpoint; they are kept in its folder."""
+    kept = folder / "views.json"
+    if kept.exists():
+        before: dict[str, dict[str, float]] = json.loads(kept.read_text())
+        if [*before] == [*VIEWS]:
+            return before
     (best,) = (path for path in (folder / FOLDER).glob("epoch*.ckpt"))
     state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
     found = {}
@@ -94,6 +101,7 @@ def seen(folder: Path) -> dict[str, dict[str, float]]:
         trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
         (metrics,) = trainer.test(experiment.task, datamodule=experiment.data, verbose=False)
         found[view] = {name.removeprefix("test/"): float(value) for name, value in metrics.items()}
+    kept.write_text(json.dumps(found))
     return found
 
 
@@ -146,6 +154,9 @@ def options() -> argparse.ArgumentParser:
     parsed.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run each (default: 0 1 2)")
     parsed.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parsed.add_argument(
+        "--minutes", type=float, default=float("inf"), help="begin no other run after so many (default: no end)"
+    )
+    parsed.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="options of fit, such as trainer.max_epochs=5"
     )
     return parsed
@@ -160,8 +171,12 @@ def main() -> None:
     words = [word for each in arguments.set for word in (f"--{each.partition('=')[0]}", each.partition("=")[2])]
     resolve(["fit", "--config", "pose.yaml", *words])  # refuses a wrong option before anything is trained
     found: dict[str, dict[str, Any]] = {}
+    end = time.monotonic() + 60 * arguments.minutes
     for seed in arguments.seeds:
         for network in arguments.networks:
+            if time.monotonic() > end:
+                print(f"{network}-{seed} is left: call it again to go on", flush=True)
+                return
             folder = train(network, seed, words, arguments.runs)
             found.setdefault(network, {})[str(seed)] = seen(folder)
             print(f"{folder.name}: " + ", ".join(

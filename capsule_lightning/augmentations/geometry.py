@@ -87,7 +87,8 @@ class Affine(Augmentation):
         angle, scale, shear, offset = self._drawn(draws)
         center = points.new_tensor([size[1] / 2, size[0] / 2])
         forward = torch.linalg.inv(to_source(angle, scale, shear)).to(points)  # of 2x2 matrices
-        return (points - center) @ forward.mT + center + offset.unsqueeze(1)
+        moved: Tensor = (points - center) @ forward.mT + center + offset.unsqueeze(1)
+        return moved
 
     def _drawn(self, draws: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rotation and shear in radians, scale, and shift ``(B, 2)`` to the right and down."""

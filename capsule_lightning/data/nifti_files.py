@@ -162,7 +162,8 @@ def _header(path: Path, most: int) -> tuple[Any, int]:
         raise InputError(f"{path}: cannot be read ({first_line(error)}); expected a NIfTI file") from error
     size = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
     kind = next((kind for kind in (348, 540) if kind in size and len(start) >= kind), None)
-    require(kind is not None, f"{path}: is not a NIfTI file: sizeof_hdr is neither 348 nor 540")
+    if kind is None:
+        raise InputError(f"{path}: is not a NIfTI file: sizeof_hdr is neither 348 nor 540")
     made = nibabel.Nifti1Header if kind == 348 else nibabel.Nifti2Header
     try:
         header = made(start[:kind], check=True)

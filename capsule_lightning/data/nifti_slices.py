@@ -127,12 +127,13 @@ class NiftiSlicesDataModule(PairedMasksDataModule):
         require_test_size(test_size)
         self.plane, self.step, self.stated_window, self.max_voxels = plane, step, window, max_voxels
         self.test_size, self.suffix = test_size, mask_suffix
-        self.folders = [(str(pictures), str(masks))] + ([(test_pictures, test_masks)] if test_pictures else [])
+        self.folders = [(str(pictures), str(masks))]
+        self.folders += [(test_pictures, test_masks)] if test_pictures is not None and test_masks is not None else []
 
     @cached_property
     def scans(self) -> dict[str, list[Scan]]:
         """The volumes of each split, ``train`` and ``test``."""
-        found = [self._scans(Path(os.path.expanduser(a)), Path(os.path.expanduser(str(b)))) for a, b in self.folders]
+        found = [self._scans(Path(os.path.expanduser(a)), Path(os.path.expanduser(b))) for a, b in self.folders]
         unsaid = sum(not scan.volume.is_oriented for scans in found for scan in scans)
         self.told.append(f"{self.plane} slices {PLANES[self.plane][1]}")
         if unsaid:

@@ -44,8 +44,8 @@ def of_joints(about: AnnotatedNetwork) -> Findings:
     columns = {
         f"mean distance, {unit}": far.nanmean(dim=0),
         "length of its capsule": long.mean(dim=0).double(),
-        "if it is seen": torch.where(seen, long, torch.nan).nanmean(dim=0).double(),
-        "if it is not": torch.where(seen, torch.nan, long).nanmean(dim=0).double(),
+        "its length where it is seen": torch.where(seen, long, torch.nan).nanmean(dim=0).double(),
+        "its length where it is hidden": torch.where(seen, torch.nan, long).nanmean(dim=0).double(),
     }
     if not about.known:
         columns = {"length of its capsule": columns["length of its capsule"]}

@@ -37,7 +37,7 @@ from capsule_lightning.runs.csv_text import csv_text
 from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import expanded, run_of_checkpoint
 from capsule_lightning.runs.results import require_place
-from capsule_lightning.sharing.network_file import is_shared, require_source
+from capsule_lightning.sharing.network_file import NETWORKS, is_shared, require_source
 from capsule_lightning.tasks.detection import DetectionTask
 from capsule_lightning.tasks.pose import PoseTask
 from capsule_lightning.tasks.segmentation import SegmentationTask
@@ -158,7 +158,7 @@ def build(trained: TrainedNetwork, say: Callable[[str], object] = str) -> tuple[
     ), probe
 
 
-def build_annotated(about: AnnotatedNetwork, say: Callable[[str], object] = str) -> tuple[str, bytes]:
+def build_annotated(about: AnnotatedNetwork, say: Callable[[str], object] = str) -> tuple[str, str]:
     """Build the page about a network for masks, boxes or joints.
 
     Args:
@@ -171,7 +171,9 @@ def build_annotated(about: AnnotatedNetwork, say: Callable[[str], object] = str)
     say("looking at the test images" if about.known else "looking at the pictures")
     kinds = {SegmentationTask: of_masks, DetectionTask: of_boxes, PoseTask: of_joints}
     found = next(look for kind, look in kinds.items() if isinstance(about.task, kind))(about)
-    facts = {**found.facts, **about.facts, **network(about.task.net)}
+    net = about.task.net
+    assert isinstance(net, NETWORKS)
+    facts = {**found.facts, **about.facts, **network(net)}
     body = "".join(
         f"<tr><th>{html.escape(name)}" + "".join(f"<td>{cell(value)}" for value in values)
         for name, values in found.rows
@@ -180,7 +182,7 @@ def build_annotated(about: AnnotatedNetwork, say: Callable[[str], object] = str)
     table = f"<table><tr><th>{head}{body}</table>" if found.rows else ""
     lines: list[Sequence[object]] = [["name", *found.columns]]
     lines += [[name, *("" if value != value else value for value in values)] for name, values in found.rows]
-    return filled(about.title, facts, found.pictures, found.heading, table, about.config), csv_text(lines).encode()
+    return filled(about.title, facts, found.pictures, found.heading, table, about.config), csv_text(lines)
 
 
 def filled(
