@@ -16,6 +16,7 @@ from capsule_lightning.data.mask_files import read_mask
 from capsule_lightning.data.mask_values import code_of
 from capsule_lightning.data.pictures import Reading
 from capsule_lightning.errors import InputError
+from capsule_lightning.metrics.masks import image_dice
 
 SIDE = 16
 
@@ -245,3 +246,20 @@ def test_training_batches_do_not_depend_on_the_number_of_processes(tmp_path):
 def test_options_out_of_range_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         ImageMaskDataModule(**options)
+
+
+def test_images_without_an_object_and_objects_that_the_border_cuts_are_kept(tmp_path):
+    options = write(tmp_path, square(255))
+    cut = np.zeros((SIDE, SIDE), np.uint8)
+    cut[12:, 13:] = 255
+    Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(tmp_path / "masks/0.png")
+    Image.fromarray(cut).save(tmp_path / "masks/1.png")
+    data = made(options, test_size=1, val_size=0)
+    pairs, labels = data.pairs, {}
+    for split in ("train", "test"):
+        for path, mask in zip(pairs[split].images, data.store(split).labels, strict=True):
+            labels[path.stem] = mask
+    assert labels["0"].unique().tolist() == [0]
+    assert torch.equal(labels["1"] == 1, torch.from_numpy(cut > 0))
+    batch = data.on_after_batch_transfer(next(iter(data.loader("train"))), 0)
+    assert image_dice(torch.zeros_like(batch.masks), batch.masks * 0, 2).isnan().all()  # nothing to find counts nowhere
