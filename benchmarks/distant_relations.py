@@ -3,11 +3,11 @@
     apt-cache dumpavail > index.txt
     python benchmarks/distant_relations.py index.txt packages.tsv train.jsonl test.jsonl
 
-A sentence of the description of package A that names package B, whose name has a hyphen or a digit, is labeled with what
-the index says of the two: a field of A that lists B, such as Depends, ``needed-by`` if B depends on A, ``same-source``,
-or ``NA``. No one has read whether the sentence says so. Both names are replaced, because names such as ``-doc`` tell the
-label: A, which every sentence is made to begin with, by one word and B by another. A fifth of the sources from which
-packages A are built, drawn by ``--seed``, and all their sentences are the test set.
+A sentence of the description of package A that names package B, whose name has a hyphen or a digit, is labeled with
+what the index says of the two: a field of A that lists B, such as Depends, ``needed-by`` if B depends on A,
+``same-source``, or ``NA``. No one has read whether the sentence says so. Both names are replaced, because names such as
+``-doc`` tell the label: A, which every sentence is made to begin with, by one word and B by another. A fifth of the
+sources from which packages A are built, drawn by ``--seed``, and all their sentences are the test set.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ def sentences(
                 if name == package or name not in index or not re.search(r"[-0-9]", name):
                     continue
                 said = relation(index, package, name)
-                before, behind = (re.sub(rf"(?<![\w-]){re.escape(package)}(?![\w-])", ITSELF, part)
-                                  for part in (sentence[: match.start()], sentence[match.start() + len(name):]))  # fmt: skip
+                own = rf"(?<![\w-]){re.escape(package)}(?![\w-])"
+                parts = sentence[: match.start()], sentence[match.start() + len(name) :]
+                before, behind = (re.sub(own, ITSELF, part) for part in parts)
                 text = f"{ITSELF} : {before}{OTHER}{behind}"
                 if said is None or len(text.split()) > longest or (text, package, name) in seen:
                     continue

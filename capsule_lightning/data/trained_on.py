@@ -95,9 +95,9 @@ class TrainedOn:
         if isinstance(data, TextDataModule) and self.vocabulary is not None:
             require_same_vocabulary(vocabulary_of(self.vocabulary, source), data.vocabulary, source)
             require(
-                self.in_shape[1] == data.max_length,
-                f"{source}: takes texts of at most {self.in_shape[1]} ids, and these data give {data.max_length}; set "
-                f"--data.max_length {self.in_shape[1]}",
+                self.in_shape[-1] == data.max_length,
+                f"{source}: takes texts of at most {self.in_shape[-1]} ids, and these data give {data.max_length}; set "
+                f"--data.max_length {self.in_shape[-1]}",
             )
         if tuple(self.in_shape) != tuple(data.in_shape):
             raise InputError(

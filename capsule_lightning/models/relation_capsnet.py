@@ -83,7 +83,8 @@ class RelationCapsNet(RelationNet):
         self.primary = nn.Conv1d(hidden, types * dim, 2)
         make: Callable[..., Routing] = routing
         self.routing = make(self.longest * types, dim, num_classes, dim_out, vote_weights=1)
-        scale_votes(self.routing, activation=1 / self.longest)
+        # at first the capsules of one type are alike at all words, whose weights sum to 1
+        scale_votes(self.routing, activation=1 / self.longest, different=types)
 
     def relation_children(self, states: Tensor, weights: Tensor, lengths: Tensor) -> Capsules:
         """Return the primary capsules of each word and the next, ordered by place and then by type; 0 at padding."""

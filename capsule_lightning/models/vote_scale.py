@@ -12,7 +12,11 @@ from capsule_lightning.routing.base import Routing
 
 @torch.no_grad()
 def scale_votes(
-    routing: Routing, length: float = 0.5, activation: float | None = None, children: float | None = None
+    routing: Routing,
+    length: float = 0.5,
+    activation: float | None = None,
+    children: float | None = None,
+    different: int | None = None,
 ) -> None:
     """Multiply vote matrices so that parents of random children have a length, as far as activations are lengths.
 
@@ -25,6 +29,7 @@ def scale_votes(
         length: of parents, in (0, 1).
         activation: of the children; None for their length.
         children: length of the children's poses; None for ``length``.
+        different: how many of the children differ, a divisor of their number, and the others repeat them; None for all.
 
     Source: Mishkin & Matas, All You Need Is a Good Init, ICLR 2016 (arXiv 1511.06422), for setting the size of weights
     by what a layer gives.
@@ -32,7 +37,9 @@ def scale_votes(
     weight = getattr(routing, "weight", None)
     if not (routing.gives_lengths and isinstance(weight, Tensor)) or weight.is_meta:
         return
-    draws = torch.randn(4, routing.num_in, routing.dim_in, generator=torch.Generator("cpu").manual_seed(0))
+    kinds = routing.num_in if different is None else different
+    draws = torch.randn(4, kinds, routing.dim_in, generator=torch.Generator("cpu").manual_seed(0))
+    draws = draws.repeat(1, routing.num_in // kinds, 1)
     poses = (length if children is None else children) * F.normalize(draws.to(weight), dim=-1)
     capsules = Capsules.from_vectors(poses)
     if activation is not None:
