@@ -106,8 +106,8 @@ def options() -> argparse.ArgumentParser:
     add_turns(parsed, repeats=5, warmup=1)
     add_inner(parsed)
     parsed.add_argument("--kinds", nargs="+", choices=[*KINDS], default=[*KINDS], help="the first is compared with")
-    sizes = {"sentences": 64, "tokens": 24, "vocabulary": 8000, "dim": 256, "num_heads": 4, "num_layers": 3}
-    for name, default in {**sizes, "hidden": 1024}.items():
+    sizes = {"sentences": 32, "tokens": 24, "vocabulary": 2000, "dim": 64, "num_heads": 4, "num_layers": 3}
+    for name, default in {**sizes, "hidden": 256}.items():
         parsed.add_argument(f"--{name}", type=positive, default=default, help="default: %(default)s")
     parsed.add_argument("--precision", choices=PRECISIONS, default="32-true", help="default: %(default)s")
     return parsed
