@@ -104,7 +104,7 @@ class TranslationNet(nn.Module, ABC):
         source, training = self.reader(texts).to(next(self.parameters()).device), self.training
         self.eval()
         try:
-            found = [row for part in source.split(batch_size) for row in translate(self, part, beam).cpu()]
+            found = [row for part in torch.split(source, batch_size) for row in translate(self, part, beam).cpu()]
         finally:
             self.train(training)
         return ["" if ids[0] == END else self.writer(row) for ids, row in zip(source, found, strict=True)]
