@@ -26,6 +26,7 @@ from capsule_lightning.cli.lightning_cli import CapsuleCLI, place_loggers
 from capsule_lightning.cli.measured import (
     base_of_network,
     for_predict,
+    images_known,
     require_results,
     take_network,
     take_weights,
@@ -41,6 +42,7 @@ from capsule_lightning.cli.words import Words, read_words
 from capsule_lightning.components.names import import_components
 from capsule_lightning.components.own import import_modules
 from capsule_lightning.components.run_config import read_resumed_config, read_run_config
+from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.kernels.heap import keep_heap
 from capsule_lightning.loggers.base import Placement
@@ -317,6 +319,7 @@ def fit(cli: CapsuleCLI, choice: Choice, config: Mapping[str, Any], folder: Path
     data.require_whole_shares(trainer.world_size)
     require_monitors(trainer, task, data)
     require_steps(task)
+    task.try_loss()
     path, loops = choice.checkpoint, trainer.fit_loop.state_dict()
     checkpoints = None
     if not config["trainer"]["fast_dev_run"]:
@@ -335,6 +338,9 @@ def fit(cli: CapsuleCLI, choice: Choice, config: Mapping[str, Any], folder: Path
                 else f"going on from {newest}"
             )
     start = begin_from(path, trainer, record_of(config), folder)
+    if path is not None and isinstance(data, ImageDataModule):
+        about = images_known(path)
+        data.keep_classes(None if about is None else about.class_names)
     trainer.fit(task, datamodule=data, ckpt_path=path, weights_only=True)  # a checkpoint is values, and never code
     trained = trainer.global_step > start.step or start.is_done
     require(trained, "fit: not one step was trained; raise the limits of the trainer, or lower data.batch_size")

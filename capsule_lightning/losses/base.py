@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import isfinite
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class ClassificationLoss(nn.Module, ABC):
     """
 
     class_weights: Tensor | None
+    of_one_class: ClassVar[bool] = False
+    """Whether each example must have exactly one class."""
 
     def __init__(self) -> None:
         super().__init__()

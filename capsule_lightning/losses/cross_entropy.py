@@ -206,6 +206,8 @@ class CrossEntropyLoss(ClassificationLoss):
             weights are not above 0.
     """
 
+    of_one_class = True
+
     def __init__(
         self,
         *,

@@ -68,6 +68,8 @@ class OrdinalLoss(ClassificationLoss):
         InputError: weights are not above 0.
     """
 
+    of_one_class = True
+
     def __init__(self, *, class_weights: list[float] | Literal["balanced"] | None = None) -> None:
         super().__init__()
         self.weigh(class_weights)

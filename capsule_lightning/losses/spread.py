@@ -104,6 +104,7 @@ class SpreadLoss(ClassificationLoss):
             weights are not above 0.
     """
 
+    of_one_class = True
     margin: Tensor
 
     def __init__(

@@ -55,6 +55,9 @@ class CapsuleNet(nn.Module, ABC):
         InputError: there are fewer than 2 classes, or a size is below 1.
     """
 
+    ordinal: bool = False
+    """Whether its classes are grades, in their order."""
+
     def __init__(self, in_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         self.require_shape(in_shape)

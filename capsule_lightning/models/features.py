@@ -57,6 +57,7 @@ class FeatureNet(CapsuleNet):
             layers += [nn.Linear(width, following), nn.ReLU()]
         last = nn.Linear(widths[-1], 1, bias=False) if ordinal else nn.Linear(widths[-1], num_classes)
         self.head = nn.Sequential(*layers, nn.Dropout(dropout), last)
+        self.ordinal = ordinal
         self.thresholds = OrderedThresholds(num_classes) if ordinal else None
 
     @override

@@ -110,6 +110,57 @@ class ImageClassificationTask(ImageTask):
         self.reconstruction_weight = reconstruction_weight
         if self.net.decoder is not None:
             self.loss_names = ("loss", "class_loss", "reconstruction_loss")
+        self._is_tried = False
+
+    def require_for_several(self) -> None:
+        """Refuse parts that are for images of one class each; called by tasks whose images may have several.
+
+        Raises:
+            InputError: such a loss or network, or weights of classes.
+        """
+        name, loss, net = (type(each).__name__ for each in (self, self.loss, self.net))
+        require(
+            not self.loss.of_one_class,
+            f"{loss}: is for one class an image, and {name} is for several: choose --model.loss MarginLoss for capsules, "
+            "or BinaryCrossEntropyLoss for networks with one logit for each class, such as BaselineCNN",
+        )
+        require(
+            not self.net.ordinal,
+            f"{net}: ordinal=true is for grades, of which an image has one, and {name} is for several classes an image: "
+            "set --model.net.ordinal false",
+        )
+        require(
+            self.loss.class_weights is None and not self.loss.balanced,
+            "class_weights: a weight is of the one class of an image, and these may have several; set "
+            "--model.loss.class_weights null",
+        )
+
+    @override
+    def try_loss(self) -> None:
+        if self._is_tried:  # once is enough
+            return
+        self._is_tried, training = True, self.training
+        self.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                batch = self.example_batch(2)
+                try:
+                    capsules = self(batch[0])
+                except (
+                    Exception
+                ):  # what keeps it from running here, such as a kernel for GPUs, the first batch will tell
+                    return
+                self.require_usable(capsules, batch)
+        finally:
+            self.train(training)
+
+    def require_usable(self, capsules: Capsules, batch: HasLabels) -> None:
+        """Refuse a loss that cannot take the class capsules of a batch.
+
+        Raises:
+            InputError: it cannot.
+        """
+        self.loss(capsules, self.targets(batch.labels))
 
     @abstractmethod
     def classify(self, capsules: Capsules, labels: Tensor) -> Tensor:
@@ -203,6 +254,8 @@ class ImageClassificationTask(ImageTask):
                 f"{type(self.loss).__name__}: takes no weights, and this training {what}: choose another loss, or let "
                 "its forward take weights",
             )
+        if stage == "fit":
+            self.try_loss()
         begins = stage == "fit" and self.trainer.ckpt_path is None  # what is resumed has its own
         vectors = getattr(data, "word_vectors", None) if begins else None
         if isinstance(vectors, Tensor) and isinstance(self.net, WordNet):

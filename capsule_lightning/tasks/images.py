@@ -64,6 +64,8 @@ class ImageTask(Task):
         """
         found = read_trained_on(checkpoint.get(TRAINED_ON), "the checkpoint")
         data = self._images()
+        if found is None and isinstance(data, ImageDataModule):
+            data.keep_classes(None)
         if found is not None and data is not None:
             found.require_same(data, "the checkpoint")
             found.normalizes(data)

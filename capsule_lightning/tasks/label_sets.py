@@ -50,8 +50,9 @@ class LabelSetTask(ImageClassificationTask):
         skip_not_finite: see `Task`; 0 stops at the first step that is not finite.
 
     Raises:
-        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``; a ``threshold`` out of range; a loss
-            with weights of classes; a decoder that takes the capsule of one class alone.
+        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``; a ``threshold`` out of range; a loss or
+            a network for one class an image, or weights of classes; a decoder that takes the capsule of one class
+            alone.
     """
 
     num_labels = 0
@@ -73,11 +74,7 @@ class LabelSetTask(ImageClassificationTask):
             in_shape, num_classes, net, loss, reconstruction_weight, optimizer, lr_scheduler, skip_not_finite
         )
         require(0 < threshold < 1, f"threshold={threshold}: expected a number between 0 and 1")
-        require(
-            self.loss.class_weights is None and not self.loss.balanced,
-            "class_weights: a weight is of the one class of an image, and these have any number; set "
-            "--model.loss.class_weights null",
-        )
+        self.require_for_several()
         decoder = self.net.decoder
         require(
             getattr(decoder, "masked", True),
@@ -99,6 +96,21 @@ class LabelSetTask(ImageClassificationTask):
     @override
     def reconstruct(self, capsules: Capsules, classes: Tensor) -> Tensor | None:
         return self.net.reconstruct(capsules, classes)
+
+    @override
+    def require_usable(self, capsules: Capsules, batch: HasLabels) -> None:
+        super().require_usable(capsules, batch)
+        sums, net = self.loss.presence(capsules).sum(dim=-1), type(self.net).__name__
+        logits = capsules.poses.shape[-1] == 1
+        require(
+            not torch.allclose(sums, torch.ones_like(sums), atol=1e-4),
+            f"{net}: its activations sum to 1 over the classes, so that they cannot name any number of them; choose "
+            + (
+                "--model.loss BinaryCrossEntropyLoss"
+                if logits
+                else "another network or routing, such as DynamicRouting"
+            ),
+        )
 
     @override
     def targets(self, labels: Tensor) -> Tensor:

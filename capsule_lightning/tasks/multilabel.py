@@ -45,8 +45,8 @@ class MultiLabelTask(ImageClassificationTask):
         skip_not_finite: see `Task`; 0 stops at the first step that is not finite.
 
     Raises:
-        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``; ``num_labels`` out of range; a loss
-            with weights of classes.
+        InputError: a negative ``reconstruction_weight`` or ``skip_not_finite``; ``num_labels`` out of range; a loss or
+            a network for one class an image, or weights of classes.
     """
 
     training_names = ("accuracy", "digit_accuracy")
@@ -70,11 +70,7 @@ class MultiLabelTask(ImageClassificationTask):
             2 <= num_labels < num_classes,
             f"num_labels={num_labels}: expected at least 2 and fewer than the {num_classes} classes",
         )
-        require(
-            self.loss.class_weights is None and not self.loss.balanced,
-            "class_weights: a weight is of the one class of an image, and these have several; set "
-            "--model.loss.class_weights null",
-        )
+        self.require_for_several()
         self.save_hyperparameters(logger=False)
         self.num_labels = num_labels
         self.net.naming = self.naming = LongestCapsules(num_labels)

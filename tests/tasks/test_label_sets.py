@@ -20,19 +20,26 @@ from capsule_lightning.decoders.dense import DenseDecoder
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.losses.base import ClassificationLoss
-from capsule_lightning.losses.cross_entropy import BinaryCrossEntropyLoss
+from capsule_lightning.losses.cross_entropy import BinaryCrossEntropyLoss, CrossEntropyLoss
 from capsule_lightning.losses.margin import MarginLoss
+from capsule_lightning.losses.ordinal import OrdinalLoss
+from capsule_lightning.losses.spread import SpreadLoss
 from capsule_lightning.metrics.label_sets import ExactMatch, LabelAUROC, LabelF1, LabelPrecision, LabelRecall
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.capsnet import CapsNet
+from capsule_lightning.models.cnn import BaselineCNN
+from capsule_lightning.models.features import FeatureNet
+from capsule_lightning.routing.self_routing import SelfRouting
 from capsule_lightning.tasks.classification import ClassificationTask
 from capsule_lightning.tasks.label_sets import LabelSetTask
+from capsule_lightning.tasks.multilabel import MultiLabelTask
 
 SMALL = partial(
     CapsNet,
     encoder=partial(SabourEncoder, channels=2, kernel_size=3, num_types=1, primary_kernel_size=3),
     decoder=partial(DenseDecoder, hidden=(8,)),
 )
+CNN = partial(BaselineCNN, channels=(2,), hidden=(4,))
 LABELS = torch.tensor([[0, 2, 5], [3, -1, -1], [-1, -1, -1], [1, 6, -1]])
 
 
@@ -181,11 +188,40 @@ def test_a_loss_that_takes_no_weights_is_refused_where_images_are_mixed():
         ({"threshold": 1.0}, "threshold=1.0: expected a number between 0 and 1"),
         ({"loss": partial(MarginLoss, class_weights=[1.0] * 7)}, r"class_weights.*null"),
         ({"net": partial(SMALL, decoder=ClassIndependentDecoder)}, r"ClassIndependentDecoder: .*DenseDecoder"),
+        ({"loss": CrossEntropyLoss}, r"CrossEntropyLoss: is for one class an image.*BinaryCrossEntropyLoss"),
+        ({"loss": OrdinalLoss}, r"OrdinalLoss: is for one class an image"),
+        ({"loss": SpreadLoss}, r"SpreadLoss: is for one class an image"),
+        ({"net": partial(FeatureNet, ordinal=True)}, r"FeatureNet: ordinal=true is for grades"),
     ],
 )
 def test_what_cannot_be_is_refused(options, named):
-    with pytest.raises(InputError, match=named):
-        LabelSetTask((1, 8, 8), 7, **{"net": SMALL, **options})
+    for task in (LabelSetTask, MultiLabelTask):
+        if task is LabelSetTask or not {"threshold", "net"} & set(options) or "ordinal" in named:
+            with pytest.raises(InputError, match=named):
+                task((1, 8, 8), 7, **{"net": SMALL, **options})
+
+
+@pytest.mark.parametrize(
+    ("task", "net", "loss", "named"),
+    [
+        (LabelSetTask, CNN, MarginLoss, r"BaselineCNN: its activations sum to 1 .*--model.loss BinaryCrossEntropyLoss"),
+        (LabelSetTask, partial(SMALL, routing=SelfRouting), MarginLoss, r"sum to 1 .*routing, such as DynamicRouting"),
+        (LabelSetTask, SMALL, BinaryCrossEntropyLoss, r"poses of 16 dimensions are not logits.*use MarginLoss"),
+        (ClassificationTask, SMALL, CrossEntropyLoss, r"poses of 16 dimensions are not logits.*use MarginLoss"),
+        (LabelSetTask, CNN, BinaryCrossEntropyLoss, None),
+        (LabelSetTask, SMALL, MarginLoss, None),
+        (ClassificationTask, CNN, CrossEntropyLoss, None),
+    ],
+)
+def test_a_loss_that_does_not_fit_the_network_is_refused_before_data_are_read(task, net, loss, named):
+    made, before = task((1, 8, 8), 7, net, loss), torch.get_rng_state()
+    if named is None:
+        made.try_loss()
+    else:
+        with pytest.raises(InputError, match=named):
+            made.try_loss()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in made.modules())
 
 
 def test_logits_are_present_as_their_sigmoids_say():
