@@ -258,6 +258,8 @@ def take_network(path: str, checkpoint: Mapping[str, Any] | None, task: Task, da
         InputError: another network, or data of other classes or of another shape.
     """
     about = images_known(path) if checkpoint is None else read_trained_on(checkpoint.get(TRAINED_ON), path)
+    if about is None and isinstance(data, ImageDataModule):
+        data.keep_classes(None)
     if about is not None and isinstance(data, ImageDataModule | TextDataModule):
         about.require_same(data, path)
         about.normalizes(data)

@@ -301,6 +301,13 @@ class ImageDataModule(DataModule):
             self._brightness = brightness(self.store("train"))
         return self._brightness
 
+    def keep_classes(self, names: Sequence[str] | None) -> None:  # noqa: B027
+        """Number the classes as a run does, if these are its classes in another order; nothing unless overridden.
+
+        Args:
+            names: of the run's classes, in their order; None if it does not state them, as long ago.
+        """
+
     def keep_values(self, values: Sequence[float] | None) -> None:
         """Read images of more than 8 bits on the scale of a run, whatever images there are now.
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from capsule_lightning.data.base import ImageBatch, ImageDataModule, Normalization
 from capsule_lightning.data.division import Division
-from capsule_lightning.data.image_table import in_order
+from capsule_lightning.data.image_trees import in_order
 from capsule_lightning.data.label_tables import TABLES, read_table
 from capsule_lightning.data.loader import MemoryStore, Store, StoredBatch
 from capsule_lightning.data.module import DataModule, Split

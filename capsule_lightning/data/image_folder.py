@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from typing_extensions import override
@@ -22,9 +22,10 @@ from capsule_lightning.errors import require
 class ImageFolderDataModule(ListedImagesDataModule):
     """Images in ``<root>/{train,test}/<class>/*``, or in ``<root>/<class>/*`` with a test set split off.
 
-    The folders of the splits may have any of their usual names, such as ``Training``, ``valid`` and ``Testing``. Links
-    to files and folders are followed. `ListedImagesDataModule` describes the arguments that are not listed, and
-    `ImageDataModule` those that it does not list.
+    The folders of the splits may have any of their usual names, such as ``Training``, ``valid`` and ``Testing``. Classes
+    are in alphabetical order, or in that of their numbers if all names are whole numbers; a trained network keeps the
+    order that it was trained with. Links to files and folders are followed. `ListedImagesDataModule` describes the
+    arguments that are not listed, and `ImageDataModule` those that it does not list.
 
     Args:
         split_folders: whether the folders of ``root`` are splits, and not classes; null to judge by their names and by
@@ -101,6 +102,10 @@ class ImageFolderDataModule(ListedImagesDataModule):
             skip_odd=self.reading.skip_damaged,
             walked=walked,
         )
+
+    @override
+    def keep_classes(self, names: Sequence[str] | None) -> None:
+        super().keep_classes(sorted(self.class_names) if names is None else names)  # how it was before it was stated
 
     @property
     @override

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from typing_extensions import override
 from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.base import Normalization
 from capsule_lightning.data.fitting import Fit
-from capsule_lightning.data.image_trees import ClassTree, Walked
+from capsule_lightning.data.image_trees import ClassTree, Walked, in_order
 from capsule_lightning.data.label_tables import Table, read_table
 from capsule_lightning.data.listed_images import ListedImagesDataModule
 from capsule_lightning.data.pictures import MOST_PIXELS
@@ -171,7 +171,8 @@ class ImageTableDataModule(ListedImagesDataModule):
         chosen = [number for number, each in enumerate(listing.parts) if each == part]
         labels = [listing.labels[number] for number in chosen]
         found = {name for each in labels for name in each}
-        names = (list(listing.names) or in_order(found)) if part == "train" else list(self.class_names)
+        kept = getattr(self, "class_names", None)  # not known before the images to train on have been listed
+        names = list(kept or listing.names or in_order(found))
         require(names, f"{self.table}: no image to train on has a label; expected two classes or more")
         unknown = sorted(found - set(names))
         require(
@@ -204,18 +205,6 @@ class ImageTableDataModule(ListedImagesDataModule):
     @override
     def describe(self) -> str:
         return f"{super().describe()}\n  {self.listing.note}"
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Return the different names in alphabetical order, or in that of their numbers if all are whole numbers.
-
-    Example:
-        >>> in_order(["10", "2", "2"]), in_order(["b", "10", "a"])
-        (['2', '10'], ['10', 'a', 'b'])
-    """
-    different = sorted(set(names))
-    numbers = all(name.removeprefix("-").isdecimal() for name in different)
-    return sorted(different, key=int) if numbers else different
 
 
 def read_listing(

@@ -130,6 +130,18 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in _list(folder, {})[0] if _kind(entry) == "folder")
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the different names in alphabetical order, or in that of their numbers if all are whole numbers.
+
+    Example:
+        >>> in_order(["10", "2", "2"]), in_order(["b", "10", "a"])
+        (['2', '10'], ['10', 'a', 'b'])
+    """
+    different = sorted(set(names))
+    numbers = all(name.removeprefix("-").isdecimal() for name in different)
+    return sorted(different, key=int) if numbers else different
+
+
 def class_tree(
     folder: Path,
     class_names: Sequence[str] | None = None,
@@ -142,8 +154,8 @@ def class_tree(
 
     Args:
         folder: the tree.
-        class_names: names of the classes, in the order of their numbers; None for the names of the folders, in
-            alphabetical order.
+        class_names: names of the classes, in the order of their numbers; None for the names of the folders, see
+            `in_order`.
         nested: accept a tree in which every image lies in a folder below its class folder.
         skip_odd: leave out what is not a file though its name is one of an image, instead of refusing all.
         walked: see `find_images`.
@@ -159,7 +171,7 @@ def class_tree(
     require(folders, f"{folder}: no class folders; expected {folder}/<class>/<image>")
     require(len(folders) == len(names), f"{folder}: class folders whose names look the same; rename one of them")
     if class_names is None:
-        class_names = list(folders)
+        class_names = in_order(folders)
     elif set(folders) != set(class_names):
         wrong = sorted(set(folders) ^ set(class_names))
         raise InputError(

@@ -32,7 +32,7 @@ from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.sharded_trees import ShardedTree, shard_tree, stream
 from capsule_lightning.data.shards import How
 from capsule_lightning.data.split_folders import Part
-from capsule_lightning.data.split_record import SplitRecord, changes, file_keys
+from capsule_lightning.data.split_record import SplitRecord, changes, file_keys, parted
 from capsule_lightning.data.statistics import channel_statistics, digests
 from capsule_lightning.data.storage import Plan, Storage, choose, folders_for
 from capsule_lightning.data.stratified import split_off
@@ -188,13 +188,22 @@ class ListedImagesDataModule(ImageDataModule):
         return self.storage_plan.storage != "memory" and not self.is_deep
 
     def prepare_data(self) -> None:
-        """Decode the files once, all of them before any are kept; called by one process of each machine."""
+        """Decode what is needed of the files once, all before any are kept; called by one process of each machine."""
         if self._is_streamed:
-            for part in self._parts_of("train") + self._parts_of("test"):
+            for part in dict.fromkeys(part for split in self._needed for part in self._parts_of(split)):
                 self._shard(part)
             return
-        for found in [self._read(split) for split in ("train", "test")]:
+        for found in [self._read(split) for split in self._needed]:
             found.keep()
+
+    @property
+    def _needed(self) -> tuple[Split, ...]:
+        """Splits that will be read: a test or a prediction needs those to train on for what only they can tell."""
+        trainer, values = self.trainer, self.reading.values or self.value_range
+        measures = (self.normalization == "channel" and self.statistics is None) or (self.is_deep and values is None)
+        if trainer is None or measures or not (trainer.testing or trainer.predicting):
+            return SPLITS
+        return ("test",) if trainer.testing or self.predict_path is None else ()
 
     @override
     def load(self, split: Split) -> Images:
@@ -212,6 +221,20 @@ class ListedImagesDataModule(ImageDataModule):
             values = low, high if high > low else low + 1
             self.reading = replace(self.reading, values=values)
         return images._replace(images=scaled_images(images.images, values, self.reading.invert))
+
+    @override
+    def keep_classes(self, names: Sequence[str] | None) -> None:
+        before = list(self.class_names)
+        if names is None or list(names) == before or sorted(names) != sorted(before):
+            return
+        self.class_names = list(names)
+        self._sharded = {}
+        if not self.stores:
+            return
+        held_out = file_keys(self._files["train"])[self._val] if len(self._train) else None
+        self.reopen()
+        if held_out is not None:
+            self.use_split(*parted(file_keys(self._files["train"]), held_out))
 
     @override
     def keep_values(self, values: Sequence[float] | None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from capsule_lightning.data.division import Division
-from capsule_lightning.data.image_table import in_order
+from capsule_lightning.data.image_trees import in_order
 from capsule_lightning.data.label_sets import padded
 from capsule_lightning.data.length_loader import LengthLoader
 from capsule_lightning.data.loader import ExactLoader, StoredBatch

@@ -84,6 +84,8 @@ class TrainedOn:
     def require_same(self, data: ImageDataModule | TextDataModule, source: str) -> None:
         """Refuse data that are not of the network's classes, or of other channels or another size.
 
+        Data that number the same classes in another order take over that of the network, if they can.
+
         Args:
             data: what the network is to be measured on.
             source: of the network, for the message.
@@ -91,6 +93,8 @@ class TrainedOn:
         Raises:
             InputError: the first difference.
         """
+        if isinstance(data, ImageDataModule):
+            data.keep_classes(self.class_names)
         self.require_same_names(names_of(data), source)
         if isinstance(data, TextDataModule) and self.vocabulary is not None:
             require_same_vocabulary(vocabulary_of(self.vocabulary, source), data.vocabulary, source)

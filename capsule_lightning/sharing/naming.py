@@ -39,9 +39,7 @@ def naming_of(metadata: Metadata, path: str | Path) -> Naming | None:
         threshold, slot = given.get("threshold"), modernized(given.get("loss"))
         if threshold is None:
             return None
-        require(
-            isinstance(threshold, int | float) and 0 < threshold < 1, f"threshold={threshold!r}: expected 0 to 1"
-        )
+        require(isinstance(threshold, int | float) and 0 < threshold < 1, f"threshold={threshold!r}: expected 0 to 1")
         loss: Any = MarginLoss if slot is None else component(slot, (ClassificationLoss,))
         return PresentClasses(loss().eval(), threshold)
     except (ValueError, TypeError, AttributeError) as error:  # InputError among them

@@ -9,11 +9,12 @@ import torch
 from torch.testing import assert_close
 
 from capsule_lightning.augmentations.identity import NoAugmentation
-from capsule_lightning.data import decoded_trees
+from capsule_lightning.data import decoded_trees, image_trees
 from capsule_lightning.data.affnist import AffNISTDataModule
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.smallnorb import SmallNORBDataModule
+from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError
 
 CLASSES = ["cat", "dog", "emu"]
@@ -283,3 +284,60 @@ def test_names_of_classes_are_those_that_can_be_printed(one_tree, write_tree, na
     assert sum(
         data.store("train").labels == data.class_names.index(next(n for n in data.class_names if n not in CLASSES))
     )
+
+
+# The order of classes.
+
+
+def numbered(root, write_image):
+    """Class folders of the names 1 to 12, each image of one color."""
+    for number in range(1, 13):
+        for place in range(6):
+            write_image(root / str(number) / f"{place}.png", np.full((6, 6, 3), 20 * number + place, dtype=np.uint8))
+    return root
+
+
+OLD = sorted(map(str, range(1, 13)))
+
+
+def opened(root, **options):
+    data = ImageFolderDataModule(str(root), batch_size=8, seed=1, val_size=12, **options)
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    return data
+
+
+def every(data):
+    loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    return [data.on_after_batch_transfer(batch, 0)[:4] for loader in loaders for batch in loader]
+
+
+@pytest.mark.parametrize("stored", ["memory", "shards"])
+def test_numbers_are_in_their_order_and_a_network_of_before_keeps_its_own(tmp_path, write_image, monkeypatch, stored):
+    root = numbered(tmp_path / "photos", write_image)
+    with monkeypatch.context() as before:
+        before.setattr(image_trees, "in_order", sorted)  # as it was
+        old = opened(root, storage=stored)
+        expected, record = every(old), old.state_dict()
+    assert old.class_names == OLD == ["1", "10", "11", "12", *"23456789"]
+    new = opened(root, storage=stored)
+    assert new.class_names == [str(number) for number in range(1, 13)]
+    tree = {str(file): label for file, label in zip(new.files_of("train"), new.store("train").labels, strict=True)}
+    assert all(new.class_names[label] == file.split("/")[0] for file, label in tree.items())
+    trained = TrainedOn("photos", OLD, list(new.in_shape), normalization="channel", statistics=old.statistics)
+    late = new
+    late.load_state_dict(record)  # as a trainer does, before the network's own state
+    trained.require_same(late, "net")
+    early = ImageFolderDataModule(str(root), batch_size=8, seed=1, val_size=12, storage=stored)
+    trained.require_same(early, "net")
+    early.prepare_data()
+    early.setup("fit")
+    early.setup("test")
+    for data in (late, early):
+        assert data.class_names == OLD
+        assert data.statistics == old.statistics
+        for one, other in zip(every(data), expected, strict=True):
+            assert all(map(torch.equal, one, other))
+    with pytest.raises(InputError, match=r"12 classes .* have 12: 1, 2, 3"):
+        TrainedOn("photos", [*OLD[:-1], "13"], list(new.in_shape)).require_same(opened(root), "net")

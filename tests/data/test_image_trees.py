@@ -18,6 +18,13 @@ def test_classes_are_numbered_in_order_of_their_names(tmp_path, write_tree):
     assert [path.parent.name for path in tree.paths] == ["a", "a", "b", "b", "c", "c"]
 
 
+def test_classes_that_are_numbers_are_in_their_order(tmp_path, write_tree):
+    write_tree(tmp_path, ["10", "2", "1", "-3"], count=1)
+    assert class_tree(tmp_path).class_names == ["-3", "1", "2", "10"]
+    write_tree(tmp_path, ["b"], count=1)
+    assert class_tree(tmp_path).class_names == ["-3", "1", "10", "2", "b"]
+
+
 def test_classes_are_numbered_as_given(tmp_path, write_tree):
     write_tree(tmp_path, ["b", "a", "c"])
     tree = class_tree(tmp_path, ("c", "a", "b"))

@@ -6,6 +6,7 @@ import pickle
 import shutil
 from itertools import islice
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -141,6 +142,34 @@ def test_label_sets_and_weights_of_a_table_are_the_same_everywhere(tree):
         predicted = zip(data.predict_dataloader(), memory.predict_dataloader(), strict=True)
         assert all(torch.equal(one.labels, other.labels) for one, other in predicted)
         assert data.class_counts().tolist() == memory.class_counts().tolist()
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("images", [None, "test"])
+def test_a_test_or_a_prediction_prepares_nothing_to_train_on(tmp_path, write_tree, stored, images):
+    for split in ("train", "val", "test"):
+        write_tree(tmp_path / split, ["a", "b"], count=4)
+    whole = make(tmp_path, stored, images=None if images is None else str(tmp_path / images))
+    whole.setup("predict")
+    expected = [*(whole.test_dataloader() if images is None else whole.predict_dataloader())]
+    shutil.rmtree(tmp_path / ".prepared")
+    for path in (tmp_path / "train").rglob("*.png"):
+        path.write_bytes(b"nothing that could be read")
+    first = next((tmp_path / "train/a").glob("*.png"))
+    Image.new("RGB", (8, 8)).save(first)  # which tells the size
+    stage = "test" if images is None else "predict"
+    data = ImageFolderDataModule(
+        str(tmp_path), image_size=(8, 8), batch_size=6, images=whole.predict_path, storage=stored
+    )
+    data.trainer = Mock(testing=stage == "test", predicting=stage == "predict", global_rank=0, world_size=1)
+    data.trainer.strategy.root_device = torch.device("cpu")
+    data.statistics = whole.statistics  # as a checkpoint has them
+    data.prepare_data()
+    data.setup(stage)
+    loader = data.test_dataloader() if images is None else data.predict_dataloader()
+    for one, other in zip(loader, expected, strict=True):
+        assert are_same(one[:3], other[:3])
+    assert not [path for path in (tmp_path / ".prepared").rglob("*") if path.name in ("train", "val")]
 
 
 def test_folds_and_a_second_start_use_the_same_shards(tree, monkeypatch):
