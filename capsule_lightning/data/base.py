@@ -301,7 +301,7 @@ class ImageDataModule(DataModule):
             self._brightness = brightness(self.store("train"))
         return self._brightness
 
-    def keep_classes(self, names: Sequence[str] | None) -> None:  # noqa: B027
+    def keep_classes(self, names: Sequence[str] | None) -> None:
         """Number the classes as a run does, if these are its classes in another order; nothing unless overridden.
 
         Args:

@@ -22,9 +22,9 @@ from capsule_lightning.errors import require
 class ImageFolderDataModule(ListedImagesDataModule):
     """Images in ``<root>/{train,test}/<class>/*``, or in ``<root>/<class>/*`` with a test set split off.
 
-    The folders of the splits may have any of their usual names, such as ``Training``, ``valid`` and ``Testing``. Classes
-    are in alphabetical order, or in that of their numbers if all names are whole numbers; a trained network keeps the
-    order that it was trained with. Links to files and folders are followed. `ListedImagesDataModule` describes the
+    The folders of the splits may have any of their usual names, such as ``Training``, ``valid`` and ``Testing``.
+    Classes are in alphabetical order, or in that of their numbers if all names are whole numbers; a trained network
+    keeps the order that it was trained with. Links to files and folders are followed. `ListedImagesDataModule` describes the
     arguments that are not listed, and `ImageDataModule` those that it does not list.
 
     Args:

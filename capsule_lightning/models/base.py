@@ -21,11 +21,11 @@ class Answers(NamedTuple):
     """What a network says about images.
 
     Attributes:
-        classes: ``(B)`` int64, the class of the longest capsule. If an image may have several classes, ``(B, L)``, those
-            that are named, -1 in places without one.
+        classes: ``(B)`` int64, the class of the longest capsule. If an image may have several classes, ``(B, L)``,
+            those that are named, -1 in places without one.
         names: the B names of these classes, or B lists of names.
-        lengths: ``(B, J)`` in [0, 1], the lengths of the class capsules; if an image may have any number of classes, how
-            sure the network is that each is there, which is compared with its threshold.
+        lengths: ``(B, J)`` in [0, 1], the lengths of the class capsules; if an image may have any number of classes,
+            how sure the network is that each is there, which is compared with its threshold.
         poses: ``(B, J, E)``, their poses.
     """
 

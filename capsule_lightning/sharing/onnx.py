@@ -47,8 +47,8 @@ class OnnxOutputs(nn.Module):
         """Map ``(B, C, H, W)`` to the outputs in the order of `names`.
 
         Class capsules are ``(B, J, E)`` and ``(B, J)``, or of each pixel ``(B, H, W, J, E)`` and ``(B, H, W, J)``, and
-        the reconstruction ``(B, C, H, W)`` is from the longest; for joints and maps see `Places` and `CenterMaps`. If an
-        image may have any number of classes, the presence ``(B, J)`` is what is compared with the threshold.
+        the reconstruction ``(B, C, H, W)`` is from the longest; for joints and maps see `Places` and `CenterMaps`. If
+        an image may have any number of classes, the presence ``(B, J)`` is what is compared with the threshold.
         """
         if isinstance(self.net, Detector):
             maps = self.net(images)

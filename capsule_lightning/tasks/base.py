@@ -120,7 +120,7 @@ class Task(L.LightningModule, ABC):
         """Return a random batch of the right shapes on the task's device, to try a step with; None if it has none."""
         return None
 
-    def try_loss(self) -> None:  # noqa: B027
+    def try_loss(self) -> None:
         """Refuse a loss that cannot take what the network says, before any data are read, if the task can tell.
 
         Raises:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from capsule_lightning.callbacks.predictions import PredictionTable
 from capsule_lightning.cli import main
-from capsule_lightning.data.base import ImageBatch
 from capsule_lightning.data.image_table import ImageTableDataModule
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
