@@ -82,7 +82,8 @@ class _ConvReluFrequencyConv(torch.autograd.Function):
             second = FrequencyConvolution(next_weight, *ctx.options)
             grad_next_weight = second.backward(maps, grad, ctx.spectra, of_next_weight, of_maps)
             grad_next_bias = grad.sum(dim=(0, 2, 3)) if of_next_bias else None
-        return maps.of_images, maps.of_weight, maps.of_bias, grad_next_weight, grad_next_bias, *(None,) * 4
+        of_first = maps.of_first or (None, None)
+        return maps.of_images, *of_first[:2], grad_next_weight, grad_next_bias, *(None,) * 4
 
 
 class _MadeMaps(Maps):
@@ -91,7 +92,7 @@ class _MadeMaps(Maps):
     Attributes:
         size: their rows and columns.
         signs: which positions of each phase are above zero, by its first pixel; None not to keep that.
-        of_images, of_weight, of_bias: the gradients, None unless they are expected.
+        of_images, of_first: gradients of the images, and of weight and bias; None unless they are expected.
     """
 
     def __init__(self, images: Tensor, first: Convolution, step: Size) -> None:
@@ -104,13 +105,12 @@ class _MadeMaps(Maps):
         self.size = rows, columns
         self.signs: dict[Size, Tensor] | None = None
         self.of_images: Tensor | None = None
-        self.of_weight: Tensor | None = None
-        self.of_bias: Tensor | None = None
+        self.of_first: Convolution | None = None
 
     def expect_gradients(self, of_images: bool) -> None:
         """Make room for the gradients of weight and bias, and of the images if they are wanted."""
         self.of_images = torch.zeros_like(self.pixels) if of_images else None
-        self.of_weight, self.of_bias = torch.zeros_like(self.first.weight), torch.zeros_like(self.first.bias)
+        self.of_first = Convolution(*map(torch.zeros_like, self.first[:2]), self.first.stride)
 
     @override
     def read(self, tile: Tile, phase: Phase, images: slice) -> Tensor:
@@ -118,17 +118,19 @@ class _MadeMaps(Maps):
         maps = maps.view(-1, images.stop - images.start, self.channels)
         if self.signs is not None:
             place = tile.first_pixel(phase, self.step)
-            signs = self.signs.setdefault(place, torch.empty(len(maps), self.batch, self.channels, dtype=torch.bool))
-            torch.gt(maps, 0, out=signs[:, images])
+            if place not in self.signs:
+                self.signs[place] = torch.empty(len(maps), self.batch, self.channels, dtype=torch.bool)
+            torch.gt(maps, 0, out=self.signs[place][:, images])
         return maps
 
     @override
     def take_gradient(self, tile: Tile, phase: Phase, images: slice, gradient: Tensor) -> None:
-        assert self.signs is not None and self.of_weight is not None and self.of_bias is not None
+        assert self.signs is not None
+        assert self.of_first is not None
         gradient *= self.signs[tile.first_pixel(phase, self.step)][:, images]
         flat = gradient.view(-1, self.channels)
-        self.of_weight.view_as(self.matrix).addmm_(flat.t(), self._columns(tile, phase, images))
-        self.of_bias += flat.sum(dim=0)
+        self.of_first.weight.view_as(self.matrix).addmm_(flat.t(), self._columns(tile, phase, images))
+        self.of_first.bias.add_(flat.sum(dim=0))
         if self.of_images is not None:
             columns = (flat @ self.matrix).view(len(gradient), gradient.shape[1], -1).permute(1, 2, 0)
             region = self._region(self.of_images, tile, phase)[images]

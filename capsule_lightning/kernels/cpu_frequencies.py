@@ -1,11 +1,11 @@
 """A convolution by products of frequencies on the CPU, forwards and backwards; see `frequencies`.
 
-What is kept of the images for the backward pass is their spectrum, and its gradient overwrites it. The spectra of kernel
-and products are larger than what they are made of, so they are formed for some frequencies at a time. Transforms and sums
-are in the dtype of the weight; products are in that of the spectrum, which may be bfloat16, and numbers are rounded to it
-in the cache, on their way to memory.
+What is kept of the images for the backward pass is their spectrum, and its gradient overwrites it. The spectra of
+kernel and products are larger than what they are made of, so they are formed for some frequencies at a time. Transforms
+and sums are in the dtype of the weight; products are in that of the spectrum, which may be bfloat16, and numbers are
+rounded to it in the cache, on their way to memory.
 
-Positions are ``(positions, b, C)``, a spectrum ``(F * P, B, C)``, taps ``(taps, O * C)`` and outputs ``(outputs, B * O)``:
+Positions are ``(positions, b, C)``, a spectrum ``(F * P, B, C)``, taps ``(taps, O * C)``, outputs ``(outputs, B * O)``:
 what is transformed comes first, so that every transform is one product of matrices.
 """
 
@@ -228,6 +228,6 @@ def _multiply(matrix: Tensor, columns: Tensor, out: Tensor) -> None:
 
 
 def _add(matrix: Tensor, columns: Tensor, total: Tensor) -> None:
-    """Add the product of ``matrix (m, k)`` and ``columns (k, n)``, which may be of another dtype, to ``total (m, n)``."""
+    """Add to ``total (m, n)`` the product of ``matrix (m, k)`` and ``columns (k, n)``, perhaps of another dtype."""
     for source, target in zip(columns.split(_COLUMNS, dim=1), total.split(_COLUMNS, dim=1), strict=True):
         target.addmm_(matrix, source.to(matrix.dtype))

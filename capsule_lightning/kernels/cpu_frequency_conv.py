@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from typing_extensions import override
 
 from capsule_lightning.kernels.cpu_frequencies import FrequencyConvolution, Maps
 from capsule_lightning.kernels.frequencies import Phase, Size, Tile, largest_transform, relative_work
-
 
 _PAYS = 0.7
 """The most relative work with which products of frequencies are faster; `benchmarks/convolution.py` measures both."""
@@ -26,10 +24,10 @@ def products_that_pay(
 ) -> torch.dtype | None:
     """Return the dtype of products of frequencies if a convolution should be made of them; None if by the library.
 
-    The law: on a CPU, when `relative_work` is at most 0.7. Where autocast asks for bfloat16, products are in bfloat16 if
-    the processor multiplies it in vectors (AVX512-BF16), and in float32 if it has no instructions for it; they do not
-    pay where it multiplies it in matrices (AMX), nor on processors other than x86, where this has not been measured.
-    The library also computes what is compiled, exported, or transformed by `torch.func`.
+    The law: on a CPU, when `relative_work` is at most 0.7. Where autocast asks for bfloat16, products are in bfloat16
+    if the processor can multiply it, and in float32 otherwise; they do not pay if it multiplies it in matrices (AMX),
+    nor on processors other than x86, which have not been measured. The library also computes what is compiled,
+    exported, or transformed by `torch.func`.
 
     Args:
         images: what the maps are made of, or the maps.
@@ -44,26 +42,19 @@ def products_that_pay(
     batch, channels = len(images), (weight.shape[1], weight.shape[0])
     if min(batch, *outputs, *channels) < 1 or largest_transform(outputs, kernel, stride) > MOST_POSITIONS:
         return None
-    products: torch.dtype | None = weight.dtype
-    if torch.is_autocast_enabled("cpu"):
-        half = torch.get_autocast_dtype("cpu")
-        products = half if forced else _half_products() if half == torch.bfloat16 else None
-    if forced or products is None:
-        return products
-    return products if relative_work(batch, channels, outputs, kernel, stride) <= _PAYS else None
+    products, measured = weight.dtype, True
+    if torch.is_autocast_enabled("cpu") and products != torch.float64:  # which autocast leaves
+        if torch.get_autocast_dtype("cpu") != torch.bfloat16:
+            return None
+        products = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else products
+        measured = torch.cpu._is_avx2_supported() and not torch.cpu._is_amx_tile_supported()
+    pays = measured and relative_work(batch, channels, outputs, kernel, stride) <= _PAYS
+    return products if forced or pays else None
 
 
 def _is_followed() -> bool:
     """Return whether torch follows what is computed, and so must see the library's convolution."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-
-
-@cache
-def _half_products() -> torch.dtype | None:
-    """Return the dtype of products that stand for those in bfloat16 on this processor; None if the library is as fast."""
-    if torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx2_supported():
-        return None
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
 def frequency_conv2d(

@@ -1,10 +1,10 @@
 """A convolution as products of frequencies: its phases, their small Fourier transforms, and what they cost.
 
-A stride of s splits image and kernel into s x s phases, each a correlation with stride 1, and the convolution is the sum
-of these. ``T`` outputs and ``K`` taps along an axis touch ``T + K - 1`` positions; in a discrete Fourier transform of that
-length no output meets the wrap-around, so a correlation is, at each frequency, a product of numbers, or with channels of
-matrices. Of the frequencies of real numbers nearly half are the conjugates of others. The 9x9 kernels of Sabour et al.
-2017, with stride 2 and 6x6 outputs, take 537 products of matrices this way, where the plain sum takes 2,916.
+A stride of s splits image and kernel into s x s phases, each a correlation with stride 1, and the convolution is the
+sum of these. ``T`` outputs and ``K`` taps along an axis touch ``T + K - 1`` positions; in a discrete Fourier transform
+of that length no output meets the wrap-around, so a correlation is, at each frequency, a product of numbers, or with
+channels of matrices. Of the frequencies of real numbers nearly half are the conjugates of others. The 9x9 kernels of
+Sabour et al. 2017, with stride 2 and 6x6 outputs, take 537 products of matrices this way, and the plain sum 2,916.
 
 Transforms are so short that they are products with fixed matrices, too.
 
@@ -27,7 +27,7 @@ Size = tuple[int, int]
 MOST_OUTPUTS = 12
 """Outputs along an axis that one transform makes; more are divided, because transforms grow with the fourth power."""
 TRANSFORMS_COST = 2.0
-"""How many multiply-adds of the products of frequencies take as long as one of the transforms, whose matrices are thin."""
+"""How many multiply-adds of products of frequencies take as long as one of transforms, whose matrices are thin."""
 
 
 class Form(NamedTuple):
@@ -118,8 +118,8 @@ def largest_transform(outputs: Size, kernel: Size, stride: Size) -> int:
 def relative_work(batch: int, channels: Size, outputs: Size, kernel: Size, stride: Size) -> float:
     """Return the multiply-adds of a training step by frequencies, divided by those of the plain sum.
 
-    Those of transforms are weighed by `TRANSFORMS_COST`. A step has three products of frequencies (for outputs, gradients
-    of maps and of weights); it transforms positions and outputs twice, and taps three times.
+    Those of transforms are weighed by `TRANSFORMS_COST`. A step has three products of frequencies (for outputs,
+    gradients of maps and of weights); it transforms positions and outputs twice, and taps three times.
 
     Args:
         batch: images.

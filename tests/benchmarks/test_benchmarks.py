@@ -39,6 +39,7 @@ SMALLEST = {
     "streaming": f"{FEW} --images 24 --side 16 --batch_size 8 --memory 60 --memory_side 8",
     "floor": f"{FEW} --batch_size 2 --config digits.yaml --matmul 64 --copy_mib 1",
     "profile_step": f"{FEW} --batch_size 2 --config digits.yaml --precision 32-true --rows 5",
+    "convolution": f"{FEW} --batch_size 2 --sizes 5,2,3,4",
     "segmentation": f"{FEW} --batch_size 2 --sizes 16",
     "heads": f"{FEW} --batch_size 1 --num_classes 20",
     "translation": f"{FEW} --sentences 2 --tokens 4 --vocabulary 20 --dim 32 --hidden 8 --num_layers 2 --kinds none em",
@@ -143,6 +144,14 @@ def test_routing(records: dict[str, Future[dict[str, Any]]]) -> None:
         assert_spread(found["ms"])
         assert_spread(found["time_ratio"])
         assert found["peak_mib"] is None or found["peak_mib"] >= 0
+
+
+@of_the_scripts
+def test_convolution(records: dict[str, Future[dict[str, Any]]]) -> None:
+    (found,) = records["convolution"].result()["results"]
+    assert_spread(found["ratio"])
+    assert (found["kernel"], found["outputs"], found["chosen"]) == (5, 3, False)
+    assert found["relative_work"] > 0.7
 
 
 @of_the_scripts

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
-from capsule_lightning.kernels import cpu_frequencies, cpu_frequency_conv, frequencies
+from capsule_lightning.kernels import cpu_frequencies, frequencies
 from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution
 from capsule_lightning.kernels.cpu_conv_relu_frequency_conv import conv_relu_frequency_conv
 from capsule_lightning.kernels.cpu_frequency_conv import frequency_conv2d, products_that_pay
@@ -204,10 +204,8 @@ def test_the_law(batch, channels, kernel, stride, outputs, pays):
 def test_in_bfloat16_the_processor_decides(units, products, monkeypatch):
     for unit in ("avx2", "avx512_bf16", "amx_tile"):
         monkeypatch.setattr(torch.cpu, f"_is_{unit}_supported", lambda unit=unit: unit in units)
-    cpu_frequency_conv._half_products.cache_clear()
     with torch.autocast("cpu", torch.bfloat16):
         assert products_that_pay(torch.empty(128, 1, 1, 1), (6, 6), torch.empty(256, 256, 9, 9), (2, 2)) == products
-    cpu_frequency_conv._half_products.cache_clear()
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])

@@ -20,10 +20,10 @@ ENCODER = partial(
 )
 
 
-def losses(routing, backend, seed, steps):
+def losses(routing, backend, seed, steps, encoder=ENCODER):
     """The loss of each training step on the digits."""
     torch.manual_seed(seed)
-    net = partial(CapsNet, encoder=ENCODER, routing=partial(routing, backend=backend))
+    net = partial(CapsNet, encoder=encoder, routing=partial(routing, backend=backend))
     task = ClassificationTask((1, 8, 8), 10, net=net)
     optimizer = torch.optim.Adam(task.parameters())
     data = DigitsDataModule().load("train")
@@ -75,3 +75,15 @@ def test_training_ends_within_the_noise_of_the_seeds(curves):
     ends = {backend: [fmean(curve[-20:]) for curve in curves] for backend, curves in runs.items()}
     assert max(ends["torch"]) < left * fmean(curve[0] for curve in runs["torch"])
     assert abs(fmean(ends["torch"]) - fmean(ends["blocked"])) < stdev(ends["torch"])
+
+
+@pytest.mark.nightly
+def test_products_of_frequencies_follow_the_library_for_200_steps():
+    encoder = partial(ENCODER, primary_kernel_size=5)
+    library, frequencies = (
+        losses(DynamicRouting, "auto", 0, 200, partial(encoder, backend=backend))
+        for backend in ("torch", "frequencies")
+    )
+    # two orders of summation: the steps differ by some units of the last place, and training does not amplify them
+    assert_close(torch.tensor(frequencies), torch.tensor(library), rtol=0, atol=1e-5)
+    assert frequencies[-1] < 0.2 * frequencies[0]
