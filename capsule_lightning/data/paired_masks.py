@@ -100,8 +100,12 @@ class PairedMasksDataModule(AnnotatedDataModule):
     @override
     def class_counts(self) -> Tensor:
         """Return how many pixels of each class are trained on, ``(J)`` int64, without the background."""
+        return self.pixel_counts()[1:]
+
+    def pixel_counts(self) -> Tensor:
+        """Return how many pixels of the background and of each class are trained on, ``(1 + J)`` int64."""
         labels = self.store("train").labels.cpu()[self._train]
-        return torch.bincount(labels[labels > 0].long() - 1, minlength=self.num_classes)
+        return torch.bincount(labels[labels >= 0].long(), minlength=1 + self.num_classes)
 
     @override
     def on_after_batch_transfer(self, batch: StoredBatch | MaskBatch, dataloader_idx: int) -> MaskBatch:

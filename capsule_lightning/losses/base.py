@@ -4,91 +4,26 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from math import isfinite
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from capsule_lightning.capsules import Capsules
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.errors import InputError
+from capsule_lightning.losses.class_weights import ClassWeighted
 
-ClassWeights = Sequence[float] | Literal["balanced"] | None
 
-
-class ClassificationLoss(nn.Module, ABC):
+class ClassificationLoss(ClassWeighted, ABC):
     """A loss of class capsules and labels, which training minimizes.
 
     Attributes:
-        class_weights: ``(J)``, by which `weighted` multiplies the losses of each class; None for none, or as long as
-            balanced ones are not known. They are no part of a network's weights.
-        balanced: whether they follow from the classes of the training examples, see `balance`.
+        class_weights: see `ClassWeighted`; `weighted` multiplies by them.
     """
 
-    class_weights: Tensor | None
     of_one_class: ClassVar[bool] = False
     """Whether each example must have exactly one class."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.balanced = False
-        self.register_buffer("class_weights", None, persistent=False)
-
-    def weigh(self, class_weights: ClassWeights) -> None:
-        """Give each class its weight; a subclass that has such an argument calls it.
-
-        Args:
-            class_weights: J numbers above 0; ``balanced`` for those that `balance` will find; None for none.
-
-        Raises:
-            InputError: a weight is not above 0 or not finite, or a word is unknown.
-        """
-        name = type(self).__name__
-        self.balanced = class_weights == "balanced"
-        if class_weights is None or class_weights == "balanced":
-            return
-        numbers = not isinstance(class_weights, str) and all(
-            isfinite(weight) and weight > 0 for weight in class_weights
-        )
-        require(
-            numbers and len(class_weights),
-            f"{name}: class_weights={class_weights!r}: expected a finite number above 0 for each class, balanced, or "
-            "null",
-        )
-        self.class_weights = torch.tensor([float(weight) for weight in class_weights])
-
-    def balance(self, counts: Tensor) -> None:
-        """Weigh each class so that all count the same in training: ``w_c = N / (J N_c)``, whose mean over N is 1.
-
-        Args:
-            counts: ``(J)``, how many of the N training examples are of each class, N_c.
-
-        Raises:
-            InputError: a class has none.
-
-        Source: King & Zeng, Logistic Regression in Rare Events Data, Political Analysis 9, 2001, for weighting by the
-        inverse of what a class makes up of the sample.
-        """
-        if not counts.all():
-            raise InputError(
-                f"{type(self).__name__}: class_weights=balanced, and no training example is of class number "
-                f"{int(counts.argmin())}; give a weight for each class, or null"
-            )
-        self.class_weights = (counts.sum() / (len(counts) * counts)).float()
-
-    def require_classes(self, num_classes: int) -> None:
-        """Refuse weights of another number of classes.
-
-        Raises:
-            InputError: there are more or fewer.
-        """
-        weights = self.class_weights
-        if weights is not None and len(weights) != num_classes:
-            raise InputError(
-                f"{type(self).__name__}: {len(weights)} class_weights for {num_classes} classes: expected one for each"
-            )
 
     @property
     def takes_weights(self) -> bool:

@@ -3,64 +3,42 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import partial
 from math import isfinite
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.errors import require
+from capsule_lightning.losses.class_weights import ClassWeighted, ClassWeights
 from capsule_lightning.losses.cross_entropy import activation_cross_entropy
 from capsule_lightning.losses.segmentation import (
     mean_of_pixels,
     pixel_cross_entropy,
     pixel_margin_loss,
+    positive_weights,
     soft_dice_loss,
     weighted_binary_cross_entropy,
 )
 
 
-class PixelLoss(nn.Module, ABC):
+class PixelLoss(ClassWeighted, ABC):
     """A loss of the class capsules of each pixel and of masks, which training minimizes.
 
     Args:
         class_weights: how much a pixel of each class counts, J numbers above 0 of which the background's is the first;
-            None for 1.
-
-    Attributes:
-        class_weights: ``(J)``; None for 1. They are no part of a network's weights.
+            ``balanced`` for such that each class counts the same over all pixels to train on; None for 1.
 
     Raises:
         InputError: a weight is not above 0 or not finite.
     """
 
-    class_weights: Tensor | None
+    noun = "pixel"
 
-    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
+    def __init__(self, class_weights: ClassWeights = None) -> None:
         super().__init__()
-        require(
-            class_weights is None
-            or (len(class_weights) and all(isfinite(weight) and weight > 0 for weight in class_weights)),
-            f"{type(self).__name__}: weights {class_weights}: expected a finite number above 0 for the background and "
-            "for each class, or null",
-        )
-        found = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
-        self.register_buffer("class_weights", found, persistent=False)
-
-    def require_classes(self, num_classes: int) -> None:
-        """Refuse weights of another number of classes than ``num_classes``, which includes the background.
-
-        Raises:
-            InputError: there are more or fewer.
-        """
-        weights = self.class_weights
-        if weights is not None and len(weights) != num_classes:
-            raise InputError(
-                f"{type(self).__name__}: {len(weights)} weights for the background and {num_classes - 1} classes: "
-                f"expected {num_classes}"
-            )
+        self.weigh(class_weights)
 
     @abstractmethod
     def forward(self, activations: Tensor, masks: Tensor) -> Tensor:
@@ -93,7 +71,7 @@ class PixelMarginLoss(PixelLoss):
         m_plus: float = 0.9,
         m_minus: float = 0.1,
         down_weight: float = 0.5,
-        class_weights: Sequence[float] | None = None,
+        class_weights: list[float] | Literal["balanced"] | None = None,
     ) -> None:
         super().__init__(class_weights)
         require(
@@ -122,7 +100,9 @@ class PixelCrossEntropy(PixelLoss):
         InputError: ``scale`` is not above 0, or what `PixelLoss` refuses.
     """
 
-    def __init__(self, scale: float | None = 10.0, class_weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, scale: float | None = 10.0, class_weights: list[float] | Literal["balanced"] | None = None
+    ) -> None:
         super().__init__(class_weights)
         require(
             scale is None or (isfinite(scale) and scale > 0),
@@ -143,19 +123,25 @@ class PixelBinaryCrossEntropy(PixelLoss):
 
     Args:
         positive_weights: how much a pixel that is of a class counts for the capsule of that class, J numbers above 0 of
-            which the background's is the first; null for 1. The paper's are the pixels of all other classes by those of
-            the class.
+            which the background's is the first; ``balanced`` for the paper's, the pixels of all other classes by those
+            of the class; null for 1.
 
     Raises:
         InputError: what `PixelLoss` refuses.
     """
 
-    def __init__(self, positive_weights: Sequence[float] | None = None) -> None:
+    weights_argument = "positive_weights"
+
+    def __init__(self, positive_weights: list[float] | Literal["balanced"] | None = None) -> None:
         super().__init__(positive_weights)
 
     @override
     def forward(self, activations: Tensor, masks: Tensor) -> Tensor:
         return weighted_binary_cross_entropy(activations, masks, self.class_weights)
+
+    @override
+    def weights_of(self, counts: Tensor) -> Tensor:
+        return positive_weights(counts)
 
 
 class SoftDiceLoss(PixelLoss):

@@ -6,7 +6,6 @@ Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -26,11 +25,12 @@ from capsule_lightning.metrics.base import Metrics
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.schedules import ExponentialDecay
+from capsule_lightning.tasks.balanced import BalancesClasses
 from capsule_lightning.tasks.base import ScheduleCallable, Stage
-from capsule_lightning.tasks.image_classification import ImageClassificationTask, Output, Prediction, loss_arguments
+from capsule_lightning.tasks.image_classification import ImageClassificationTask, Output, Prediction
 
 
-class ClassificationTask(ImageClassificationTask):
+class ClassificationTask(BalancesClasses, ImageClassificationTask):
     """Classify and reconstruct.
 
     The decoder sees the capsule of the true label in training and the longest capsule otherwise.
@@ -67,45 +67,19 @@ class ClassificationTask(ImageClassificationTask):
         self.measured = metrics(num_classes)
         self.confusion = MulticlassConfusionMatrix(num_classes)
 
+    @property
     @override
-    def setup(self, stage: str) -> None:
-        """Weigh classes by how many training examples they have, if the loss asks for it.
-
-        Raises:
-            InputError: the data do not say, or a class has none; what `ImageClassificationTask.setup` refuses.
-        """
-        super().setup(stage)
-        if stage == "fit" and self.loss.balanced:
-            data = getattr(self.trainer, "datamodule", None)
-            if not isinstance(data, DataModule):
-                raise InputError(
-                    "class_weights=balanced: these data do not say how many examples a class has; give a weight for "
-                    "each class, or a DataModule"
-                )
-            self.loss.balance(data.class_counts())
+    def num_weights(self) -> int:
+        return self.num_classes
 
     @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """State the weights that balance the classes as numbers, so that whoever loads the network has the same."""
-        super().on_save_checkpoint(checkpoint)
-        stated, weights = loss_arguments(checkpoint), self.loss.class_weights
-        if self.loss.balanced and weights is not None:
-            stated["class_weights"] = weights.tolist()
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the weights of classes that a run began with, whatever the data now are.
-
-        Raises:
-            InputError: they are not weights of these classes, or what `ImageClassificationTask.on_load_checkpoint`
-                refuses.
-        """
-        super().on_load_checkpoint(checkpoint)
-        weights = loss_arguments(checkpoint).get("class_weights")
-        if self.loss.balanced and isinstance(weights, list):
-            self.loss.weigh(weights)
-            self.loss.require_classes(self.num_classes)
-            self.loss.balanced = True
+    def counts_to_balance(self, data: DataModule | None) -> Tensor:
+        if data is None:
+            raise InputError(
+                "class_weights=balanced: these data do not say how many examples a class has; give a weight for each "
+                "class, or a DataModule"
+            )
+        return data.class_counts()
 
     @override
     def classify(self, capsules: Capsules, labels: Tensor) -> Tensor:

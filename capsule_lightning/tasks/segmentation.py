@@ -16,8 +16,9 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.paired_masks import PairedMasksDataModule
 from capsule_lightning.data.targets import HasMasks, MaskBatch
-from capsule_lightning.errors import require, require_one_of
+from capsule_lightning.errors import InputError, require, require_one_of
 from capsule_lightning.layers.mask_regions import Step, processed
 from capsule_lightning.losses.pixels import PixelLoss, PixelMarginLoss
 from capsule_lightning.losses.segmentation import masked_reconstruction_error
@@ -26,6 +27,7 @@ from capsule_lightning.models.segcaps import SegCaps
 from capsule_lightning.models.segmentation import SegmentationNet
 from capsule_lightning.schedules import ExponentialDecay
 from capsule_lightning.tasks.annotated import AnnotatedTask
+from capsule_lightning.tasks.balanced import BalancesClasses
 from capsule_lightning.tasks.base import ScheduleCallable, Stage
 
 
@@ -60,7 +62,7 @@ class MaskPrediction(NamedTuple):
     reconstructions: Tensor | None
 
 
-class SegmentationTask(AnnotatedTask):
+class SegmentationTask(BalancesClasses, AnnotatedTask):
     """Segment images; a batch is anything that has masks, see `HasMasks`.
 
     Metrics are ``dice``, by whose validation value the best state is selected, and ``iou``: of all pixels of all
@@ -114,6 +116,20 @@ class SegmentationTask(AnnotatedTask):
             self.loss_names = ("loss", "pixel_loss", "reconstruction_loss")
         endings = ["", f"_{'_'.join(self.postprocessing)}"] if self.postprocessing else [""]
         self._endings, self._scores = endings, nn.ModuleList(MaskScores(num_classes + 1) for _ in endings)
+
+    @property
+    @override
+    def num_weights(self) -> int:
+        return self.num_classes + 1
+
+    @override
+    def counts_to_balance(self, data: DataModule | None) -> Tensor:
+        if not isinstance(data, PairedMasksDataModule):
+            raise InputError(
+                f"{self.loss.weights_argument}=balanced: these data do not say how many pixels a class has; give a "
+                "weight for the background and for each class, or masks of your own"
+            )
+        return data.pixel_counts()
 
     @override
     def names_of_network(self, data: DataModule) -> list[str]:

@@ -42,14 +42,13 @@ def test_places_move_as_the_pixels_there_do(kind):
     points = torch.tensor([20.0, 16.0]) + 8 * torch.rand(64, 2, generator=random) - 4
     images = augmentation.train(spots(points), draws).squeeze(1)
     moved = augmentation.move_points(points.unsqueeze(1), draws, SIZE).squeeze(1)
-    # in a chain a step may cut what a later one brings back
     inside = ((moved > 8) & (moved < torch.tensor([32.0, 24.0]))).all(dim=1)
     assert inside.sum() > 40
     total = images.sum(dim=(1, 2))
     x = (images.sum(dim=1) * (torch.arange(SIZE[1]) + 0.5)).sum(dim=1) / total
     y = (images.sum(dim=2) * (torch.arange(SIZE[0]) + 0.5)).sum(dim=1) / total
-    # centers of spots that bilinear resampling leaves where they are but for a hundredth of a pixel
-    assert_close(torch.stack([x, y], dim=1)[inside], moved[inside], rtol=0, atol=0.03)
+    # bilinear resampling of a spot, smaller or larger, moves its center by a few hundredths of a pixel
+    assert_close(torch.stack([x, y], dim=1)[inside], moved[inside], rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("kind", ["shift", "crop", "mirror"])

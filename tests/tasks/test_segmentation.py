@@ -118,7 +118,7 @@ def test_a_diagonal_stroke_is_one_region():
     [
         ({"reconstruction_weight": -1}, "reconstruction_weight=-1"),
         ({"postprocessing": ["largest"]}, "largest_component"),
-        ({"loss": partial(PixelMarginLoss, class_weights=[1, 2])}, "2 weights .* expected 11"),
+        ({"loss": partial(PixelMarginLoss, class_weights=[1, 2])}, "2 class_weights for 11 classes"),
         ({"loss": partial(PixelMarginLoss, class_weights=[0] * 11)}, "above 0"),
         ({"loss": partial(PixelMarginLoss, m_plus=0.1)}, "m_plus=0.1"),
         ({"loss": partial(PixelCrossEntropy, scale=0)}, "scale=0"),
