@@ -16,7 +16,8 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require
-from capsule_lightning.kernels.blocks_of_votes import examples_per_block
+from capsule_lightning.kernels.shared_votes import FEW_COUPLINGS, MOST_COUPLINGS
+from capsule_lightning.kernels.vote_lengths import vote_lengths
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import squash
@@ -59,14 +60,20 @@ def kernel_density_routing(
     """
     require_passes(iterations)
 
-    def total(shares: Tensor) -> Tensor:
-        return torch.einsum("...ij,...ije->...je", shares, votes)
+    lead = votes.shape[:-3]
+    flat = votes.reshape(-1, *votes.shape[-3:])  # (B, I, J, E)
 
-    def toward(parents: Tensor) -> Tensor:
-        return torch.einsum("...ije,...je->...ij", votes, parents)
+    def total(shares: Tensor, votes: Tensor) -> Tensor:
+        return torch.einsum("bij,bije->bje", shares, votes)
 
-    lengths = torch.linalg.vector_norm(votes, dim=-1)
-    return _passes(lengths, total, toward, activations, iterations, tolerance, offset)
+    def toward(parents: Tensor, votes: Tensor) -> Tensor:
+        return torch.einsum("bije,bje->bij", votes, parents)
+
+    here = activations.reshape(-1, activations.shape[-1])
+    lengths = torch.linalg.vector_norm(flat, dim=-1)
+    found = _passes(lengths, flat, total, toward, here, iterations, tolerance, offset)
+    poses, couplings, passes = (each.reshape(*lead, *each.shape[1:]) for each in found)
+    return poses, couplings, passes
 
 
 @full_precision
@@ -80,8 +87,8 @@ def shared_kernel_density_routing(
 ) -> Tensor:
     """Compute the poses of `kernel_density_routing` of votes whose matrices children share.
 
-    Of the votes only the lengths are needed beside what matrices of a parent say of sums of poses, see
-    `capsule_lightning.kernels.shared_votes`, so that they are formed once and not for every pass.
+    Of the votes only the lengths are needed, see `vote_lengths`, beside what matrices of a parent say of sums of poses,
+    see `capsule_lightning.kernels.shared_votes`, so that votes are never in memory.
 
     Args:
         poses: ``(B, I, D)``, of the children.
@@ -94,22 +101,23 @@ def shared_kernel_density_routing(
     """
     children = poses.reshape(len(poses), -1, len(weight), poses.shape[-1])  # (B, P, K, D)
 
-    def total(shares: Tensor) -> Tensor:
+    def total(shares: Tensor, children: Tensor) -> Tensor:
         of_types = shares.reshape(*children.shape[:3], -1)
         return torch.einsum("bkjd,kjed->bje", torch.einsum("bpkj,bpkd->bkjd", of_types, children), weight)
 
-    def toward(parents: Tensor) -> Tensor:
+    def toward(parents: Tensor, children: Tensor) -> Tensor:
         seen = torch.einsum("bje,kjed->bkjd", parents, weight)
         return torch.einsum("bpkd,bkjd->bpkj", children, seen).flatten(1, 2)
 
-    lengths = torch.linalg.vector_norm(vote(poses, weight), dim=-1)
-    return _passes(lengths, total, toward, activations, iterations, tolerance, offset)[0]
+    lengths = vote_lengths(poses, weight)
+    return _passes(lengths, children, total, toward, activations, iterations, tolerance, offset)[0]
 
 
 def _passes(
     lengths: Tensor,
-    total: Callable[[Tensor], Tensor],
-    toward: Callable[[Tensor], Tensor],
+    children: Tensor,
+    total: Callable[[Tensor, Tensor], Tensor],
+    toward: Callable[[Tensor, Tensor], Tensor],
     activations: Tensor,
     iterations: int,
     tolerance: float | None,
@@ -117,53 +125,60 @@ def _passes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Make the passes of `kernel_density_routing`, with ``|squash(u) - v|^2 = |squash(u)|^2 - 2 g u . v + |v|^2``.
 
+    What is finished is put aside, so that a pass takes the time of the examples that need it; while torch is compiling
+    it goes along without a change.
+
     Args:
-        lengths: ``(..., I, J)``, of the votes.
-        total: turns shares ``(..., I, J)`` into the sums of the votes ``(..., J, E)``.
-        toward: turns parents ``(..., J, E)`` into their products with the votes ``(..., I, J)``.
-        activations, iterations, tolerance, offset: see `kernel_density_routing`.
+        lengths: ``(B, I, J)``, of the votes.
+        children: ``(B, ...)``, of which the votes are.
+        total: turns shares ``(B, I, J)`` and ``children`` into the sums of the votes ``(B, J, E)``.
+        toward: turns parents ``(B, J, E)`` and ``children`` into their products with the votes ``(B, I, J)``.
+        activations: ``(B, I)``.
+        iterations, tolerance, offset: see `kernel_density_routing`.
     """
-    here = (activations > 0).to(lengths.dtype).unsqueeze(-1)  # (..., I, 1)
+    here = (activations > 0).to(lengths.dtype).unsqueeze(-1)  # (B, I, 1)
     scale = lengths / (offset + lengths.square())  # g, by which the squash multiplies
-    squares = (scale * lengths).square()
-    logits = torch.zeros_like(lengths)
-    found: tuple[Tensor, Tensor] | None = None
-    passes = torch.zeros(lengths.shape[:-2], dtype=torch.int64, device=lengths.device)
-    going = torch.ones_like(passes, dtype=torch.bool)
-    before = lengths.new_zeros(lengths.shape[:-2])
+    state = [1 - (scale * lengths).square(), 2 * scale, here, children, torch.zeros_like(lengths)]
+    rows = torch.arange(len(lengths), device=lengths.device)
+    passes = torch.zeros_like(rows)
+    going, before = passes == 0, lengths.new_zeros(len(lengths))
+    done: list[tuple[Tensor, Tensor, Tensor]] = []
     for number in range(iterations):
+        alone, twice, here, children, logits = state
         couplings = coupling_coefficients(logits)
         shares = here * couplings
-        shares = shares / shares.sum(dim=-2, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
-        poses = squash(total(shares), offset=offset)
-        if found is not None:  # what is finished stays as it is
-            still = going[..., None, None]
-            poses, couplings = torch.where(still, poses, found[0]), torch.where(still, couplings, found[1])
-        found = poses, couplings
-        passes = passes + going
+        sums = shares.sum(dim=-2).clamp_min(torch.finfo(shares.dtype).tiny)  # (B, J), by which shares are divided
+        poses = squash(total(shares, children) / sums.unsqueeze(-1), offset=offset)
+        passes = passes.index_add(0, rows, going.long())
         if number == iterations - 1:
             break
-        away = squares - 2 * scale * toward(poses) + poses.square().sum(dim=-1).unsqueeze(-2)
-        closeness = 1 - away  # (..., I, J)
-        logits = logits + closeness
-        if tolerance is None:
+        closeness = torch.addcmul(alone, twice, toward(poses, children)) - poses.square().sum(dim=-1).unsqueeze(-2)
+        if tolerance is not None:
+            with torch.no_grad():
+                density = ((shares * closeness).sum(dim=-2) / sums).sum(dim=-1).clamp_min(LEAST_DENSITY).log()
+                going = going & ((density - before).abs() >= tolerance) if number else going
+                before = density
+            closeness = closeness * going[:, None, None]
+        state = [alone, twice, here, children, logits + closeness]
+        if torch.compiler.is_compiling() or going.all():
             continue
-        with torch.no_grad():
-            density = (shares * closeness).sum(dim=(-2, -1)).clamp_min(LEAST_DENSITY).log()
-            if number:
-                going = going & ((density - before).abs() >= tolerance)
-            before = density
-        if not torch.compiler.is_compiling() and not going.any():
+        done.append((rows[~going], poses[~going], couplings[~going]))
+        rows, before, *state = (each[going] for each in (rows, before, *state))
+        going = going[going]
+        if not len(rows):
             break
-    assert found is not None
-    return *found, passes
+    if len(rows) or not done:
+        done.append((rows, poses, couplings))
+    order = torch.cat([each[0] for each in done]).argsort()
+    poses, couplings = (torch.cat([each[n] for each in done])[order] for n in (1, 2))
+    return poses, couplings, passes
 
 
 class KDERouting(Routing):
     """Routing by kernel density estimation, each example with as many passes as it needs.
 
-    Where children share their matrices, the votes are formed for a few examples at a time, and again by the backward
-    pass, so that they are never in memory all at once.
+    Where children share their matrices, votes are never in memory, and couplings, unless there are few, are formed for
+    some examples at a time and again by the backward pass.
 
     Args:
         num_in, dim_in, num_out, dim_out, vote_weights: see `Routing`.
@@ -215,11 +230,13 @@ class KDERouting(Routing):
             return self.from_votes(vote(capsules.poses, self.weight), capsules.activations)
         poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
         activations = capsules.activations.reshape(-1, poses.shape[1])
-        size = examples_per_block(len(poses), poses.shape[1] * self.num_out * self.dim_out)
+        couplings = poses.shape[1] * self.num_out
+        size = max(1, MOST_COUPLINGS // couplings)
+        keeps = len(poses) * couplings <= FEW_COUPLINGS or not torch.is_grad_enabled()
         parts = [
-            checkpoint(self._parents, *block, use_reentrant=False, preserve_rng_state=False)
-            if torch.is_grad_enabled()
-            else self._parents(*block)
+            self._parents(*block)
+            if keeps
+            else checkpoint(self._parents, *block, use_reentrant=False, preserve_rng_state=False)
             for block in zip(torch.split(poses, size), torch.split(activations, size), strict=True)
         ]
         parents = torch.cat(parts)
