@@ -10,8 +10,8 @@ split is drawn by ``--seed``.
 
 ``tags``: each line has, separated by tabs, a group, a name, a section, labels and a description, such as the packages
 of a Linux distribution, whose labels are ``facet::tag`` and whose group is the source that a package is built from.
-Labels are the tags of the facet that at least ``--least`` texts have as their only one. A text that has another tag of
-the facet, or none, is left out, and so is one that occurs twice.
+Labels are the tags of the facet that at least ``--least`` texts have as their only one. Other tags do
+not count, a text without any is left out, and one that occurs twice is taken once.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def tagged(rows: Iterable[Sequence[str]], facet: str, least: int) -> list[tuple[
     """Return text, labels with ``|`` between them, and group of the texts that have tags of a facet.
 
     Example:
-        >>> rows = [("s", "a", "", "use::x,y::z", "one"), ("t", "b", "", "use::x, use::w", "two")]
+        >>> rows = [("s", "a", "", "use::x,y::z", "one"), ("t", "b", "", "use::w, use::x", "two")]
         >>> tagged(rows, "use", 1)
-        [('one', 'x', 's')]
+        [('one', 'x', 's'), ('two', 'x', 't')]
     """
     found: dict[str, tuple[list[str], str]] = {}
     for group, _, _, cell, text in rows:
@@ -80,7 +80,10 @@ def tagged(rows: Iterable[Sequence[str]], facet: str, least: int) -> list[tuple[
             found.setdefault(text.strip(), (labels, group))
     alone = Counter(labels[0] for labels, _ in found.values() if len(labels) == 1)
     kept = {label for label, count in alone.items() if count >= least}
-    return [(text, "|".join(labels), group) for text, (labels, group) in found.items() if kept.issuperset(labels)]
+    rows = (
+        (text, "|".join(label for label in labels if label in kept), group) for text, (labels, group) in found.items()
+    )
+    return [row for row in rows if row[1]]
 
 
 def main(words: list[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from resumed import die_while_writing, leaves
 CONFIGS = {
     "text": ("--data.sources=[yelp]", "--model.net.dim_words=8", "--model.net.filters=4", "--model.net.types=2"),
     "relations": (
-        *("--data.sentences=300", "--model.net.hidden=8", "--model.net.types=2", "--model.net.dim_words=8"),
+        *("--data.size=300", "--model.net.hidden=8", "--model.net.types=2", "--model.net.dim_words=8"),
         "--model.net.dim=4",
     ),
 }
