@@ -4,11 +4,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
+from program import metrics
+from trained import LEAN
 
 from capsule_lightning import load_network
+from capsule_lightning.data import image_trees
 from capsule_lightning.runs.files import read_yaml
 from capsule_lightning.sharing.network_file import read_tensors
 
@@ -68,3 +73,37 @@ def test_the_shipped_network_gives_the_numbers_it_gave() -> None:
     with torch.no_grad():
         lengths = net(images).activations
     torch.testing.assert_close(lengths, torch.tensor(LENGTHS), rtol=0, atol=2e-6)
+
+
+@pytest.mark.nightly
+def test_a_run_on_folders_that_are_numbers_keeps_the_order_in_which_it_numbered_them(
+    run_main: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    for number in range(1, 13):
+        (tmp_path / "photos" / str(number)).mkdir(parents=True)
+        for place in range(9):
+            pixels = random.integers(0, 20 * number, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / str(number) / f"{place}.png")
+    words = ["fit", "--config=image_folder.yaml", "--data.root=photos", "--data.channels=1", "--data.image_size=[8,8]"]
+    words += ["--model.net.encoder.kernel_size=3", "--model.net.encoder.primary_kernel_size=3", LEAN]
+    words += ["--model.net.encoder.channels=8", "--model.net.encoder.num_types=4", "--model.net.decoder=null"]
+    words += ["--data.batch_size=8", "--data.val_size=12", "--model.lr_scheduler=null", "--trainer.accelerator=cpu"]
+    with monkeypatch.context() as before:
+        before.setattr(image_trees, "in_order", sorted)  # as it was
+        run_main(*words, "--run_id=whole", "--trainer.max_epochs=2")
+        run_main(*words, "--run_id=cut", "--trainer.max_epochs=1", "--test_after_fit=false")
+    shutil.rmtree(tmp_path / "photos" / ".prepared")
+    run_main("fit", "--resume=cut", "--trainer.max_epochs=2", "--test_after_fit=true")
+    runs = tmp_path / "runs" / "image_folder"
+    one, other = (torch.load(runs / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut"))
+    assert one["trained_on"]["class_names"] == other["trained_on"]["class_names"] == sorted(map(str, range(1, 13)))
+    assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
+    assert metrics(runs / "cut")["test/loss"] == metrics(runs / "whole")["test/loss"]
+    run_main("test", "--ckpt_path=runs/image_folder/whole/checkpoints/last.ckpt")
+    run_main("export", "--ckpt_path=runs/image_folder/whole/checkpoints/last.ckpt", "--output=net.safetensors")
+    run_main("test", "--ckpt_path=net.safetensors", "--data=ImageFolderDataModule", "--data.root=photos")
+    tables = [*tmp_path.glob("runs/**/test/metrics.csv")]
+    assert len(tables) == 2
+    for table in tables:
+        assert metrics(table.parent)["test/accuracy"] == metrics(runs / "whole")["test/accuracy"]
