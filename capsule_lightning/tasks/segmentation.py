@@ -205,7 +205,8 @@ class SegmentationTask(BalancesClasses, AnnotatedTask):
                 measure, _, by_class = name.partition("/")
                 if not ending and name in ("dice", "iou"):
                     continue  # logged like those of a validation
-                for label, value in zip(names, values, strict=True) if by_class else [("", values)]:
+                # torchmetrics makes a number of the values of a single class
+                for label, value in zip(names, values.reshape(-1), strict=True) if by_class else [("", values)]:
                     if not value.isnan():
                         key = f"test/{measure}{ending}/{label}" if label else f"test/{measure}{ending}"
                         self.log(key, value.float().to(self.device), sync_dist=True)  # equal on all processes

@@ -161,6 +161,13 @@ def test_a_test_tells_scores_by_class_and_draws_the_worst(tmp_path):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 5000
 
 
+def test_a_test_tells_the_scores_of_a_single_class(tmp_path):
+    task = SegmentationTask((1, 24, 24), 1, SMALL)
+    (found,) = trainer(tmp_path).test(task, scenes(classes=["3"]), verbose=False)
+    assert found["test/dice/3"] == pytest.approx(found["test/dice"])
+    assert found["test/image_dice/3"] == pytest.approx(found["test/image_dice"])
+
+
 def test_a_batch_without_any_class_is_scored_and_drawn():
     task = made()
     empty = task.example_batch(2)
