@@ -22,7 +22,7 @@ from capsule_lightning.tasks.segmentation import SegmentationTask
 
 SHOWN = 16  # images with their masks
 MAPS = 4  # images whose lengths are drawn
-COLUMNS = 10  # classes whose lengths are drawn
+COLUMNS = 11  # classes whose lengths are drawn
 PIXELS = 400  # of a batch whose lengths are kept
 DIMENSIONS = 16  # of a capsule that are changed
 DELTAS = (-0.25, -0.15, -0.05, 0.05, 0.15, 0.25)
@@ -151,6 +151,7 @@ def dimensions(net: SegmentationNet, capsules: Capsules, mask: Tensor, names: Se
     if net.decoder is None or not len(there):
         return
     label = int(there.bincount().argmax())
+    mask = (mask > 0) * label
     rows = []
     for dimension in range(min(capsules.poses.shape[-1], DIMENSIONS)):
         row = []
@@ -162,8 +163,8 @@ def dimensions(net: SegmentationNet, capsules: Capsules, mask: Tensor, names: Se
             row.append(made[0].clamp(0, 1))
         rows.append(row)
     caption = (
-        f"Each row changes one dimension of the capsules of {names[label - 1]} at all pixels by as much as stands "
-        "above, and leaves the others as they are."
+        f"What the decoder draws where objects were found from the capsules of {names[label - 1]} there. Each row "
+        "changes one of their dimensions by as much as stands above, and leaves the others as they are."
     )
     headings = [f"{delta:+.2f}" for delta in DELTAS]
     figure = grid_figure(rows, headings, "One dimension changed", [str(n + 1) for n in range(len(rows))])

@@ -65,7 +65,7 @@ def test_a_network_is_rebuilt_from_what_its_file_states(kind: str) -> None:
 NETS = {
     "segcaps": lambda: SegCaps((1, 16, 16), 3, **SEGCAPS),
     "unet": lambda: UNet((1, 16, 16), 3, parameters=9000),
-    "matwo": lambda: MatwoCapsNet((1, 16, 16), 3, types=(2, 2, 2, 2)),
+    "matwo": lambda: MatwoCapsNet((1, 16, 16), 3, types=(2, 2, 2, 2), iterations=2),
     "center": lambda: CenterNet((1, 32, 32), 3, stem=4, planes=(8, 8), hidden=8),
     "center_capsules": lambda: CenterCapsNet((1, 32, 32), 3, **CENTERS, deformable=False),
     "deformable": lambda: CenterCapsNet((1, 32, 32), 3, **CENTERS),
