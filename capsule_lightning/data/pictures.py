@@ -201,9 +201,9 @@ def read_picture(
             image = _eight_bits(image)
             image, transparent = _opaque(image, reading)
             if channels == 3 or image.mode not in ("1", "L"):
-                image = image.convert("RGB")
+                image = _in_mode(image, "RGB")
             if channels == 1:
-                image = image.convert("L")
+                image = _in_mode(image, "L")
         if turn in _TURNS:
             image = image.transpose(Image.Transpose(_TURNS[turn]))
         seen = Seen((image.height, image.width), transparent, animated, mode, wide and not deep)
@@ -263,6 +263,11 @@ def _is_animated(image: Image.Image) -> bool:
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except Exception:  # a second frame that is broken does not make the first one worse
         return False
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return a picture in another mode; `convert` would copy one that is in it already."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _in_words(image: Image.Image) -> str:
