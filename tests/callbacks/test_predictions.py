@@ -2,12 +2,16 @@
 
 import csv
 import errno
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from forked import run
+from PIL import Image
+from trained import fit
 
 from capsule_lightning.callbacks import collected, prediction_files
 from capsule_lightning.callbacks.prediction_files import CSVTable, EmbeddingsFile, ParquetTable, PredictionFile, Row
@@ -218,3 +222,35 @@ def test_rows_of_all_processes_come_together(monkeypatch):
     monkeypatch.setattr(collected.distributed, "all_gather_object", gather)
     assert collected.of_all_processes(SimpleNamespace(world_size=2), ["mine"]) == ["of another", "mine"]
     assert collected.of_all_processes(SimpleNamespace(world_size=1), ["mine"]) == ["mine"]
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the memory of a process is read as Linux tells it")
+def test_twenty_thousand_images_are_predicted_in_less_than_a_gigabyte(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in NAMES:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = random.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
+    net = ("--model.net.encoder.channels=4", "--model.net.encoder.num_types=1", "--model.net.decoder=null")
+    data = ("--data.root=photos", "--data.image_size=[96,96]", "--data.storage=memory")
+    checkpoint = fit(tmp_path, "--config=image_folder.yaml", *data, *net)
+    (tmp_path / "many").mkdir()
+    made = sorted((tmp_path / "photos").rglob("*.jpg"))
+    for number in range(20_000):  # their pixels take 553 MB as bytes, and 2.2 GB as the network sees them
+        os.link(made[number % len(made)], tmp_path / "many" / f"{number:05d}.jpg")
+    places = ("--output=t.csv", "--embeddings=e.npz", "--trainer.accelerator=cpu")
+    noted = "--trainer.callbacks+=memory_noted.NotesMemory"
+    words = ("predict", f"--ckpt_path={checkpoint}", "--data.images=many", "--data.batch_size=64", *places, noted)
+    assert run(tmp_path, *words) == 0, (tmp_path / "output.txt").read_text()[-3000:]
+    assert int((tmp_path / "memory.txt").read_text()) < 2**30
+    with (tmp_path / "t.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["image"]).stem for row in rows] == [f"{number:05d}" for number in range(20_000)]
+    with np.load(tmp_path / "e.npz") as found:
+        lengths = [[float(row[f"length_{name}"]) for name in NAMES] for row in rows]
+        np.testing.assert_allclose(found["lengths"], lengths, atol=1e-6)
+        assert found["poses"].shape == (20_000, 2, 16)
+        same = found["lengths"].reshape(-1, len(made), 2)  # of the same files again and again
+        np.testing.assert_allclose(same, np.broadcast_to(same[0], same.shape), atol=1e-5)
