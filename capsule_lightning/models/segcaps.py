@@ -108,7 +108,10 @@ class SegCaps(SegmentationNet):
         channels = (self.in_shape[0], *stem)
         self.features = nn.Sequential(*(_features(*pair, 2**number) for number, pair in enumerate(pairwise(channels))))
         self.stem = nn.Conv2d(channels[-1], wide, kernel_size, padding="same", bias=pose_length is None)
-        self.norm = nn.Identity() if pose_length is None else nn.BatchNorm2d(wide)
+        self.norm: nn.Module = nn.Identity()
+        if pose_length is not None:
+            self.norm = nn.BatchNorm2d(wide)
+            nn.init.constant_(self.norm.weight, pose_length * sqrt(2 / wide))  # ReLU leaves half of the square
 
         def same(num_in: int, dim_in: int, num_out: int, dim_out: int, kernel_size: int = kernel_size) -> nn.Module:
             return SharedKernelCapsules(
@@ -146,9 +149,7 @@ class SegCaps(SegmentationNet):
         layers = [layer for layer in self.modules() if isinstance(layer, SharedKernelCapsules)]
         for layer in layers:
             layer.blocked &= recompute
-        if pose_length is not None:
-            nn.init.constant_(self.norm.weight, pose_length * sqrt(2 / wide))  # ReLU leaves half of the square
-            for layer in layers:
+            if pose_length is not None:
                 window = pose_length * sqrt(layer.router.kernel.places)
                 scale_votes(layer.routing, pose_length, activation=pose_length, children=window)
 

@@ -14,7 +14,7 @@ from resumed import die_while_writing, leaves
 
 SCENES = ("--data.scenes=48", "--data.val_scenes=9", "--data.test_scenes=9")
 DATA = {
-    "segmentation": SCENES,
+    "segmentation": (*SCENES, "--data.batch_size=8"),
     "detection": (*SCENES, "--data.batch_size=8", "--data.image_size=32", "--data.min_size=8", "--data.max_size=12"),
     "pose": (
         *("--data.clips=16", "--data.frames=4", "--data.size=24", "--data.batch_size=8"),
