@@ -288,7 +288,8 @@ def require_form(found: TrainedOn) -> None:
         "class_names": isinstance(found.class_names, list)
         and (len(found.class_names) > 0) != found.of_sentences
         and all(isinstance(name, str) and name.isprintable() for name in found.class_names),
-        "in_shape": shape_like(found.in_shape, 3 if words is None else 1 if found.of_sentences else 2),
+        "in_shape": shape_like(found.in_shape, 3 if words is None else 1 if found.of_sentences else 2)
+        or (words is not None and shape_like(found.in_shape, 3)),  # of sentences with two entities
         "vocabulary": words is None or found.of_sentences or found.in_shape[0] == len(words),
         "stored_shape": found.stored_shape is None or shape_like(found.stored_shape),
         "num_labels": isinstance(found.num_labels, int),

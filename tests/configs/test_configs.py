@@ -1,6 +1,7 @@
 """Every shipped config, run."""
 
 import inspect
+import json
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -72,6 +73,14 @@ def words_for(name: str, folder: Path) -> list[str]:
         return ["--config", base[0], "--config", name, *base[1:]]
     if name in ("text.yaml", "relations.yaml"):
         return ["--config", name]
+    if name == "nyt.yaml":
+        rows = [
+            {"text": f"a{n % 9} is b{n % 5}", "relation": ("NA", "of", "by")[n % 3], "h": {"id": f"{n}", "pos": [0, 2]}}
+            | {"t": {"id": "b", "pos": [6, 8]}}
+            for n in range(60)
+        ]
+        (folder / "train.txt").write_text("\n".join(map(json.dumps, rows)))
+        return ["--config", name, f"--data.path={folder / 'train.txt'}", "--model.net.hidden=8", "--model.net.types=2"]
     if name == "text_transfer.yaml":
         rows = [f"word{n} text,{chr(97 + n % 2)}" for n in range(40)] + ["both words,a|b"] * 4
         (folder / "labels.csv").write_text("\n".join(["text,label", *rows]))
@@ -157,6 +166,8 @@ def test_overlay(name: str, run_main: Callable[..., Path], tmp_path: Path) -> No
     base, data = ("detection", ()) if name in DETECTORS else (base, data)
     base, data = ("segmentation", ()) if name in OF_PIXELS else (base, data)
     base, data = ("relations", ()) if name in OF_RELATIONS else (base, data)
+    base, data = ("text", ()) if name in OF_TEXTS else (base, data)
+    base, data = ("text_transfer", ()) if name == "model/kim_cnn_multilabel.yaml" else (base, data)
     base = "pose" if name in POSES else base
     cwd = run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *data, *instead)
     if name != "trainer/debug.yaml":
