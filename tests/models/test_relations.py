@@ -116,3 +116,13 @@ def test_texts_without_entities_are_refused():
         build("lstm-RelationLinear")(torch.ones(2, 9, dtype=torch.int64))
     with pytest.raises(InputError, match="data module of relations"):
         RelationLinear((30, 9), 3)
+
+
+def test_relation_capsules_begin_where_the_margin_loss_has_a_gradient():
+    torch.manual_seed(0)
+    sentences = (30, 42, 60)
+    net = RelationCapsNet(sentences, 7, encoder="cnn", hidden=16, types=8, dropout=0.0)
+    inputs = net.example_inputs(16)
+    lengths = net(inputs).activations.mean(dim=0)
+    assert 0.05 < lengths.min()
+    assert lengths.max() < 0.9
