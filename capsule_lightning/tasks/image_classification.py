@@ -146,21 +146,19 @@ class ImageClassificationTask(ImageTask):
                 batch = self.example_batch(2)
                 try:
                     capsules = self(batch[0])
-                except (
-                    Exception
-                ):  # what keeps it from running here, such as a kernel for GPUs, the first batch will tell
+                except Exception:  # such as a kernel for GPUs: the first batch will tell
                     return
-                self.require_usable(capsules, batch)
+                self.require_usable(capsules, batch.labels)
         finally:
             self.train(training)
 
-    def require_usable(self, capsules: Capsules, batch: HasLabels) -> None:
-        """Refuse a loss that cannot take the class capsules of a batch.
+    def require_usable(self, capsules: Capsules, labels: Tensor) -> None:
+        """Refuse a loss that cannot take class capsules, given labels ``(B)`` or ``(B, L)``.
 
         Raises:
             InputError: it cannot.
         """
-        self.loss(capsules, self.targets(batch.labels))
+        self.loss(capsules, self.targets(labels))
 
     @abstractmethod
     def classify(self, capsules: Capsules, labels: Tensor) -> Tensor:

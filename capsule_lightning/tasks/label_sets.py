@@ -98,8 +98,8 @@ class LabelSetTask(ImageClassificationTask):
         return self.net.reconstruct(capsules, classes)
 
     @override
-    def require_usable(self, capsules: Capsules, batch: HasLabels) -> None:
-        super().require_usable(capsules, batch)
+    def require_usable(self, capsules: Capsules, labels: Tensor) -> None:
+        super().require_usable(capsules, labels)
         sums, net = self.loss.presence(capsules).sum(dim=-1), type(self.net).__name__
         logits = capsules.poses.shape[-1] == 1
         require(
