@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ class DataModule(L.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)  # also those of the subclass; see `capsule_lightning.data.trained_on`
-        given = stated(self.hparams)  # plain values alone, which every trainer may load again
+        given = of_class(type(self), stated(self.hparams))  # plain values, which every trainer may load again
         self.hparams.clear()
         self.hparams.update(given)
         require(batch_size >= 1, f"batch_size={batch_size}: expected at least 1 example a step")
@@ -331,3 +332,17 @@ class DataModule(L.LightningDataModule, ABC):
             )
         if not (torch.equal(val, self._val) and torch.equal(train, self._train)):
             self.use_split(train, val)
+
+
+def of_class(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a class, of those that its constructor and the constructors of its bases were given.
+
+    Args:
+        cls: the class.
+        given: arguments by name; what Lightning notes beside them begins with an underscore, and stays.
+    """
+    known = inspect.signature(cls).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in known):
+        return dict(given)
+    names = {each.name for each in known}
+    return {name: value for name, value in given.items() if name in names or name.startswith("_")}

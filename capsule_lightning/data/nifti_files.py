@@ -105,7 +105,8 @@ def read_slices(path: Path, plane: Plane, most: int = MOST_VOXELS, whole_numbers
     require(len(content) == stated, f"{path}: ends after {len(content):,} of {stated:,} bytes; replace it")
     made = nibabel.Nifti1Image if header.sizeof_hdr == 348 else nibabel.Nifti2Image
     try:
-        image = nibabel.as_closest_canonical(made.from_bytes(content))
+        with _quiet(nibabel):
+            image = nibabel.as_closest_canonical(made.from_bytes(content))
         values = np.asarray(image.dataobj)
     except Exception as error:  # nibabel raises anything for a broken file
         raise InputError(f"{path}: cannot be read as NIfTI ({first_line(error)}); replace it") from error
@@ -140,6 +141,17 @@ def library(path: Path) -> Any:
 
 
 @contextmanager
+def _quiet(nibabel: Any) -> Iterator[None]:
+    """Silence what nibabel says of a header that it mends, which names no file."""
+    logger = nibabel.imageglobals.logger
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file, which is unpacked while it is read if it is packed."""
     with open_regular(path) as file:
@@ -166,7 +178,8 @@ def _header(path: Path, most: int) -> tuple[Any, int]:
         raise InputError(f"{path}: is not a NIfTI file: sizeof_hdr is neither 348 nor 540")
     made = nibabel.Nifti1Header if kind == 348 else nibabel.Nifti2Header
     try:
-        header = made(start[:kind], check=True)
+        with _quiet(nibabel):
+            header = made(start[:kind], check=True)
         shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"])
     except Exception as error:  # nibabel raises anything for a broken header
         raise InputError(f"{path}: its header cannot be read ({first_line(error)}); replace it") from error

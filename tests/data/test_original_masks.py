@@ -127,3 +127,16 @@ def test_boxes_of_voc_and_its_own_splits(tmp_path):
         VOCBoxesDataModule(str(tmp_path), **ALL).setup("fit")
     with pytest.raises(InputError, match="year='1999'"):
         VOCBoxesDataModule(str(tmp_path), year="1999", **ALL)
+
+
+def test_what_a_checkpoint_says_of_the_data_makes_the_same_data_again(tmp_path):
+    voc(tmp_path, "2007", {"train": ["000001"], "val": ["000002"], "test": ["000003"]}, "Main")
+    for made in (
+        OxfordPetsDataModule(str(tmp_path), border="class", **ALL),
+        VOCMasksDataModule(str(tmp_path), "2007", **ALL),
+        VOCBoxesDataModule(str(tmp_path), mirror=False, **ALL),
+    ):
+        again = type(made)(**made.hparams)
+        assert dict(again.hparams) == dict(made.hparams)
+        assert (again.in_shape, again.num_draws) == (made.in_shape, made.num_draws)
+        assert {**made.hparams} == {**made.hparams, **ALL}
