@@ -23,4 +23,4 @@ def wilson_interval(right: int, count: int, z: float = 1.959964) -> tuple[float,
     share, spread = right / count, z * z / count
     center = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * sqrt(share * (1 - share) / count + spread / (4 * count))
-    return center - half, center + half
+    return max(center - half, 0.0), min(center + half, 1.0)  # beyond which rounding alone leads

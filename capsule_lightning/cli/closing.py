@@ -31,7 +31,8 @@ def say_where(trainer: L.Trainer, checkpoint: str, folder: Path, tested: bool) -
     if (folder / "figures").is_dir():
         lines["pictures"] = from_here(folder / "figures")
     if checkpoint:
-        reports = tested and isinstance(getattr(trainer, "datamodule", None), ImageDataModule)
+        data = getattr(trainer, "datamodule", None)
+        reports = tested and isinstance(data, ImageDataModule) and data.num_labels == 1
         lines["checkpoint"], command = from_here(Path(checkpoint)), "report" if reports else "test"
         lines[f"{command} it"] = f"{program} {command} --ckpt_path {shlex.quote(from_here(Path(checkpoint)))}"
         epochs = trainer.max_epochs

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from forked import run
+from forked import start
 from PIL import Image
 from trained import fit
 
@@ -231,20 +231,22 @@ def test_twenty_thousand_images_are_predicted_in_less_than_a_gigabyte(tmp_path: 
     for name in NAMES:
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(20):
-            pixels = random.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+            pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
     net = ("--model.net.encoder.channels=4", "--model.net.encoder.num_types=1", "--model.net.decoder=null")
-    data = ("--data.root=photos", "--data.image_size=[96,96]", "--data.storage=memory")
+    data = ("--data.root=photos", "--data.image_size=[64,64]", "--data.storage=memory")
     checkpoint = fit(tmp_path, "--config=image_folder.yaml", *data, *net)
     (tmp_path / "many").mkdir()
     made = sorted((tmp_path / "photos").rglob("*.jpg"))
-    for number in range(20_000):  # their pixels take 553 MB as bytes, and 2.2 GB as the network sees them
+    for number in range(20_000):  # their pixels take 246 MB as bytes, and 983 MB as the network sees them
         os.link(made[number % len(made)], tmp_path / "many" / f"{number:05d}.jpg")
     places = ("--output=t.csv", "--embeddings=e.npz", "--trainer.accelerator=cpu")
     noted = "--trainer.callbacks+=memory_noted.NotesMemory"
     words = ("predict", f"--ckpt_path={checkpoint}", "--data.images=many", "--data.batch_size=64", *places, noted)
-    assert run(tmp_path, *words) == 0, (tmp_path / "output.txt").read_text()[-3000:]
-    assert int((tmp_path / "memory.txt").read_text()) < 2**30
+    process = start(tmp_path, *words)
+    process.join(1200)
+    assert process.exitcode == 0, (tmp_path / "output.txt").read_text()[-3000:]
+    assert int((tmp_path / "memory.txt").read_text()) < 2**29  # half of what is promised
     with (tmp_path / "t.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["image"]).stem for row in rows] == [f"{number:05d}" for number in range(20_000)]
