@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from math import prod
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from capsule_lightning.kernels.frequencies import Form, Phase, Size, Tile, form_of, tiles_of
 
-_MOST_NUMBERS = 2**22  # in the spectrum of a kernel, and in some positions: 16 MiB in float32
+_MOST_FACTORS = 2**21  # numbers of the spectrum of a kernel that are there at once: 8 MiB in float32
+_MOST_NUMBERS = 2**22  # of positions
 _COLUMNS = 2**11  # of a transform at a time: the rows of 8 KiB stay in the cache
 
 
@@ -46,6 +48,25 @@ class Maps(ABC):
         """Take the gradient of the positions that `read` returned; it may be overwritten."""
 
 
+class Room:
+    """Memory that is used again and again, because a heap in which large tensors come and go has holes.
+
+    Args:
+        dtype: dtype of all that is in it.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._memory: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Return a tensor of any values, in the place of the last one of this name."""
+        size = prod(shape)
+        if name not in self._memory or self._memory[name].numel() < size:
+            self._memory[name] = torch.empty(size, dtype=self.dtype)
+        return self._memory[name][:size].view(shape)
+
+
 class FrequencyConvolution:
     """A convolution without padding.
 
@@ -65,21 +86,20 @@ class FrequencyConvolution:
 
     def forward(self, maps: Maps, bias: Tensor | None, keep: bool = False) -> tuple[Tensor, list[Tensor]]:
         """Return ``(B, O, rows, columns)``, and if they are to be kept the spectra that it was made of."""
-        found = self.weight.new_zeros(*self.outputs, maps.batch, len(self.weight))
-        places, kept = taps_by_place(self.weight), []
-        for tile in self.tiles:
-            part = found[tile.rows, tile.columns]
-            outputs = part.flatten(0, 1).flatten(1)  # a view if it can be one
-            for phase in tile.phases:
-                form, spectrum = self.spectrum(maps, tile, phase)
-                add_products(form, spectrum, self.taps(places, phase), outputs)
-                if keep:
-                    kept.append(spectrum)
-            if outputs.data_ptr() != part.data_ptr():
-                part.copy_(outputs.view_as(part))
+        spectra, room = self._spectra(maps, keep), Room(self.products)
+        places, free = taps_by_place(self.weight), iter(spectra)
+        found = [self.weight.new_zeros(prod(tile.outputs), maps.batch * len(self.weight)) for tile in self.tiles]
+        for number, taps in self._phases(places):
+            for tile, outputs in zip(self.tiles, found, strict=True):
+                spectrum = self._fill(next(free), maps, tile, tile.phases[number])
+                add_products(self._form(tile.phases[number]), spectrum, taps, outputs, room)
+        whole = self.weight.new_empty(*self.outputs, maps.batch, len(self.weight))
+        for tile, outputs in zip(self.tiles, found, strict=True):
+            part = whole[tile.rows, tile.columns]
+            part.copy_(outputs.view_as(part))
         if bias is not None:
-            found += bias
-        return found.permute(2, 3, 0, 1), kept
+            whole += bias
+        return whole.permute(2, 3, 0, 1), spectra if keep else []
 
     def backward(
         self, maps: Maps, grad: Tensor, kept: list[Tensor], of_weight: bool = True, of_maps: bool = True
@@ -93,44 +113,54 @@ class FrequencyConvolution:
             of_weight, of_maps: whether these gradients are wanted.
         """
         grad = grad.to(self.weight.dtype).permute(2, 3, 0, 1)
+        of_outputs = [grad[tile.rows, tile.columns].flatten(0, 1).flatten(1) for tile in self.tiles]
+        again, room = not kept, Room(self.products)
+        spectra = iter(self._spectra(maps, keep=False) if again else kept.copy())
+        kept.clear()
         places = taps_by_place(self.weight)
-        total = torch.zeros_like(places) if of_weight else None
-        again = not kept
-        for tile in reversed(self.tiles):
-            of_outputs = grad[tile.rows, tile.columns].flatten(0, 1).flatten(1)
-            for phase in reversed(tile.phases):
-                form = self.form(phase)
-                spectrum = self.spectrum(maps, tile, phase)[1] if again else kept.pop()
-                taps = self.taps(places, phase)
-                of_taps = None if total is None else torch.zeros_like(taps)
-                add_gradients(form, spectrum, taps, of_outputs, of_taps, of_maps)
-                if total is not None and of_taps is not None:
-                    _of_phase(total, phase, self.stride).add_(of_taps.view(*phase.taps, -1))
-                for images in self.images(maps, phase) if of_maps else ():
+        for number, taps in self._phases(places):
+            of_taps = torch.zeros_like(taps) if of_weight else None
+            for tile, of_tile in zip(self.tiles, of_outputs, strict=True):
+                phase, spectrum = tile.phases[number], next(spectra)
+                if again:
+                    self._fill(spectrum, maps, tile, phase)
+                form = self._form(phase)
+                add_gradients(form, spectrum, taps, of_tile, of_taps, of_maps, room)
+                for images in self._images(maps, phase) if of_maps else ():
                     maps.take_gradient(tile, phase, images, read_gradient(form, spectrum[:, images]))
-        return None if total is None else weight_of_places(total, self.weight.shape)
+            if of_taps is not None:  # the taps of this phase are not needed any more
+                part = _of_phase(places, self.tiles[0].phases[number], self.stride)
+                part.copy_(of_taps.view_as(part))
+        return weight_of_places(places, self.weight.shape) if of_weight else None
 
-    def form(self, phase: Phase) -> Form:
+    def _phases(self, places: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Yield the number of each phase and a copy of its taps."""
+        for number, phase in enumerate(self.tiles[0].phases):
+            yield number, _of_phase(places, phase, self.stride).reshape(-1, places.shape[2])
+
+    def _form(self, phase: Phase) -> Form:
         """Return the form of a phase: three products for a complex one in full precision, four in half."""
         return form_of(phase, self.products == self.weight.dtype, self.weight.dtype)
 
-    def spectrum(self, maps: Maps, tile: Tile, phase: Phase) -> tuple[Form, Tensor]:
-        """Return form and spectrum of a phase of the maps."""
-        form = self.form(phase)
-        spectrum = torch.empty(len(form.from_positions), maps.batch, maps.channels, dtype=self.products)
-        for images in self.images(maps, phase):
-            write_spectrum(form, maps.read(tile, phase, images), spectrum[:, images])
-        return form, spectrum
+    def _spectra(self, maps: Maps, keep: bool) -> list[Tensor]:
+        """Return room for the spectra of all phases and tiles, all in the same place unless they are kept."""
+        phases = [tile.phases[number] for number in range(len(self.tiles[0].phases)) for tile in self.tiles]
+        rows = [len(self._form(phase).from_positions) for phase in phases]
+        starts = [0, *accumulate(rows[:-1])] if keep else [0] * len(rows)
+        whole = torch.empty(sum(rows) if keep else max(rows), maps.batch, maps.channels, dtype=self.products)
+        return [whole[start : start + count] for start, count in zip(starts, rows, strict=True)]
 
-    def images(self, maps: Maps, phase: Phase) -> Iterator[slice]:
+    def _fill(self, spectrum: Tensor, maps: Maps, tile: Tile, phase: Phase) -> Tensor:
+        """Return the spectrum of what a phase sees of the maps, in the room for it."""
+        for images in self._images(maps, phase):
+            write_spectrum(self._form(phase), maps.read(tile, phase, images), spectrum[:, images])
+        return spectrum
+
+    def _images(self, maps: Maps, phase: Phase) -> Iterator[slice]:
         """Yield the images in blocks whose positions are quickly read again."""
         most = max(1, _MOST_NUMBERS // (prod(phase.positions) * maps.width))
         for first in range(0, maps.batch, most):
             yield slice(first, min(first + most, maps.batch))
-
-    def taps(self, places: Tensor, phase: Phase) -> Tensor:
-        """Return the taps of a phase."""
-        return _of_phase(places, phase, self.stride).reshape(-1, places.shape[2])
 
 
 def write_spectrum(form: Form, positions: Tensor, spectrum: Tensor) -> None:
@@ -146,17 +176,18 @@ def read_gradient(form: Form, spectrum: Tensor) -> Tensor:
     return found
 
 
-def add_products(form: Form, spectrum: Tensor, taps: Tensor, outputs: Tensor) -> None:
+def add_products(form: Form, spectrum: Tensor, taps: Tensor, outputs: Tensor, room: Room) -> None:
     """Add to the outputs what a phase contributes."""
-    for part in _frequencies(form, taps):
-        images, rows = _matrices(form, spectrum, part)
-        for from_taps, to_outputs in zip(form.from_taps, form.to_outputs, strict=True):
-            products = images @ _factors(from_taps[part], taps, images).mT
-            _add(to_outputs[:, rows], products.view(rows.stop - rows.start, -1), outputs)
+    for images, from_taps, to_outputs in _parts(form, spectrum, taps, room):
+        factors = _factors(from_taps, taps, images, room)
+        products = room.take("products", *factors.shape[:2], images[0].shape[1], factors.shape[2])
+        for product, numbers, factor in zip(products, images, factors, strict=True):
+            torch.bmm(numbers, factor.mT, out=product)
+        _add(to_outputs, products.view(to_outputs.shape[1], -1), outputs)
 
 
 def add_gradients(
-    form: Form, spectrum: Tensor, taps: Tensor, of_outputs: Tensor, of_taps: Tensor | None, of_maps: bool
+    form: Form, spectrum: Tensor, taps: Tensor, of_outputs: Tensor, of_taps: Tensor | None, of_maps: bool, room: Room
 ) -> None:
     """Add the gradient of the taps of a phase, and overwrite its spectrum by the gradient.
 
@@ -165,20 +196,32 @@ def add_gradients(
         of_outputs: gradient of the outputs.
         of_taps: what is added to, if anything.
         of_maps: whether the gradient of the spectrum is wanted.
+        room: where products are made.
     """
-    for part in _frequencies(form, taps):
-        images, rows = _matrices(form, spectrum, part)
-        pairs = []
-        for from_taps, to_outputs in zip(form.from_taps, form.to_outputs, strict=True):
-            of_products = images.new_empty(*images.shape[:2], of_outputs.shape[1] // spectrum.shape[1])
-            _multiply(to_outputs[:, rows].t(), of_outputs, of_products.view(rows.stop - rows.start, -1))
-            if of_taps is not None:
-                of_factors = of_products.mT @ images
-                _add(from_taps[part].t(), of_factors.view(len(of_factors), -1), of_taps)
-            if of_maps:
-                pairs.append((of_products, _factors(from_taps[part], taps, images)))
-        for number, pair in enumerate(pairs):
-            images.baddbmm_(*pair, beta=int(number > 0))
+    out, channels = of_outputs.shape[1] // spectrum.shape[1], spectrum.shape[2]
+    for images, from_taps, to_outputs in _parts(form, spectrum, taps, room):
+        of_products = room.take("products", len(images), *images[0].shape[:2], out)
+        _multiply(to_outputs.t(), of_outputs, of_products.view(to_outputs.shape[1], -1))
+        if of_taps is not None:
+            of_factors = room.take("factors", *of_products.shape[:2], out, channels)
+            for of_factor, of_product, numbers in zip(of_factors, of_products, images, strict=True):
+                torch.bmm(of_product.mT, numbers, out=of_factor)
+            _add(from_taps.t(), of_factors.view(len(from_taps), -1), of_taps)
+        if of_maps:
+            _overwrite(images, of_products, _factors(from_taps, taps, images, room))
+
+
+def _overwrite(images: list[Tensor], of_products: Tensor, factors: Tensor) -> None:
+    """Overwrite the numbers of some frequencies by their gradients."""
+    first, *others = zip(of_products, factors, strict=True)
+    if len(images) == 3:  # real and imaginary part, and their sum, which is not a part of the spectrum
+        torch.bmm(*others[1], out=images[2])
+        torch.baddbmm(images[2], *first, out=images[0])
+        torch.baddbmm(images[2], *others[0], out=images[1])
+    else:
+        torch.bmm(*first, out=images[0])
+        for pair in others:
+            images[0].baddbmm_(*pair)
 
 
 def taps_by_place(weight: Tensor) -> Tensor:
@@ -197,25 +240,33 @@ def _of_phase(places: Tensor, phase: Phase, stride: Size) -> Tensor:
     return places[phase.offset[0] :: stride[0], phase.offset[1] :: stride[1]]
 
 
-def _frequencies(form: Form, taps: Tensor) -> Iterator[slice]:
-    """Yield the frequencies of a form in parts, in which the spectrum of the kernel is small."""
-    count, most = len(form.from_taps[0]), max(1, _MOST_NUMBERS // max(1, taps.shape[1]))
-    for first in range(0, count, most):
-        yield slice(first, min(first + most, count))
+def _parts(form: Form, spectrum: Tensor, taps: Tensor, room: Room) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+    """Yield the products of a few frequencies at a time, so that the spectrum of the kernel is small.
+
+    Yields:
+        Q times the numbers of the images, ``(f, P * B, C)``, views of the spectrum except for sums; and the matrices of
+        all of them, ``(Q * f, taps)`` and ``(outputs, Q * f * P)``.
+    """
+    (kinds, count, _), rows = form.from_taps.shape, form.to_outputs.shape[3]
+    most = max(1, _MOST_FACTORS // (kinds * taps.shape[1]))
+    for start, stop in pairwise(sorted({*range(0, form.alone, most), *range(form.alone, count, most), count})):
+        part = slice(start, stop)
+        if rows == 2:
+            images = [spectrum[2 * start : 2 * stop].view(stop - start, -1, spectrum.shape[2])] * 2
+        elif start < form.alone:
+            images = [spectrum[part]]
+        else:
+            real, imaginary = spectrum[part], spectrum[count - form.alone :][part]
+            images = [real, imaginary, torch.add(real, imaginary, out=room.take("sums", *real.shape))]
+        kinds = len(images)
+        yield images, form.from_taps[:kinds, part].flatten(0, 1), form.to_outputs[:, :kinds, part].flatten(1)
 
 
-def _matrices(form: Form, spectrum: Tensor, part: slice) -> tuple[Tensor, slice]:
-    """Return some frequencies of a spectrum as matrices ``(f, P * B, C)``, and which rows they are."""
-    each = len(form.from_positions) // len(form.from_taps[0])
-    rows = slice(part.start * each, part.stop * each)
-    return spectrum[rows].view(part.stop - part.start, -1, spectrum.shape[2]), rows
-
-
-def _factors(from_taps: Tensor, taps: Tensor, images: Tensor) -> Tensor:
-    """Return some frequencies of a kernel, ``(f, O, C)``, in the dtype of those of images ``(f, P * B, C)``."""
-    found = images.new_empty(len(from_taps), taps.shape[1])
+def _factors(from_taps: Tensor, taps: Tensor, images: list[Tensor], room: Room) -> Tensor:
+    """Return what Q times ``(f, P * B, C)`` of the images are multiplied by, ``(Q, f, O, C)``."""
+    found = room.take("factors", len(from_taps), taps.shape[1])
     _multiply(from_taps, taps, found)
-    return found.view(len(from_taps), -1, images.shape[2])
+    return found.view(len(images), len(images[0]), -1, images[0].shape[2])
 
 
 def _multiply(matrix: Tensor, columns: Tensor, out: Tensor) -> None:

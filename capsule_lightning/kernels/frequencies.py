@@ -33,19 +33,22 @@ TRANSFORMS_COST = 2.0
 class Form(NamedTuple):
     """A correlation as products: matrices from positions and taps to frequencies, and from products to outputs.
 
-    A frequency of an image is P rows, one below the other, and one of a kernel Q factors; each factor multiplies all
-    rows. If a complex product is made of three real ones, each of them is a frequency of its own, and P = Q = 1; if of
-    four, P = Q = 2: the real and the imaginary part.
+    Each frequency has Q products of numbers of an image with factors of the kernel. If a complex product is made of
+    three real ones, the numbers are the real part, the imaginary part and their sum; a frequency that is its own
+    conjugate has the first alone. If of four, both parts are one number of P = 2 rows, which Q = 2 factors multiply.
 
     Attributes:
-        from_positions: ``(F * P, positions)``.
-        from_taps: Q matrices ``(F, taps)``.
-        to_outputs: Q matrices ``(outputs, F * P)``.
+        from_positions: of three products, ``(F + F - alone, positions)``: all real parts, then the imaginary parts that
+            there are; of four, ``(F * 2, positions)``, both parts of each frequency together.
+        from_taps: ``(Q, F, taps)``.
+        to_outputs: ``(outputs, Q, F, P)``.
+        alone: how many frequencies are their own conjugates; they come first.
     """
 
     from_positions: Tensor
-    from_taps: tuple[Tensor, ...]
-    to_outputs: tuple[Tensor, ...]
+    from_taps: Tensor
+    to_outputs: Tensor
+    alone: int
 
 
 class Phase(NamedTuple):
@@ -79,6 +82,11 @@ class Tile(NamedTuple):
     rows: slice
     columns: slice
     phases: tuple[Phase, ...]
+
+    @property
+    def outputs(self) -> Size:
+        """Number of rows and columns."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
     def first_pixel(self, phase: Phase, stride: Size) -> Size:
         """Return the first of the pixels that a phase sees."""
@@ -133,12 +141,10 @@ def relative_work(batch: int, channels: Size, outputs: Size, kernel: Size, strid
     for tile in tiles_of(outputs, kernel, stride):
         for phase in tile.phases:
             bins, alone = _independent_bins(phase.positions)
-            rank = 3 * len(bins) - 2 * int(alone.sum())
+            rank = 3 * len(bins) - 2 * alone
             products += 3 * rank * batch * inward * outward
-            transforms += rank * (
-                2 * batch * (inward * prod(phase.positions) + outward * prod(phase.outputs))
-                + 3 * inward * outward * prod(phase.taps)
-            )
+            transforms += 2 * batch * inward * prod(phase.positions) ** 2
+            transforms += rank * (2 * batch * outward * prod(phase.outputs) + 3 * inward * outward * prod(phase.taps))
     return (products + TRANSFORMS_COST * transforms) / (3 * batch * inward * outward * prod(outputs) * prod(kernel))
 
 
@@ -157,38 +163,42 @@ def form_of(phase: Phase, three: bool, dtype: torch.dtype) -> Form:
     """
     lengths = phase.positions
     bins, alone = _independent_bins(lengths)
-    pairs = ~alone
-    real, imaginary = (part / prod(lengths) ** 0.5 for part in _waves(bins, phase.positions, lengths))
+    scale = 1 / prod(lengths) ** 0.5
+    real, imaginary = (scale * part for part in _waves(bins, phase.positions, lengths))
     # the conjugate of a kernel's spectrum makes a correlation of the convolution
-    of_taps, sine_of_taps = _waves(-bins, phase.taps, lengths)
-    weight = torch.where(alone, 1.0, 2.0).double()[:, None] / prod(lengths) ** 0.5  # a conjugate stands for two
+    cosine_of_taps, sine_of_taps = _waves(-bins, phase.taps, lengths)
+    weight = torch.full((len(bins), 1), 2 * scale, dtype=torch.float64, device="cpu")  # conjugates stand for two
+    weight[:alone] = scale
     cosine, sine = ((weight * part).T for part in _waves(bins, phase.outputs, lengths))
+    rows = 1 if three else 2
     if three:
-        rows = [real[alone], (real + imaginary)[pairs], real[pairs], imaginary[pairs]]
-        factors = [
-            torch.cat(
-                [of_taps[alone], of_taps[pairs], (sine_of_taps - of_taps)[pairs], (sine_of_taps + of_taps)[pairs]]
-            )
-        ]
-        back = [torch.cat([cosine[:, alone], (cosine + sine)[:, pairs], sine[:, pairs], -cosine[:, pairs]], dim=1)]
-        from_positions = torch.cat(rows)
+        from_positions = torch.cat([real, imaginary[alone:]])
+        factors = [sine_of_taps - cosine_of_taps, sine_of_taps + cosine_of_taps, cosine_of_taps]
+        back = [sine, -cosine, cosine + sine]
+        factors[0][:alone], back[0][:, :alone] = cosine_of_taps[:alone], cosine[:, :alone]
     else:
         from_positions = torch.stack([real, imaginary], dim=1).flatten(0, 1)
-        factors = [of_taps, sine_of_taps]
-        back = [torch.stack(pair, dim=2).flatten(1) for pair in ((cosine, sine), (sine, -cosine))]
-    return Form(from_positions.to(dtype), *(tuple(matrix.to(dtype) for matrix in part) for part in (factors, back)))
+        factors = [cosine_of_taps, sine_of_taps]
+        back = [torch.stack(pair, dim=2) for pair in ((cosine, sine), (sine, -cosine))]
+    from_taps, to_outputs = (
+        torch.stack(factors),
+        torch.stack(back, dim=1).view(prod(phase.outputs), -1, len(bins), rows),
+    )
+    return Form(from_positions.to(dtype), from_taps.to(dtype), to_outputs.to(dtype), alone)
 
 
 @cache
-def _independent_bins(lengths: Size) -> tuple[Tensor, Tensor]:
-    """Return frequencies ``(f, 2)`` of real numbers of which none is the conjugate of another; which are their own."""
-    found = [
-        (each, conjugate)
-        for each in product(*map(range, lengths))
-        if each <= (conjugate := (-each[0] % lengths[0], -each[1] % lengths[1]))
-    ]
-    bins = torch.tensor([each for each, _ in found], device="cpu")
-    return bins, torch.tensor([each == conjugate for each, conjugate in found], device="cpu")
+def _independent_bins(lengths: Size) -> tuple[Tensor, int]:
+    """Return frequencies ``(f, 2)`` of real numbers of which none is the conjugate of another.
+
+    Those that are their own conjugates come first; their number is returned, too.
+    """
+    alone, pairs = [], []
+    for each in product(*map(range, lengths)):
+        conjugate = (-each[0] % lengths[0], -each[1] % lengths[1])
+        if each <= conjugate:
+            (alone if each == conjugate else pairs).append(each)
+    return torch.tensor(alone + pairs, device="cpu"), len(alone)
 
 
 def _waves(bins: Tensor, size: Size, lengths: Size) -> tuple[Tensor, Tensor]:

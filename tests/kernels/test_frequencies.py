@@ -58,6 +58,7 @@ def small_parts(monkeypatch):
     """Divide even small work: outputs into tiles, images into blocks, frequencies into parts, columns of transforms."""
     monkeypatch.setattr(frequencies, "MOST_OUTPUTS", 3)
     monkeypatch.setattr(cpu_frequencies, "_MOST_NUMBERS", 300)
+    monkeypatch.setattr(cpu_frequencies, "_MOST_FACTORS", 100)
     monkeypatch.setattr(cpu_frequencies, "_COLUMNS", 31)
     frequencies.tiles_of.cache_clear()
     yield
@@ -163,9 +164,11 @@ def test_an_empty_batch_gives_an_empty_answer():
 
 
 def test_the_papers_network_needs_less_than_a_fifth_of_the_products():
-    ranks = [len(frequencies.form_of(phase, True, torch.float32).from_positions) for phase in papers_phases()]
-    assert sum(ranks) == 148 + 134 + 134 + 121 < 36 * 81 / 5
-    assert all(len(frequencies.form_of(phase, False, torch.float32).from_taps) == 2 for phase in papers_phases())
+    forms = [frequencies.form_of(phase, True, torch.float32) for phase in papers_phases()]
+    ranks = [3 * form.from_taps.shape[1] - 2 * form.alone for form in forms]
+    assert ranks == [148, 134, 134, 121]
+    assert sum(ranks) < 36 * 81 / 5
+    assert [len(form.from_positions) for form in forms] == [100, 90, 90, 81]  # a transform keeps the number of numbers
 
 
 def papers_phases():
