@@ -225,9 +225,9 @@ def _overwrite(images: list[Tensor], of_products: Tensor, factors: Tensor) -> No
 
 
 def taps_by_place(weight: Tensor) -> Tensor:
-    """Return a weight ``(O, C, K, L)`` as ``(K, L, O * C)``, by a plain transposition, which a CPU is fastest at."""
+    """Return a copy of a weight ``(O, C, K, L)`` as ``(K, L, O * C)``, by a transposition, which a CPU does fastest."""
     size = weight.shape[2:]
-    return weight.reshape(-1, prod(size)).t().contiguous().view(*size, -1)
+    return weight.reshape(-1, prod(size)).t().clone(memory_format=torch.contiguous_format).view(*size, -1)
 
 
 def weight_of_places(places: Tensor, shape: torch.Size) -> Tensor:

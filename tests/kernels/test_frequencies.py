@@ -68,9 +68,11 @@ def small_parts(monkeypatch):
 @pytest.mark.parametrize(("sizes", "kernel", "stride"), GEOMETRIES)
 def test_equals_the_library(sizes, kernel, stride):
     inputs = convolution(sizes, kernel)
+    before = [x.detach().clone() for x in inputs]
     ours, library = (with_gradients(f(*inputs, stride), inputs) for f in (frequency_conv2d, F.conv2d))
     for found, wanted in zip(ours, library, strict=True):
         assert_close(found, wanted, atol=1e-11, rtol=1e-12)
+    assert all(map(torch.equal, inputs, before))  # the backward pass overwrites only what is its own
 
 
 @pytest.mark.parametrize(("sizes", "kernel", "stride"), GEOMETRIES)
