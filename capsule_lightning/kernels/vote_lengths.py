@@ -30,7 +30,7 @@ class _VoteLengths(torch.autograd.Function):
         matrices = weight.reshape(count, num_out * dim_out, dim).transpose(1, 2)
         total = torch.eye(num_out, dtype=weight.dtype, device=weight.device).repeat_interleave(dim_out, dim=0)
         size = max(1, BLOCK // (count * num_out * dim_out))
-        parts = [(part @ matrices).square_() @ total for part in children.split(size, dim=1)]
+        parts = [(part @ matrices).square_() @ total for part in torch.split(children, size, dim=1)]
         lengths = torch.cat(parts, dim=1).sqrt_()
         ctx.save_for_backward(children, weight, lengths)
         return lengths
@@ -67,5 +67,5 @@ def vote_lengths(poses: Tensor, weight: Tensor) -> Tensor:
     batch, children, dim = poses.shape
     count = len(weight)
     rows = poses.reshape(-1, count, dim).transpose(0, 1)  # (K, B P, D)
-    lengths: Tensor = _VoteLengths.apply(rows, weight)  # type: ignore[no-untyped-call]
+    lengths: Tensor = _VoteLengths.apply(rows, weight)
     return lengths.transpose(0, 1).reshape(batch, children, weight.shape[1])
