@@ -67,9 +67,7 @@ class TextBranch(nn.Module):
         dim_out = self.routing.dim_out
         self.class_routing = class_routing(self.places * types, dim_out, num_out, dim, vote_weights=1)
         for each in (self.routing, self.class_routing):
-            scale_votes(
-                each, different=types
-            )  # capsules of one type are much alike at all places, and at first more so
+            scale_votes(each)
 
     @override
     def forward(self, words: Tensor, lengths: Tensor) -> Capsules:
