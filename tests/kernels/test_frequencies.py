@@ -280,6 +280,18 @@ def test_torch_func_sees_the_library():
         assert_close(found[name], parameter.grad, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.nightly
+def test_what_is_compiled_or_exported_is_the_librarys():
+    encoder, images = SabourEncoder((1, 13, 12), backend="frequencies", **TINY), torch.rand(2, 1, 13, 12)
+    wanted = encoder(images).poses
+    compiled = torch.compile(encoder, fullgraph=True, backend="eager")(images).poses
+    exported = torch.export.export(encoder, (images,))
+    assert "Frequency" not in names_of_graph(compiled)
+    assert sum(node.target == torch.ops.aten.conv2d.default for node in exported.graph.nodes) == 2
+    for found in (compiled, exported.module()(images).poses):
+        assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
 def test_what_cannot_be_is_refused_in_one_line():
     with pytest.raises(InputError, match=r"backend='fft': expected one of auto, torch, frequencies$"):
         SabourEncoder((1, 28, 28), backend="fft")
