@@ -24,8 +24,8 @@ class ImageFolderDataModule(ListedImagesDataModule):
 
     The folders of the splits may have any of their usual names, such as ``Training``, ``valid`` and ``Testing``.
     Classes are in alphabetical order, or in that of their numbers if all names are whole numbers; a trained network
-    keeps the order that it was trained with. Links to files and folders are followed. `ListedImagesDataModule` describes the
-    arguments that are not listed, and `ImageDataModule` those that it does not list.
+    keeps the order that it was trained with. Links to files and folders are followed. `ListedImagesDataModule`
+    describes the arguments that are not listed, and `ImageDataModule` those that it does not list.
 
     Args:
         split_folders: whether the folders of ``root`` are splits, and not classes; null to judge by their names and by

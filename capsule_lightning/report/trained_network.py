@@ -193,8 +193,8 @@ def data_of(settings: Any, source: str | Path, root: str | None) -> ImageDataMod
     data: ImageDataModule = build_part(slot, ImageDataModule)
     if data.num_labels != 1:
         raise InputError(
-            f"{data.name}: its images have {data.num_labels or 'any number of'} labels each; a report is about images of one class, such "
-            "as mnist"
+            f"{data.name}: its images have {data.num_labels or 'any number of'} labels each; a report is about images "
+            "of one class, such as mnist"
         )
     return data
 

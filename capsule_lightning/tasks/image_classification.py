@@ -121,13 +121,13 @@ class ImageClassificationTask(ImageTask):
         name, loss, net = (type(each).__name__ for each in (self, self.loss, self.net))
         require(
             not self.loss.of_one_class,
-            f"{loss}: is for one class an image, and {name} is for several: choose --model.loss MarginLoss for capsules, "
-            "or BinaryCrossEntropyLoss for networks with one logit for each class, such as BaselineCNN",
+            f"{loss}: is for one class an image, and {name} is for several: choose --model.loss MarginLoss for "
+            "capsules, or BinaryCrossEntropyLoss for networks with one logit for each class, such as BaselineCNN",
         )
         require(
             not self.net.ordinal,
-            f"{net}: ordinal=true is for grades, of which an image has one, and {name} is for several classes an image: "
-            "set --model.net.ordinal false",
+            f"{net}: ordinal=true is for grades, of which an image has one, and {name} is for several classes: set "
+            "--model.net.ordinal false",
         )
         require(
             self.loss.class_weights is None and not self.loss.balanced,

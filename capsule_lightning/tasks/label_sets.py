@@ -101,15 +101,13 @@ class LabelSetTask(ImageClassificationTask):
     def require_usable(self, capsules: Capsules, labels: Tensor) -> None:
         super().require_usable(capsules, labels)
         sums, net = self.loss.presence(capsules).sum(dim=-1), type(self.net).__name__
-        logits = capsules.poses.shape[-1] == 1
+        remedy = "another network or routing, such as DynamicRouting"
+        if capsules.poses.shape[-1] == 1:  # logits
+            remedy = "--model.loss BinaryCrossEntropyLoss"
         require(
             not torch.allclose(sums, torch.ones_like(sums), atol=1e-4),
             f"{net}: its activations sum to 1 over the classes, so that they cannot name any number of them; choose "
-            + (
-                "--model.loss BinaryCrossEntropyLoss"
-                if logits
-                else "another network or routing, such as DynamicRouting"
-            ),
+            f"{remedy}",
         )
 
     @override

@@ -31,8 +31,8 @@ def row(number: int, label: int = -1, predicted: int = 1) -> Row:
 
 def told(rows: list[Row], names: list[str]) -> list[str]:
     summary = Summary()
-    for start in range(0, len(rows), 2):  # two a batch
-        summary.add(rows[start : start + 2], names[start : start + 2])
+    for first in range(0, len(rows), 2):  # two a batch
+        summary.add(rows[first : first + 2], names[first : first + 2])
     return summary.lines(NAMES)
 
 

@@ -1,4 +1,4 @@
-"""Train in float64, in which sums in another order differ by some 1e-15, so that what differs by more is no rounding."""
+"""Train in float64, in which sums in another order differ by some 1e-15: what differs by more is no rounding."""
 
 import lightning as L
 

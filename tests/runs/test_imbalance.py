@@ -1,4 +1,4 @@
-"""Balanced sampling, weights, mixed images and folds: on two processes the same but for rounding, and resumed exactly."""
+"""Balanced sampling, weights, mixed images, folds: the same on two processes but for rounding; resumed to the bit."""
 
 import shutil
 from collections.abc import Iterable
