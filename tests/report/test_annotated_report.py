@@ -64,7 +64,7 @@ def test_a_page_tells_what_a_test_measures(kind: str, tmp_path: Path, monkeypatc
     content = own.path.read_text()
     assert "1 of which nothing is known" in content
     assert "<th>test " not in content
-    with pytest.raises(InputError, match="is made on the spot|no clip of motion"):
+    with pytest.raises(InputError, match=r"is made on the spot|no clip of motion"):
         report(shared, tmp_path / "x.html", root=str(tmp_path))
     if kind == "segmentation":
         main(["report", f"--ckpt_path={checkpoint}"])
