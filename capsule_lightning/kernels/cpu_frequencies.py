@@ -23,7 +23,7 @@ from capsule_lightning.kernels.frequencies import Form, Phase, Size, Tile, form_
 
 _MOST_FACTORS = 2**21  # numbers of the spectrum of a kernel that are there at once: 8 MiB in float32
 _MOST_NUMBERS = 2**22  # of positions
-_COLUMNS = 2**11  # of a transform at a time: the rows of 8 KiB stay in the cache
+_COLUMNS = 2**13  # that are converted at a time: a hundred rows of them stay in the cache
 
 
 class Maps(ABC):
@@ -271,14 +271,17 @@ def _factors(from_taps: Tensor, taps: Tensor, images: list[Tensor], room: Room) 
 
 def _multiply(matrix: Tensor, columns: Tensor, out: Tensor) -> None:
     """Set ``out (m, n)`` to the product of ``matrix (m, k)`` and ``columns (k, n)``, which may be of other dtypes."""
+    if columns.dtype == out.dtype == matrix.dtype:
+        torch.mm(matrix, columns, out=out)
+        return
     for source, target in zip(columns.split(_COLUMNS, dim=1), out.split(_COLUMNS, dim=1), strict=True):
-        if source.dtype == target.dtype == matrix.dtype:
-            torch.mm(matrix, source, out=target)
-        else:
-            target.copy_(matrix @ source.to(matrix.dtype))
+        target.copy_(matrix @ source.to(matrix.dtype))
 
 
 def _add(matrix: Tensor, columns: Tensor, total: Tensor) -> None:
     """Add to ``total (m, n)`` the product of ``matrix (m, k)`` and ``columns (k, n)``, perhaps of another dtype."""
+    if columns.dtype == matrix.dtype:
+        total.addmm_(matrix, columns)
+        return
     for source, target in zip(columns.split(_COLUMNS, dim=1), total.split(_COLUMNS, dim=1), strict=True):
         target.addmm_(matrix, source.to(matrix.dtype))
