@@ -110,7 +110,9 @@ class _MadeMaps(Maps):
     def expect_gradients(self, of_images: bool) -> None:
         """Make room for the gradients of weight and bias, and of the images if they are wanted."""
         self.of_images = torch.zeros_like(self.pixels) if of_images else None
-        self.of_first = Convolution(*map(torch.zeros_like, self.first[:2]), self.first.stride)
+        self.of_first = self.first._replace(
+            weight=torch.zeros_like(self.first.weight), bias=torch.zeros_like(self.first.bias)
+        )
 
     @override
     def read(self, tile: Tile, phase: Phase, images: slice) -> Tensor:

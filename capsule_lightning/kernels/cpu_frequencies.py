@@ -274,7 +274,7 @@ def _multiply(matrix: Tensor, columns: Tensor, out: Tensor) -> None:
     if columns.dtype == out.dtype == matrix.dtype:
         torch.mm(matrix, columns, out=out)
         return
-    for source, target in zip(columns.split(_COLUMNS, dim=1), out.split(_COLUMNS, dim=1), strict=True):
+    for source, target in zip(torch.split(columns, _COLUMNS, dim=1), torch.split(out, _COLUMNS, dim=1), strict=True):
         target.copy_(matrix @ source.to(matrix.dtype))
 
 
@@ -283,5 +283,5 @@ def _add(matrix: Tensor, columns: Tensor, total: Tensor) -> None:
     if columns.dtype == matrix.dtype:
         total.addmm_(matrix, columns)
         return
-    for source, target in zip(columns.split(_COLUMNS, dim=1), total.split(_COLUMNS, dim=1), strict=True):
+    for source, target in zip(torch.split(columns, _COLUMNS, dim=1), torch.split(total, _COLUMNS, dim=1), strict=True):
         target.addmm_(matrix, source.to(matrix.dtype))

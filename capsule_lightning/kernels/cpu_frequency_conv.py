@@ -54,7 +54,11 @@ def products_that_pay(
 
 def _is_followed() -> bool:
     """Return whether torch follows what is computed, and so must see the library's convolution."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def frequency_conv2d(

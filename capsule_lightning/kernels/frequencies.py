@@ -109,7 +109,8 @@ def _parts(count: int) -> list[slice]:
 
 def _phases(outputs: Size, kernel: Size, stride: Size) -> tuple[Phase, ...]:
     found = []
-    for offset in product(*(range(min(s, k)) for s, k in zip(stride, kernel, strict=True))):
+    first_rows, first_columns = (range(min(s, k)) for s, k in zip(stride, kernel, strict=True))
+    for offset in product(first_rows, first_columns):
         rows, columns = (ceil((k - o) / s) for k, o, s in zip(kernel, offset, stride, strict=True))
         found.append(Phase(offset, (rows, columns), (outputs[0] + rows - 1, outputs[1] + columns - 1)))
     return tuple(found)
@@ -193,8 +194,9 @@ def _independent_bins(lengths: Size) -> tuple[Tensor, int]:
 
     Those that are their own conjugates come first; their number is returned, too.
     """
-    alone, pairs = [], []
-    for each in product(*map(range, lengths)):
+    alone: list[Size] = []
+    pairs: list[Size] = []
+    for each in product(range(lengths[0]), range(lengths[1])):
         conjugate = (-each[0] % lengths[0], -each[1] % lengths[1])
         if each <= conjugate:
             (alone if each == conjugate else pairs).append(each)

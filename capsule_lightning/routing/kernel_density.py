@@ -72,7 +72,7 @@ def kernel_density_routing(
     here = activations.reshape(-1, activations.shape[-1])
     lengths = torch.linalg.vector_norm(flat, dim=-1)
     found = _passes(lengths, flat, total, toward, here, iterations, tolerance, offset)
-    poses, couplings, passes = (each.reshape(*lead, *each.shape[1:]) for each in found)
+    poses, couplings, passes = (each.reshape((*lead, *each.shape[1:])) for each in found)
     return poses, couplings, passes
 
 
