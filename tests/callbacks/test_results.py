@@ -40,6 +40,7 @@ def test_accuracy_and_error_come_first_and_single_classes_only_in_the_file(comma
     assert any(name.startswith("test/class_accuracy/") for name in values) == (command == "test")
 
 
+@pytest.mark.nightly
 def test_without_the_table_the_trainer_prints_its_own(run_main, capsys):
     run_main("fit", *SMALL, "--without=ResultTable")
     assert "test/class_accuracy/0" in capsys.readouterr().out

@@ -130,7 +130,7 @@ WAYS = {
     "terminal": (on_a_terminal, "plain"),
     "log": (into_a_log, "plain"),
 }
-BY_DAY = [("predict", "elsewhere"), ("export", "own class")]
+BY_DAY = [("predict", "elsewhere")]
 
 
 @pytest.mark.parametrize(("command", "way"), nightly_but(BY_DAY, [(c, w) for c in COMMANDS for w in WAYS]))

@@ -238,6 +238,7 @@ def test_two_studies_do_not_share_a_folder(cwd: Path, monkeypatch: pytest.Monkey
         unlock_run()
 
 
+@pytest.mark.nightly
 def test_where_no_run_comes_to_its_end_there_is_no_table(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     untested = FIT.format(epochs=1) + " --test_after_fit false"
     path = write(cwd, each={"model.net.routing": ["UniformRouting"]}, seeds=[0], fit=untested)

@@ -51,6 +51,7 @@ def test_a_signal_saves_and_leaves(number: signal.Signals, status: int, cwd: Pat
     assert_same_end(cwd, whole)
 
 
+@pytest.mark.nightly
 def test_a_second_interrupt_does_not_wait(cwd: Path) -> None:
     slow = ("--trainer.callbacks+", "slow.SlowSteps")
     process = start(cwd, *FIT, *slow)

@@ -270,7 +270,7 @@ def test_the_last_checkpoint_is_named(tmp_path):
     ("fault", "optimizer", "options"),
     [
         ("nan", ADAM, {}),
-        ("inf", FUSED, {"gradient_clip_val": 1.0}),
+        pytest.param("inf", FUSED, {"gradient_clip_val": 1.0}, marks=pytest.mark.nightly),
         pytest.param("gradient", partial(torch.optim.AdamW, weight_decay=0.1), {}, marks=pytest.mark.nightly),
         ("gradient", SGD, {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}),
     ],
