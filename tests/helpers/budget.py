@@ -23,7 +23,7 @@ def cpu_seconds() -> float:
     return own + (forked.cpu_seconds() if forked else 0.0)
 
 
-GROWTH = 100 * 2**20
+GROWTH = 200 * 2**20
 """Bytes by which a worker may grow before it gives back what tests have left."""
 _resident = 0  # bytes after the last time, or at the first test
 
