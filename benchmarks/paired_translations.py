@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +93,8 @@ def main() -> None:
     print(json.dumps(rows, indent=2))
     if arguments.output is not None:
         made = environment("cpu")
-        command = shlex.join(["python", "benchmarks/paired_translations.py", *sys.argv[1:]])
+        words = [*arguments.groups, *["--copying"] * arguments.copying, f"--samples={arguments.samples}"]
+        command = shlex.join(["python", "benchmarks/paired_translations.py", *words])
         about = {key: made[key] for key in ("commit", "cpu", "torch", "time")} | {"command": command}
         with arguments.output.open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, [*rows[0], *about])
