@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -12,39 +11,24 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from capsule_lightning.augmentations.base import Augmentation
 from capsule_lightning.data.facts import Facts, describe_facts
 from capsule_lightning.data.image_files import read_files, size_of
 from capsule_lightning.data.loader import MemoryStore
 from capsule_lightning.data.mask_files import read_masks, resized
 from capsule_lightning.data.mask_pairs import MaskPairs
-from capsule_lightning.data.mask_values import MaskCode, Meaning
+from capsule_lightning.data.mask_values import MaskCode
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.paired_masks import PairedMasksDataModule
-from capsule_lightning.data.pictures import Reading
 from capsule_lightning.errors import InputError, printable, require
 
 
 class ListedMasksDataModule(PairedMasksDataModule):
-    """Image files and mask files in pairs, brought to one size; a subclass finds the pairs.
+    """Image files and mask files in pairs, brought to one size; a subclass finds the pairs."""
 
-    Args:
-        shape, augmentation, meaning, batch_size, val_size, seed, images, reading: see `PairedMasksDataModule`.
-    """
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        augmentation: Callable[[], Augmentation] | None,
-        meaning: Meaning,
-        batch_size: int,
-        val_size: float | int,
-        seed: int | None,
-        images: str | None,
-        reading: Reading,
-    ) -> None:
-        super().__init__(shape, augmentation, meaning, batch_size, val_size, seed, images, reading)
-        self.met: dict[str, Facts] = {}
+    @cached_property
+    def met(self) -> dict[str, Facts]:
+        """What was met in the images of each split that was read."""
+        return {}
 
     @abstractmethod
     def find_pairs(self) -> dict[str, MaskPairs]:

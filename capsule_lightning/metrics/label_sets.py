@@ -13,8 +13,8 @@ from torchmetrics.utilities.data import dim_zero_cat
 from typing_extensions import override
 
 
-class ExactMatch(Metric):
-    """Share of the examples all of whose classes are named, and no other.
+class _Share(Metric):
+    """Share of what is counted that is right.
 
     Args:
         threshold: score from which on a class is named.
@@ -32,14 +32,22 @@ class ExactMatch(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @override
+    def compute(self) -> Tensor:
+        return self.right / self.count
+
+
+class ExactMatch(_Share):
+    """Share of the examples all of whose classes are named, and no other.
+
+    Args:
+        threshold: score from which on a class is named.
+    """
+
+    @override
     def update(self, scores: Tensor, present: Tensor) -> None:
         """Add scores ``(B, J)`` in [0, 1], and ``(B, J)``, 1 where a class is there and 0 elsewhere."""
         self.right += ((scores >= self.threshold) == present.bool()).all(dim=-1).sum()
         self.count += len(present)
-
-    @override
-    def compute(self) -> Tensor:
-        return self.right / self.count
 
 
 class LabelF1(Metric):
@@ -79,23 +87,12 @@ class LabelF1(Metric):
         return each.nanmean().nan_to_num() if self.average == "macro" else each
 
 
-class LabelPrecision(Metric):
+class LabelPrecision(_Share):
     """Share of the classes that are named, of all examples together, that are there; 0 if none is named.
 
     Args:
         threshold: score from which on a class is named.
     """
-
-    higher_is_better = True
-    full_state_update = False
-    right: Tensor
-    count: Tensor
-
-    def __init__(self, threshold: float = 0.5) -> None:
-        super().__init__()
-        self.threshold = threshold
-        self.add_state("right", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @override
     def update(self, scores: Tensor, present: Tensor) -> None:
