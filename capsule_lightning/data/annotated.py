@@ -50,6 +50,11 @@ class AnnotatedDataModule(DataModule):
         """Shape ``(C, H, W)`` of the network's input."""
         return self.shape
 
+    @property
+    def needs_originals(self) -> bool:
+        """Whether the data set's own files are read; not if pictures of one's own are predicted."""
+        return self.images is None or self.trainer is None or not self.trainer.predicting
+
     @override
     def setup(self, stage: str | None = None) -> None:
         if stage == "predict" and self.images is not None:

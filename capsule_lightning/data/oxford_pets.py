@@ -82,7 +82,7 @@ class OxfordPetsDataModule(ListedMasksDataModule):
         def download() -> None:
             OxfordIIITPet(str(self.root), target_types="segmentation", download=True)
 
-        if self.images is None or self.trainer is None or not self.trainer.predicting:
+        if self.needs_originals:
             fetch(self.root / "oxford-iiit-pet", download if self.download else None)
 
     @override

@@ -70,7 +70,7 @@ class VOCBoxesDataModule(ListedBoxesDataModule):
 
     @override
     def prepare_data(self) -> None:
-        if self.images is None or self.trainer is None or not self.trainer.predicting:
+        if self.needs_originals:
             fetch_voc(self.root, self.year, "Main", self.download)
 
     @override

@@ -68,7 +68,7 @@ class VOCMasksDataModule(ListedMasksDataModule):
 
     @override
     def prepare_data(self) -> None:
-        if self.images is None or self.trainer is None or not self.trainer.predicting:
+        if self.needs_originals:
             fetch_voc(self.root, self.year, "Segmentation", self.download)
 
     @override
