@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import fork_server
 import pytest
 from budget import allowed, cpu_seconds, give_memory_back, spread
 from once import once
@@ -23,9 +25,13 @@ if TYPE_CHECKING:
     from program import Run
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     # ignored where a script has started the tests in the background, and then by every program that they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("tx", None):  # this process hands tests out to workers
+        fork_server.door()
+        python = shlex.join((sys.executable, fork_server.__file__))
+        config.option.tx = [f"{worker}//python={python}" for worker in config.getoption("tx")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,10 +1,5 @@
-"""The program in processes that start in a moment, because they are forked from one that has imported everything.
+"""The program in processes that start in a moment: `fork_server` forks them from one that has imported everything."""
 
-Importing torch and Lightning costs more than a small run. The server belongs to one pytest worker, and does nothing
-itself.
-"""
-
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -13,23 +8,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
 from environment import clean_environment
+from fork_server import Forked
 
 from capsule_lightning.cli import main
-from capsule_lightning.comparison.study_processes import PRELOADED
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload([*PRELOADED, "forked", "matplotlib.pyplot", "frozen"])
-_servers: set[int] = set()
+_begun: list[Forked] = []
 
 
 def start(
     cwd: Path, *words: str, env: dict[str, str] | None = None, first: Callable[..., None] | None = None
-) -> ForkServerProcess:
+) -> Forked:
     """Begin a run without W&B, whose output goes to ``output.txt``.
 
     Args:
@@ -108,15 +100,8 @@ def call(cwd: Path, function: Callable[[], None]) -> int:
 
 
 def cpu_seconds() -> float:
-    """Return the processor time of the forked processes that have ended, without that of their server."""
-    total = 0.0
-    for server in _servers:
-        try:
-            times = Path(f"/proc/{server}/stat").read_text().rsplit(")", 1)[1].split()[13:15]
-        except FileNotFoundError:
-            continue
-        total += sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
-    return total
+    """Return the processor time of the processes that have ended."""
+    return sum(end.cpu_seconds for process in _begun if (end := process.join(0)))
 
 
 def _fork(
@@ -125,12 +110,15 @@ def _fork(
     environment: dict[str, str],
     streams: tuple[str, str],
     first: Callable[..., None] | None,
-) -> ForkServerProcess:
-    process = _SERVER.Process(target=_run, args=(cwd, words, environment, streams, first))
-    process.start()
-    stat = Path(f"/proc/{process.pid}/stat")
-    if stat.exists():
-        _servers.add(int(stat.read_text().rsplit(")", 1)[1].split()[1]))
+) -> Forked:
+    files = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666) for path in streams]
+    files.insert(0, os.open(os.devnull, os.O_RDONLY))
+    try:
+        process = Forked(_run, (cwd, words, environment, first), (files[0], files[1], files[2]))
+    finally:
+        for file in files:
+            os.close(file)
+    _begun.append(process)
     return process
 
 
@@ -138,16 +126,12 @@ def _run(
     cwd: str,
     words: tuple[str, ...],
     environment: dict[str, str],
-    streams: tuple[str, str],
     first: Callable[..., None] | None,
 ) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
-    files = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666) for path in streams]
-    for stream, file in enumerate([os.open(os.devnull, os.O_RDONLY), *files]):
-        os.dup2(file, stream)
     sys.argv = ["capsule_lightning", *words]
     sys.path.insert(0, cwd)  # as `python -m` does
     sys.modules["__main__"].__spec__ = find_spec("capsule_lightning.__main__")  # how ddp starts further processes
@@ -157,7 +141,7 @@ def _run(
         main(words)
 
 
-def wait_for(what: Callable[[], bool], process: ForkServerProcess, seconds: float = 120) -> None:
+def wait_for(what: Callable[[], bool], process: Forked, seconds: float = 120) -> None:
     """Wait until something holds; fail if the process ends before."""
     end = time.monotonic() + seconds
     while not what():
