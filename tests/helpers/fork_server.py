@@ -81,6 +81,7 @@ def door() -> str:
         folder = tempfile.TemporaryDirectory(prefix="tests-")
         atexit.register(folder.cleanup)
         address = os.environ[DOOR] = str(Path(folder.name, "door"))
+        path = os.pathsep.join((str(Path(__file__).parent), *filter(None, sys.path)))
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(address)
             listening.listen(64)  # who comes while it imports waits
@@ -88,10 +89,7 @@ def door() -> str:
                 [sys.executable, "-c", "from fork_server import serve; serve()", str(listening.fileno())],
                 stdin=subprocess.PIPE,  # ends with this process
                 pass_fds=[listening.fileno()],
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), *filter(None, sys.path))),
-                },
+                env={**os.environ, "PYTHONPATH": path},
             )
     return os.environ[DOOR]
 
@@ -157,7 +155,6 @@ def work(code: str, folder: str, environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["-c"]
-    sys.stdin = open(0, closefd=False)
     exec(code, {"__name__": "__main__"})
 
 
