@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ class CapsuleCLI(LightningCLI):
             return
         try:
             self.config = parser.parse_object(args, defaults=False)
+            self.config_dump = deepcopy(args)  # of which Lightning takes hyperparameters, and would dump the config
         except (ArgumentError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the configuration is refused: {reason}; `fit --print_config` shows it whole") from error

@@ -139,7 +139,12 @@ def test_predict_prints_its_answers_and_writes_where_it_is_told(
 
 def test_a_checkpoint_holds_plain_values_alone(trained: Run) -> None:
     checkpoint = torch.load(trained.checkpoint, weights_only=True)
-    assert checkpoint["hyper_parameters"]["net"]["class_path"] == "capsule_lightning.models.capsnet.CapsNet"
+    model = yaml.safe_load((trained.folder / "config.yaml").read_text())["model"]
+    told = {"in_shape": [1, 8, 8], "num_classes": 10}  # by the data
+    expected = {"_class_path": model["class_path"], **model["init_args"], **told}
+    assert expected["net"]["class_path"] == "capsule_lightning.models.capsnet.CapsNet"
+    found = checkpoint["hyper_parameters"]
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_the_command_line_wins_over_the_runs_config(run_main: Callable[..., Path], trained: Run) -> None:
