@@ -13,7 +13,7 @@ from typing_extensions import override
 from capsule_lightning.kernels.cpu_frequencies import FrequencyConvolution, Maps
 from capsule_lightning.kernels.frequencies import Phase, Size, Tile, largest_transform, relative_work
 
-_PAYS = 0.55
+_PAYS = 0.57
 """The most relative work with which frequencies are faster; not 1, as small products are slower than large ones."""
 MOST_POSITIONS = 1024
 """Positions of the largest transform: 32x32, whose matrices have 6 MiB in float32."""
@@ -24,7 +24,7 @@ def products_that_pay(
 ) -> torch.dtype | None:
     """Return the dtype of products of frequencies if a convolution should be made of them; None if by the library.
 
-    The law: on a CPU, when `relative_work` is at most 0.55. Where autocast asks for bfloat16, products are in bfloat16
+    The law: on a CPU, when `relative_work` is at most 0.57. Where autocast asks for bfloat16, products are in bfloat16
     if the processor can multiply it, and in float32 otherwise; they do not pay if it multiplies it in matrices (AMX),
     nor on processors other than x86, which have not been measured. The library also computes what is compiled,
     exported, or transformed by `torch.func`.
