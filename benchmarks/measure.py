@@ -419,11 +419,34 @@ def setting(arguments: argparse.Namespace, keep_heap: bool = True) -> Setting:
     return Setting(arguments.device, arguments.threads, keep_heap, arguments.seed)
 
 
-def write(arguments: argparse.Namespace, results: object) -> None:
-    """Write the results and their provenance to ``--out``."""
-    words = {
-        name: value for name, value in vars(arguments).items() if not isinstance(value, Path)
-    }  # without folders of this machine
+def earlier(arguments: argparse.Namespace, besides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the results in ``--out`` of an earlier call, to go on from; empty unless commit and options are the same.
+
+    Args:
+        arguments: of the command line.
+        besides: options that may differ.
+    """
+    if not arguments.out.exists():
+        return {}
+    record = json.loads(arguments.out.read_text())
+    now = json.loads(json.dumps({"arguments": _words(arguments), "environment": environment(arguments.device)}))
+    options = [
+        {name: word for name, word in each["arguments"].items() if name not in besides} for each in (record, now)
+    ]
+    commits = [(each["environment"]["commit"], each["environment"]["dirty"]) for each in (record, now)]
+    same = options[0] == options[1] and commits[0] == commits[1] and commits[0][1] is False
+    found: dict[str, Any] = record["results"] if same else {}
+    return found
+
+
+def _words(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the command line without folders of this machine."""
+    return {name: value for name, value in vars(arguments).items() if not isinstance(value, Path)}
+
+
+def write(arguments: argparse.Namespace, results: object, told: bool = True) -> None:
+    """Write the results and their provenance to ``--out``, and say so unless ``told`` is false."""
+    words = _words(arguments)
     record = {
         "benchmark": Path(sys.argv[0]).stem,
         "environment": environment(arguments.device),
@@ -434,7 +457,8 @@ def write(arguments: argparse.Namespace, results: object) -> None:
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"written: {arguments.out}")
+    if told:
+        print(f"written: {arguments.out}")
 
 
 def environment(device: str) -> dict[str, Any]:
