@@ -7,9 +7,10 @@ deviation, and logarithms of densities are compared, without which the procedure
 from __future__ import annotations
 
 import torch
-from plain_forms.windows import add_coordinates, matrix_votes, softmax_over_positions, windows
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from plain_forms.windows import add_coordinates, matrix_votes, softmax_over_positions, windows
 
 ITERATIONS = 3
 MIN_VARIANCE = 5e-4
@@ -35,7 +36,7 @@ class EMCapsules(nn.Module):
         self.beta_a = nn.Parameter(torch.zeros(num_out))
 
     def forward(self, poses: Tensor, activations: Tensor) -> tuple[Tensor, Tensor]:
-        """Return parents ``(B, y, x, J, 16)`` and ``(B, y, x, J)`` of maps ``(B, H, W, A, 16)`` and ``(B, H, W, A)``."""
+        """Return parents ``(B, y, x, J, ...)`` of poses ``(B, H, W, A, 16)`` and activations ``(B, H, W, A)``."""
         poses, activations = (windows(maps, self.kernel, self.stride) for maps in (poses, activations))
         weight = self.weight.repeat(self.kernel**2, 1, 1, 1) if self.classes else self.weight
         votes = matrix_votes(poses, weight)  # (B, y, x, I, J, 16)

@@ -1,4 +1,4 @@
-"""Heinsen's routings, An Algorithm for Routing Capsules in All Domains (2019) and for Routing Vectors in Sequences (2022).
+"""Heinsen's routings, An Algorithm for Routing Capsules in All Domains, 2019, and Routing Vectors in Sequences, 2022.
 
 Both contract by einsum, as the released code does. That of 2022 never forms votes, by its author's design.
 """
@@ -35,21 +35,19 @@ class MatrixLayer(nn.Module):
         """Return parents ``(B, J, n * n)`` and ``(B, J)`` of children ``(B, I, n * n)`` and ``(B, I)`` in [0, 1]."""
         matrices = poses.unflatten(-1, (self.side, self.side))
         votes = torch.einsum("bicd,ijdh->bijch", matrices, self.weight) + self.bias.view(*self.weight.shape)
-        data = activations.unsqueeze(-1)
         couplings = torch.full_like(votes[..., 0, 0], 1 / votes.shape[2])
         for iteration in range(3):
-            if iteration > 0:
-                exponents = torch.einsum("bijch,bjch->bij", squares, 1 / (2 * variances))
-                log_density = -exponents - variances.sqrt().log().sum(dim=(-2, -1)).unsqueeze(1)
-                couplings = (F.logsigmoid(scores).unsqueeze(1) + log_density).softmax(dim=-1)
-            used = data * couplings
-            ignored = data - used
+            used = activations.unsqueeze(-1) * couplings
+            ignored = activations.unsqueeze(-1) - used
             scores = (self.use * used).sum(dim=1) - (self.ignore * ignored).sum(dim=1)
             shares = 1 / (used.sum(dim=1) + EPSILON)
             means = torch.einsum("bij,bijch,bj->bjch", used, votes, shares)
             if iteration < 2:  # the last variances are not used here
                 squares = (votes - means.unsqueeze(1)).square()
                 variances = torch.einsum("bij,bijch,bj->bjch", used, squares, shares) + EPSILON
+                exponents = torch.einsum("bijch,bjch->bij", squares, 1 / (2 * variances))
+                log_density = -exponents - variances.sqrt().log().sum(dim=(-2, -1)).unsqueeze(1)
+                couplings = (F.logsigmoid(scores).unsqueeze(1) + log_density).softmax(dim=-1)
         return means.flatten(2), torch.sigmoid(scores)
 
 
@@ -83,15 +81,14 @@ class VectorLayer(nn.Module):
         relevance = relevance.unsqueeze(-1)
         couplings = torch.full_like(relevance, 1 / len(self.vote_in)).expand(-1, -1, len(self.vote_in))
         for iteration in range(2):
-            if iteration > 0:
-                normalized = F.layer_norm(parents, (dim_out,))
-                predicted = torch.einsum("bje,ed,jd->bjd", normalized, self.predict_in, self.predict_out)
-                likeness = torch.einsum("bid,bjd->bij", poses, predicted + self.predict_bias)
-                couplings = F.logsigmoid(likeness * self.scale + self.shift).softmax(dim=-1)
             used = relevance * couplings
             ignored = relevance - used
             worth = self.use * used - self.ignore * ignored  # (B, I, J)
             sums = torch.einsum("bij,bid->bjd", worth, scaled)
             parents = torch.einsum("bjd,jd,de->bje", sums, self.vote_in, self.vote_out)
-            parents = parents + worth.sum(dim=1).unsqueeze(-1) * self.vote_bias
-        return (F.layer_norm(parents, (dim_out,)),)
+            parents = F.layer_norm(parents + worth.sum(dim=1).unsqueeze(-1) * self.vote_bias, (dim_out,))
+            if iteration == 0:
+                predicted = torch.einsum("bje,ed,jd->bjd", parents, self.predict_in, self.predict_out)
+                likeness = torch.einsum("bid,bjd->bij", poses, predicted + self.predict_bias)
+                couplings = F.logsigmoid(likeness * self.scale + self.shift).softmax(dim=-1)
+        return (parents,)

@@ -6,9 +6,10 @@ Two iterations in which all layers update at once, matrix poses; products of thr
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from plain_forms.residual import conv, trunk
 from plain_forms.windows import windows
-from torch import Tensor, nn
 
 ITERATIONS = 2
 
@@ -48,7 +49,7 @@ class AttentionCapsules(nn.Module):
 
 
 class AttentionNet(nn.Module):
-    """Residual trunk, primary capsules, two layers of convolutional capsules, class capsules, a linear score of each."""
+    """Residual trunk, primary capsules, two layers of convolutional capsules, class capsules with a linear score."""
 
     def __init__(self, stem: int = 64, planes: tuple[int, int] = (64, 128), blocks: tuple[int, int] = (3, 4)) -> None:
         super().__init__()

@@ -6,9 +6,10 @@ All votes are formed, and weighted by broadcasting, as in the released code, who
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from plain_forms.residual import conv, trunk
 from plain_forms.windows import windows
-from torch import Tensor, nn
 
 
 class SelfRoutingCapsules(nn.Module):

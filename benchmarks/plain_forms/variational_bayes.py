@@ -9,9 +9,10 @@ from __future__ import annotations
 from math import e, log, pi
 
 import torch
-from plain_forms.windows import add_coordinates, matrix_votes, windows
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from plain_forms.windows import add_coordinates, matrix_votes, windows
 
 ITERATIONS = 3
 DIM = 16
@@ -39,7 +40,7 @@ class BayesCapsules(nn.Module):
         self.score_norm = nn.BatchNorm2d(num_out, affine=False)
 
     def forward(self, poses: Tensor, activations: Tensor) -> tuple[Tensor, Tensor]:
-        """Return parents ``(B, y, x, J, 16)`` and ``(B, y, x, J)`` of maps ``(B, H, W, A, 16)`` and ``(B, H, W, A)``."""
+        """Return parents ``(B, y, x, J, ...)`` of poses ``(B, H, W, A, 16)`` and activations ``(B, H, W, A)``."""
         poses, activations = (windows(maps, self.kernel, self.stride) for maps in (poses, activations))
         weight = self.weight.repeat(self.kernel**2, 1, 1, 1) if self.classes else self.weight
         votes = matrix_votes(poses, weight)  # (B, y, x, I, J, 16)
