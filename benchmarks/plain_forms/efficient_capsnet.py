@@ -31,14 +31,18 @@ class SelfAttention(nn.Module):
 class EfficientCapsNet(nn.Module):
     """Four normalized convolutions, a depthwise one to 16 capsules of 8 dimensions, self-attention routing."""
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int = 10, strides: tuple[int, int, int, int] = (1, 1, 1, 2)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for channels, out, kernel, stride in ((1, 32, 5, 1), (32, 64, 3, 1), (64, 64, 3, 1), (64, 128, 3, 2)):
+        side = 28
+        for channels, out, kernel, stride in zip(
+            (1, 32, 64, 64), (32, 64, 64, 128), (5, 3, 3, 3), strides, strict=True
+        ):
             norm = nn.BatchNorm2d(out, eps=1e-3, momentum=0.01)
             layers += [nn.Conv2d(channels, out, kernel, stride), nn.ReLU(), norm]
+            side = (side - kernel) // stride + 1
         self.features = nn.Sequential(*layers)
-        self.primary = nn.Conv2d(128, 128, 9, groups=128)
+        self.primary = nn.Conv2d(128, 128, side, groups=128)
         self.routing = SelfAttention(16, 8, num_classes, 16)
 
     def forward(self, images: Tensor) -> Tensor:
