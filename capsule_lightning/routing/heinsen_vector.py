@@ -42,7 +42,9 @@ def heinsen_vector_routing(
     ``phi[i, j] = use[i, j] U[i, j] - ignore[i, j] (f[i] - U[i, j])``.
 
     The vote of a child with pose u is ``V[i, j] = (u[i] / sqrt(I) * vote_in[j]) @ vote_out + vote_bias[j]``. It is
-    linear, so that the children can be summed up first and no vote is ever formed.
+    linear, so that the children can be summed up first and no vote is ever formed. What a unit of data is worth,
+    ``(use[i, j] + ignore[i, j]) R[i, j] - ignore[i, j]``, multiplies children that are multiplied by f before. In the
+    first pass it is the same for all examples.
 
     Args:
         poses: ``(..., I, D)``, u.
@@ -61,21 +63,20 @@ def heinsen_vector_routing(
 
     Source: Heinsen 2022, its efficient form.
     """
-    scaled, relevance = poses / sqrt(poses.shape[-2]), relevance.unsqueeze(-1)
+    weighted, relevance = poses * (relevance / sqrt(poses.shape[-2])).unsqueeze(-1), relevance.unsqueeze(-1)
+    gain, cost, num_out = (use + ignore).T, ignore.T, len(vote_in)  # (J, I): parents first, as products need them
 
-    def parents(couplings: Tensor) -> Tensor:
-        used = relevance * couplings
-        worth = use * used - ignore * (relevance - used)  # (..., I, J)
-        sums = worth.mT @ scaled  # (..., J, D)
-        return (sums * vote_in) @ vote_out + worth.sum(dim=-2).unsqueeze(-1) * vote_bias
+    def parents(worth: Tensor) -> Tensor:
+        sums = worth @ weighted  # (..., J, D)
+        return (sums * vote_in) @ vote_out + (worth @ relevance) * vote_bias
 
-    couplings = relevance.new_full((*poses.shape[:-1], len(vote_in)), 1 / len(vote_in))
-    x = parents(couplings)
+    couplings = relevance.new_full((*poses.shape[:-2], num_out, poses.shape[-2]), 1 / num_out)
+    x = parents(gain / num_out - cost)
     if likeness is not None:
         for _ in range(iterations - 1):
-            couplings = coupling_coefficients(likeness(normalize_parents(x)))
-            x = parents(couplings)
-    return normalize_parents(x) if normalize else x, couplings
+            couplings = coupling_coefficients(likeness(normalize_parents(x)).mT, dim=-2)
+            x = parents(torch.addcmul(-cost, gain, couplings))
+    return normalize_parents(x) if normalize else x, couplings.mT
 
 
 def normalize_parents(x: Tensor) -> Tensor:
@@ -127,7 +128,8 @@ def predicted_likeness(
     Source: Heinsen 2022.
     """
     predictions = (parents @ predict_in) * predict_out + predict_bias
-    return F.logsigmoid(poses @ predictions.mT * scale + shift)
+    # parents first in memory, for the softmax over them
+    return F.logsigmoid(torch.addcmul(shift.T, predictions @ poses.mT, scale.T)).mT
 
 
 class HeinsenVectorRouting(Routing):
