@@ -135,14 +135,26 @@ class RelationDataModule(TextDataModule):
         for number, text in enumerate(texts, start=1):
             ids, places = self.encoded(text, f"sentence {number}")
             long += len(ids) > self.max_length
-            first = max(0, min(places) - max(0, self.max_length - (max(places) - min(places)) - 1) // 2)
-            first = min(first, max(0, len(ids) - self.max_length), min(places))
+            first = self.first_word(len(ids), places)
             rows.append(ids[first : first + self.max_length])
             heads.append([place - first for place in places])
         self.odd[split] = 0, long
         store = TextStore.of(rows, labels)
         where = torch.tensor(heads, dtype=torch.int64).view(-1, 2)
         return RelationStore(store.ids, store.offsets, labels, where, torch.arange(len(labels)), self.reach)
+
+    def first_word(self, count: int, places: tuple[int, int]) -> int:
+        """Return the first word that is taken of ``count``, given the last word of each entity."""
+        first = max(0, min(places) - max(0, self.max_length - (max(places) - min(places)) - 1) // 2)
+        return min(first, max(0, count - self.max_length), min(places))
+
+    @override
+    def pieces(self, text: str) -> list[str]:
+        found: list[str] = []
+        for number, part in enumerate(cut(text).parts):
+            found += self.vocabulary.pieces(part) or [part] * (number in (1, 3))
+        first = self.first_word(len(found), self.encoded(text)[1])
+        return found[first : first + self.max_length]
 
     def encoded(self, text: str, place: str = "a sentence") -> tuple[list[int], tuple[int, int]]:
         """Return the ids of a marked sentence, and the last word of the first and of the second entity.

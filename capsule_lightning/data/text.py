@@ -183,6 +183,10 @@ class TextDataModule(DataModule):
         """Vectors ``(V, D)`` of the vocabulary that training begins with, NaN for words without; None for none."""
         return None if self.vectors_path is None else read_word_vectors(self.vectors_path, self.vocabulary.tokens)
 
+    def pieces(self, text: str) -> list[str]:
+        """Return what each id of a text, see `stored`, was made of, as a person reads it."""
+        return self.vocabulary.pieces(text)[: self.max_length] or [""]
+
     def readable(self, text: str) -> str:
         """Return what of a text is for reading, of which the vocabulary is made: all of it, unless overridden."""
         return text

@@ -67,6 +67,7 @@ class TranslationDataModule(DataModule):
 
     name = "translation"
     for_task = "TranslationTask"
+    example_name = "sentence"
     class_names: Sequence[str] = ()
     """There are none; ``num_classes`` is the size of the vocabulary."""
 

@@ -56,6 +56,10 @@ class CorpusScore(Metric):
             counts = torch.tensor(self._of(translations, references), dtype=torch.int64)
             self.counts += counts.sum(dim=0).to(self.counts.device)
 
+    def of_each(self, translations: Sequence[str], references: Sequence[str]) -> list[float]:
+        """Return the score of each translation alone."""
+        return [self.scorer._compute_score_from_stats(each).score for each in self._of(translations, references)]
+
     @override
     def compute(self) -> Tensor:
         return torch.tensor(self.scorer._compute_score_from_stats(self.counts.tolist()).score)

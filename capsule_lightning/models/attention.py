@@ -102,6 +102,12 @@ class Attention(nn.Module):
     def _by_head(self, states: Tensor) -> Tensor:
         return torch.unflatten(states, -1, (self.num_heads, -1)).transpose(1, 2)
 
+    def weights(self, states: Tensor, seen: KeysValues, mask: Tensor | None = None) -> Tensor:
+        """Return how much each head sees of each position, ``(B, H, T, S)``, rows of which sum to 1; see `forward`."""
+        query = self._by_head(self.query(states))
+        scores = torch.einsum("bhtd,bhsd->bhts", query, seen.keys) * query.shape[-1] ** -0.5
+        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+
     @override
     def forward(self, states: Tensor, seen: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
         """Return what each state sees.

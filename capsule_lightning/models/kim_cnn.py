@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require
-from capsule_lightning.layers.token_windows import WordConvolution
+from capsule_lightning.layers.special_tokens import PAD
+from capsule_lightning.layers.token_windows import WordConvolution, text_lengths
 from capsule_lightning.models.cnn import capsules_of_logits
 from capsule_lightning.models.text import TextNet
 
@@ -67,3 +68,26 @@ class KimCNN(TextNet):
         """Return class capsules whose poses ``(B, J, 1)`` are the logits."""
         found = [cast(Tensor, each(words, lengths)[0]).amax(dim=1) for each in self.convolutions]  # none is below 0
         return capsules_of_logits(self.head(self.dropout(torch.cat(found, dim=1))))
+
+    @override
+    def word_votes(self, tokens: Tensor) -> Tensor:
+        """Return what each feature adds to each logit, divided equally among the words of the window it is found in.
+
+        Args:
+            tokens: ``(B, T)``.
+
+        Returns:
+            ``(B, T, J)``, 0 at padding.
+        """
+        words, lengths = self.embedding(tokens), text_lengths(tokens)
+        votes = words.new_zeros(*tokens.shape, self.num_classes)
+        weights = self.head.weight.chunk(len(self.convolutions), dim=1)  # (J, F) each
+        for each, weight in zip(self.convolutions, weights, strict=True):
+            convolution = cast(WordConvolution, each)
+            features, _ = convolution(words, lengths)  # (B, N, F)
+            most, places = features.max(dim=1)
+            added = torch.einsum("bf,jf->bfj", most, weight)
+            of_windows = features.new_zeros(*features.shape[:2], self.num_classes)
+            of_windows = of_windows.scatter_add(1, places.unsqueeze(-1).expand_as(added), added)
+            votes = votes + convolution.spread(of_windows, tokens.shape[1])
+        return votes * (tokens != PAD).unsqueeze(-1)

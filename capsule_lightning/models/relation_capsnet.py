@@ -11,12 +11,14 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require
+from capsule_lightning.layers.special_tokens import PAD
 from capsule_lightning.layers.squash import squash
-from capsule_lightning.layers.token_windows import first_places
+from capsule_lightning.layers.token_windows import first_places, spread
 from capsule_lightning.models.cnn import capsules_of_logits
 from capsule_lightning.models.relations import RelationNet, WordEncoder
 from capsule_lightning.models.text_capsnet import OFFSET
 from capsule_lightning.models.vote_scale import scale_votes
+from capsule_lightning.models.word_votes import child_votes
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.stabilized import StabilizedRouting
 
@@ -106,6 +108,21 @@ class RelationCapsNet(RelationNet):
         parents: Capsules = self.routing(self.relation_children(states, weights, lengths))
         return parents
 
+    @override
+    def word_votes(self, tokens: Tensor) -> Tensor:
+        """Return what each child adds to each class, see `child_votes`, divided equally between its two words.
+
+        Args:
+            tokens: ``(B, 3, T)``.
+
+        Returns:
+            ``(B, T, J)``, 0 at padding.
+        """
+        words = tokens[:, 0]
+        added = child_votes(self.routing, self.relation_children(*self.read(tokens)))  # (B, I, J)
+        of_pairs = added.reshape(len(added), -1, self.types, added.shape[-1]).sum(dim=2)  # (B, T, J)
+        return spread(of_pairs, 2, 1, words.shape[1]) * (words != PAD).unsqueeze(-1)
+
 
 class RelationLinear(RelationNet):
     """The encoder of `RelationCapsNet`, the mean of its states by attention, and a linear layer: the control.
@@ -150,3 +167,17 @@ class RelationLinear(RelationNet):
     def relation_capsules(self, states: Tensor, weights: Tensor, lengths: Tensor) -> Capsules:
         """Return class capsules whose poses ``(B, J, 1)`` are the logits."""
         return capsules_of_logits(self.head(torch.einsum("bt,bth->bh", weights.to(states.dtype), states)))
+
+    @override
+    def word_votes(self, tokens: Tensor) -> Tensor:
+        """Return what the state of each word, by its weight, adds to each logit.
+
+        Args:
+            tokens: ``(B, 3, T)``.
+
+        Returns:
+            ``(B, T, J)``, 0 at padding.
+        """
+        states, weights, _ = self.read(tokens)
+        votes: Tensor = F.linear(states * weights.to(states.dtype).unsqueeze(-1), self.head.weight)
+        return votes

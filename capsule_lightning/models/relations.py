@@ -135,6 +135,10 @@ class RelationNet(WordNet):
     @override
     def class_capsules(self, images: Tensor) -> Capsules:
         """Return ``poses (B, J, E), activations (B, J)`` of sentences ``(B, 3, T)``."""
+        return self.relation_capsules(*self.read(images))
+
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states, weights and lengths, see `relation_capsules`, of sentences ``(B, 3, T)``."""
         lengths = text_lengths(images[:, 0])
         states, here = self.states(images, lengths), first_places(lengths.clamp_min(1), images.shape[2])
         if self.attention:
@@ -142,7 +146,7 @@ class RelationNet(WordNet):
             weights = entity_attention(states, images[:, 1] == zero, images[:, 2] == zero, here)
         else:
             weights = here / here.sum(dim=1, keepdim=True)
-        return self.relation_capsules(states, weights, lengths)
+        return states, weights, lengths
 
     @staticmethod
     @override

@@ -18,9 +18,10 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require
 from capsule_lightning.layers.special_tokens import PAD
 from capsule_lightning.layers.squash import squash
-from capsule_lightning.layers.token_windows import WordConvolution, first_places, spread, text_lengths
+from capsule_lightning.layers.token_windows import WordConvolution, first_places, text_lengths
 from capsule_lightning.models.text import TextNet
 from capsule_lightning.models.vote_scale import scale_votes
+from capsule_lightning.models.word_votes import child_votes
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.routing.stabilized import StabilizedRouting
 
@@ -72,19 +73,30 @@ class TextBranch(nn.Module):
     @override
     def forward(self, words: Tensor, lengths: Tensor) -> Capsules:
         """Return the class capsules ``(B, J, E)`` of vectors ``(B, T, D)`` of texts of ``lengths (B)`` words."""
-        parents: Capsules = self.class_routing(self.class_children(words, lengths))
+        parents: Capsules = self.class_routing(self.class_children(*self.primary_capsules(words, lengths)))
         return parents
 
-    def class_children(self, words: Tensor, lengths: Tensor) -> Capsules:
-        """Return the children of the class capsules, ordered by place and then by type; 0 where there is no window."""
+    def primary_capsules(self, words: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the primary capsules that each convolutional capsule sees, and how many of these there are.
+
+        Returns:
+            ``(B, M, window A, D)``, ordered by place and then by type, 0 where there is no window; and ``(B)``.
+        """
         features, counts = self.convolution(words, lengths)
         here = first_places(counts, features.shape[1])
         primary = squash(self.primary(features).view(*features.shape[:2], self.types, self.dim), offset=OFFSET)
         primary = primary * here[..., None, None]  # (B, N, A, D)
         primary = F.pad(primary, (0, 0, 0, 0, 0, max(0, self.window - primary.shape[1])))
         windows = primary.unfold(1, self.window, 1).movedim(-1, 2).flatten(2, 3)  # (B, M, window A, D)
+        return windows, (counts - self.window + 1).clamp_min((counts > 0).long())
+
+    def class_children(self, windows: Tensor, counts: Tensor) -> Capsules:
+        """Return the children of the class capsules, ordered by place and then by type; 0 where there is no window.
+
+        Args:
+            windows, counts: see `primary_capsules`.
+        """
         poses, activations = self.routing(Capsules.from_vectors(windows))
-        counts = (counts - self.window + 1).clamp_min((counts > 0).long())
         there = first_places(counts, poses.shape[1])[..., None]
         poses, activations = (poses * there.unsqueeze(-1)).flatten(1, 2), (activations * there).flatten(1, 2)
         if not self.class_routing.any_number:
@@ -94,16 +106,16 @@ class TextBranch(nn.Module):
 
     def word_votes(self, words: Tensor, lengths: Tensor) -> Tensor:
         """Return what each word adds to each class, ``(B, T, J)``, see `TextCapsNet.word_votes`."""
-        children = self.class_children(words, lengths)
-        couplings = self.class_routing.couplings(children)  # (B, I, J)
-        votes = self.class_routing.votes(children.poses)
-        if votes is None:
-            added = couplings * children.activations.unsqueeze(-1)
-        else:
-            direction = F.normalize(self.class_routing(children).poses, dim=-1)
-            added = couplings * torch.einsum("bije,bje->bij", votes, direction)
-        of_places = added.reshape(len(added), -1, self.types, added.shape[-1]).sum(dim=2)  # (B, M, J)
-        of_windows = spread(of_places, self.window, 1, self.convolution.most)
+        windows, counts = self.primary_capsules(words, lengths)
+        batch, places = windows.shape[:2]
+        added = child_votes(self.class_routing, self.class_children(windows, counts))  # (B, I, J)
+        added = added.reshape(batch, -1, self.types, added.shape[-1])[:, :places]  # (B, M, A, J)
+        given = child_votes(self.routing, Capsules.from_vectors(windows)).clamp_min(0)  # (B, M, window A, A)
+        given = given / given.sum(dim=2, keepdim=True).clamp_min(torch.finfo(given.dtype).tiny)
+        of_primary = torch.einsum("bmia,bmaj->bmij", given, added).unflatten(2, (self.window, self.types)).sum(dim=3)
+        of_windows = added.new_zeros(batch, places + self.window - 1, added.shape[-1])
+        for place, each in enumerate(of_primary.unbind(2)):
+            of_windows[:, place : place + places] += each
         return self.convolution.spread(of_windows, words.shape[1])
 
 
@@ -193,12 +205,12 @@ class TextCapsNet(TextNet):
             activations = torch.stack([each.activations for each in found]).mean(dim=0)
         return Capsules(poses[:, : self.num_classes], activations[:, : self.num_classes])
 
+    @override
     def word_votes(self, tokens: Tensor) -> Tensor:
-        """Return which words vote for which class.
+        """Return what the words add to each class.
 
-        Of each child it is the part of its vote, times its coupling, that points the way of the class capsule; of a
-        routing that does not state its votes the coupling times the activation. What a child holds is divided equally
-        among the words that it sees.
+        What a convolutional capsule adds to it, see `child_votes`, is divided among the primary capsules whose votes
+        point its way, and what each of these gets equally among the words that it sees.
 
         Args:
             tokens: ``(B, T)``.

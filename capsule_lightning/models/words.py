@@ -20,6 +20,14 @@ class WordNet(CapsuleNet):
     def word_embedding(self) -> nn.Embedding:
         """The vectors ``(V, D)`` of the tokens."""
 
+    def word_votes(self, tokens: Tensor) -> Tensor | None:
+        """Return what each word adds to each class, ``(B, T, J)``, 0 at padding; None of a network that cannot tell.
+
+        Args:
+            tokens: what the network takes, of T words a row.
+        """
+        return None
+
     def start_from(self, vectors: Tensor) -> None:
         """Begin with given vectors of the words.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import ModuleList
 
 from capsule_lightning.analysis.class_routing import ClassRouting, agreement, coupling_entropy, couplings_by_iteration
 from capsule_lightning.analysis.intervals import wilson_interval
@@ -106,10 +107,9 @@ def numbers(
 
 def network(net: Network) -> dict[str, str]:
     """Return the parts of a network and its number of parameters, by name."""
-    slots = [
-        type(getattr(net, slot)).__name__ for slot in ("encoder", "routing", "decoder") if getattr(net, slot, None)
-    ]
-    made = getattr(net, "decoder", None)
+    found = {slot: getattr(net, slot, None) for slot in ("encoder", "routing", "decoder")}
+    parts = {slot: part for slot, part in found.items() if part is not None and not isinstance(part, ModuleList)}
+    slots, made = [type(part).__name__ for part in parts.values()], parts.get("decoder")
     decoder = 0 if made is None else sum(p.numel() for p in made.parameters())
     total = sum(p.numel() for p in net.parameters())
     parameters = f"{total:,}" + (f", {decoder:,} of them the decoder's" if decoder else "")

@@ -13,7 +13,7 @@ from capsule_lightning.figures.grid import grid_figure
 from capsule_lightning.figures.lengths import dead_capsules, length_figure
 from capsule_lightning.layers.centers import center_targets
 from capsule_lightning.models.detector import STRIDE
-from capsule_lightning.report.annotated_network import AnnotatedNetwork, Findings, of_images, told
+from capsule_lightning.report.evaluated_network import EvaluatedNetwork, Findings, how_many, told
 from capsule_lightning.report.pictures import Picture, png
 from capsule_lightning.tasks.detection import DetectionTask
 
@@ -25,7 +25,7 @@ THRESHOLD = 0.3
 COLUMNS_OF_TABLE = ("objects", "found", "share found", "wrong boxes", "mean length at centers")
 
 
-def of_boxes(about: AnnotatedNetwork) -> Findings:
+def of_boxes(about: EvaluatedNetwork) -> Findings:
     """Look at a network for boxes; see `Findings`."""
     task, names = about.task, about.names
     assert isinstance(task, DetectionTask)
@@ -54,7 +54,7 @@ def of_boxes(about: AnnotatedNetwork) -> Findings:
         worst = sorted([*worst, *(row for row in rows if row.mistakes)], key=lambda row: -row.mistakes)[:SHOWN]
         for n in range(min(len(batch.indices), MAPS - len(maps))):
             maps.append([batch.pictures[n], *output.presence[n, :COLUMNS]])
-    facts = of_images(about, total)
+    facts = how_many(about, total)
     rows_of_table: list[tuple[str, Sequence[float]]] = []
     pictures = [*box_pictures(first, worst, names), *presence_maps(maps, names)]
     every = torch.cat(lengths) if lengths else torch.empty(0, len(names))

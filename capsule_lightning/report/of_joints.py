@@ -8,17 +8,17 @@ import torch
 
 from capsule_lightning.callbacks.joints import row
 from capsule_lightning.data.skeletons import bones_of
-from capsule_lightning.figures.joint_bars import joint_bars
+from capsule_lightning.figures.bars import bar_panels
 from capsule_lightning.figures.joints import JointPicture, joint_figure
 from capsule_lightning.metrics.joints import distances
-from capsule_lightning.report.annotated_network import AnnotatedNetwork, Findings, of_images, told
+from capsule_lightning.report.evaluated_network import EvaluatedNetwork, Findings, how_many, told
 from capsule_lightning.report.pictures import Picture, png
 from capsule_lightning.tasks.pose import PoseTask
 
 SHOWN = 16  # images with their joints
 
 
-def of_joints(about: AnnotatedNetwork) -> Findings:
+def of_joints(about: EvaluatedNetwork) -> Findings:
     """Look at a network for joints; see `Findings`."""
     task, names = about.task, about.names
     assert isinstance(task, PoseTask)
@@ -49,7 +49,7 @@ def of_joints(about: AnnotatedNetwork) -> Findings:
     }
     if not about.known:
         columns = {"length of its capsule": columns["length of its capsule"]}
-    facts = of_images(about, total) | (told(metrics) if about.known else {})
+    facts = how_many(about, total) | (told(metrics) if about.known else {})
     pictures = [*joint_pictures(first, [each for _, each in worst], names), bars(columns, names)]
     table = torch.stack([*columns.values()], dim=1).tolist()
     return Findings(facts, pictures, "Numbers by joint", [*columns], [*zip(names, table, strict=True)])
@@ -76,4 +76,4 @@ def bars(columns: dict[str, torch.Tensor], names: Sequence[str]) -> Picture:
         "only if training asked for it (--model.visibility_weight)."
     )
     drawn = {word: numbers.tolist() for word, numbers in columns.items()}
-    return Picture("Joint by joint", caption, [png(joint_bars(drawn, names, "Joint by joint"))])
+    return Picture("Joint by joint", caption, [png(bar_panels(drawn, names, "Joint by joint"))])

@@ -16,7 +16,7 @@ from capsule_lightning.figures.masks import MaskRow, masks_figure
 from capsule_lightning.losses.segmentation import masked_reconstruction_error
 from capsule_lightning.metrics.masks import MaskScores, image_dice
 from capsule_lightning.models.segmentation import SegmentationNet
-from capsule_lightning.report.annotated_network import AnnotatedNetwork, Findings, of_images
+from capsule_lightning.report.evaluated_network import EvaluatedNetwork, Findings, how_many
 from capsule_lightning.report.pictures import Picture, png
 from capsule_lightning.tasks.segmentation import SegmentationTask
 
@@ -29,7 +29,7 @@ DELTAS = (-0.25, -0.15, -0.05, 0.05, 0.15, 0.25)
 BY_CLASS = ("dice", "iou", "image_dice", "hausdorff")
 
 
-def of_masks(about: AnnotatedNetwork) -> Findings:
+def of_masks(about: EvaluatedNetwork) -> Findings:
     """Look at a network for masks; see `Findings`."""
     task, names = about.task, about.names
     assert isinstance(task, SegmentationTask)
@@ -67,7 +67,7 @@ def of_masks(about: AnnotatedNetwork) -> Findings:
                 drawn.append([batch.pictures[n], batch.pictures[n] * there, prediction.reconstructions[n].clamp(0, 1)])
     every, truth = torch.cat(lengths), torch.cat(labels)
     found = scores.compute()
-    facts = of_images(about, total)
+    facts = how_many(about, total)
     if about.known:
         facts |= {
             f"test {name}": f"{float(found[name]):.4f}"

@@ -13,11 +13,13 @@ from capsule_lightning import __version__
 from capsule_lightning.analysis.class_routing import class_routing
 from capsule_lightning.analysis.probe import Probe, probe_network
 from capsule_lightning.errors import require
-from capsule_lightning.report.annotated_network import AnnotatedNetwork, is_annotated, load_annotated
+from capsule_lightning.report.evaluated_network import EvaluatedNetwork, Findings, is_evaluated, load_evaluated
 from capsule_lightning.report.measured import measure, network, numbers, spread_over_classes
 from capsule_lightning.report.of_boxes import of_boxes
 from capsule_lightning.report.of_joints import of_joints
 from capsule_lightning.report.of_masks import of_masks
+from capsule_lightning.report.of_texts import of_texts
+from capsule_lightning.report.of_translations import of_translations
 from capsule_lightning.report.panel import panel_data
 from capsule_lightning.report.pictures import (
     Picture,
@@ -39,8 +41,10 @@ from capsule_lightning.runs.folders import expanded, run_of_checkpoint
 from capsule_lightning.runs.results import require_place
 from capsule_lightning.sharing.network_file import NETWORKS, is_shared, require_source
 from capsule_lightning.tasks.detection import DetectionTask
+from capsule_lightning.tasks.image_classification import ImageClassificationTask
 from capsule_lightning.tasks.pose import PoseTask
 from capsule_lightning.tasks.segmentation import SegmentationTask
+from capsule_lightning.tasks.translation import TranslationTask
 
 SUFFIX = ".html"
 PROBED = 300  # images of all classes together
@@ -53,7 +57,8 @@ class Written(NamedTuple):
 
     Attributes:
         path: the page.
-        table: the numbers of the probe or, of a network for masks, boxes or joints, those of classes or joints; CSV.
+        table: the numbers of the probe or, of a network for anything but classes of images, those of its classes,
+            joints or lengths; CSV.
         size: size of the page in bytes.
     """
 
@@ -80,7 +85,7 @@ def report(
             ``<name>.html`` in the working folder.
         root: folder of the data, if it has moved since training.
         images: test images ``<images>/<class>/*`` to use in place of the data set's; of a network for masks, boxes or
-            joints, pictures of which nothing need be known.
+            joints, pictures of which nothing need be known; none of a network that reads.
         overwrite: replace an existing page.
         say: called with each step before it is done, to be shown to whoever waits; nothing is shown by default.
 
@@ -97,11 +102,11 @@ def report(
     require_place(path, overwrite)
     say("loading the network and its images")
     loaded = read_file(source) if shared else read_run(source)
-    annotated = is_annotated(loaded.net)
-    table = path.with_name(f"{path.stem}_{'numbers' if annotated else 'probe'}.csv")
+    evaluated = is_evaluated(loaded.net)
+    table = path.with_name(f"{path.stem}_{'numbers' if evaluated else 'probe'}.csv")
     require_place(table, overwrite)
-    if annotated:
-        page, numbers = build_annotated(load_annotated(loaded, root, images), say)
+    if evaluated:
+        page, numbers = build_evaluated(load_evaluated(loaded, root, images), say)
     else:
         page, probe = build(with_images(loaded, root, images), say)
         numbers = probe.csv()
@@ -158,18 +163,24 @@ def build(trained: TrainedNetwork, say: Callable[[str], object] = str) -> tuple[
     ), probe
 
 
-def build_annotated(about: AnnotatedNetwork, say: Callable[[str], object] = str) -> tuple[str, str]:
-    """Build the page about a network for masks, boxes or joints.
+def build_evaluated(about: EvaluatedNetwork, say: Callable[[str], object] = str) -> tuple[str, str]:
+    """Build the page about a network for masks, boxes, joints, texts or translations.
 
     Args:
-        about: the network and its images.
+        about: the network and its test data.
         say: called with each step before it is done.
 
     Returns:
         The page as HTML, and its table of numbers as CSV.
     """
-    say("looking at the test images" if about.known else "looking at the pictures")
-    kinds = {SegmentationTask: of_masks, DetectionTask: of_boxes, PoseTask: of_joints}
+    say(f"looking at the test {about.what}" if about.known else "looking at the pictures")
+    kinds: dict[type, Callable[[EvaluatedNetwork], Findings]] = {
+        SegmentationTask: of_masks,
+        DetectionTask: of_boxes,
+        PoseTask: of_joints,
+        ImageClassificationTask: of_texts,
+        TranslationTask: of_translations,
+    }
     found = next(look for kind, look in kinds.items() if isinstance(about.task, kind))(about)
     net = about.task.net
     assert isinstance(net, NETWORKS)
@@ -231,7 +242,7 @@ def figure_html(picture: Picture) -> str:
     """Return a picture as a section of the page."""
     heading = html.escape(picture.heading)
     images = "".join(f'<div class="sheet"><img alt="{heading}" src="{source}"></div>' for source in picture.sources)
-    return f"<section><h2>{heading}</h2><p>{html.escape(picture.caption)}</p>{images}</section>"
+    return f"<section><h2>{heading}</h2><p>{html.escape(picture.caption)}</p>{images}{picture.markup}</section>"
 
 
 def table_html(probe: Probe) -> str:

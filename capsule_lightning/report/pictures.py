@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import NamedTuple
 
@@ -36,11 +36,13 @@ class Picture(NamedTuple):
         heading: heading above the picture.
         caption: how to read the picture.
         sources: data URLs of one or several images.
+        markup: HTML below them, in which all that is not the page's own is escaped, see `passages`.
     """
 
     heading: str
     caption: str
-    sources: list[str]
+    sources: Sequence[str]
+    markup: str = ""
 
 
 def reconstructions(trained: TrainedNetwork, outputs: TestOutputs, classes: Tensor) -> Iterator[Picture]:

@@ -22,7 +22,6 @@ from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
-from capsule_lightning.models.translation import TranslationNet
 from capsule_lightning.report.source import Source, read_file, read_run
 from capsule_lightning.runs.files import read_metrics
 from capsule_lightning.runs.folders import expanded
@@ -88,14 +87,9 @@ def with_images(source: Source, root: str | None = None, images: str | Path | No
     """Load the test images of a network that names the class of an image; arguments as for `report`.
 
     Raises:
-        InputError: the images are missing or have several labels, or the network translates.
+        InputError: the images are missing or have several labels.
     """
     net = source.net
-    require(
-        not isinstance(net, TranslationNet),
-        f"{source.path}: is a network for translations, and a report is about networks of images; use test and "
-        "predict, whose figures and files are in the folder of the run",
-    )
     assert isinstance(net, CapsuleNet)
     settings = {} if source.shared and images is not None else source.settings()
     pictures, labels, told, about = subject(net, source.about, settings, source.config_file, root, images)
@@ -138,7 +132,7 @@ def subject(
     """
     require(
         len(net.in_shape) == 3,
-        f"{source}: takes texts, and a report shows pictures; use test and predict",
+        f"{source}: takes inputs of shape {tuple(net.in_shape)}, and a report shows pictures; use test and predict",
     )
     require(
         tuple(net.in_shape[1:]) != (1, 1),

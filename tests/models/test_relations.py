@@ -126,3 +126,18 @@ def test_relation_capsules_begin_where_the_margin_loss_has_a_gradient():
     lengths = net(inputs).activations.mean(dim=0)
     assert lengths.min() > 0.05
     assert lengths.max() < 0.9
+
+
+def test_word_votes_add_up_to_the_logits_of_the_control_and_to_what_class_capsules_hold():
+    net, text = build("lstm-RelationLinear"), F.pad(sentence(6), (0, 2))
+    votes = net.word_votes(text)
+    assert_close(votes.sum(dim=1) + net.head.bias, net(text).poses[..., 0])
+    assert not votes[:, 6:].any()
+    net = build("cnn-plain-RelationCapsNet")
+    net.routing = ConstantRouting(net.routing.num_in, 3, 3, 4, vote_weights=1).double()
+    poses, votes = net(text).poses, net.word_votes(text)
+    children = net.relation_children(*net.read(text))
+    expected = torch.einsum("bij,bije->bje", net.routing.couplings(children), net.routing.votes(children.poses))
+    last = net.word_votes(text)[:, 5]  # half of what the last word and padding hold is nobody's
+    assert_close(F.normalize(poses, dim=-1), F.normalize(expected, dim=-1))
+    assert (votes.sum(dim=1) + last >= expected.norm(dim=-1) - 1e-9).all()

@@ -135,6 +135,24 @@ def test_word_votes_add_up_to_what_the_class_capsules_hold():
     assert not votes[0, 7:].any()
 
 
+def test_word_votes_of_the_control_add_up_to_its_logits():
+    net, text = build("CNN"), torch.randint(1, WORDS, (2, LONGEST))  # no window reaches beyond the last word
+    votes = net.word_votes(text)
+    assert_close(votes.sum(dim=1) + net.head.bias, net(text).poses[..., 0])
+    assert not net.word_votes(F.pad(text[:, :8], (0, 3)))[:, 8:].any()
+
+
+def test_a_word_that_no_primary_capsule_votes_for_gets_nothing():
+    net = TextCapsNet(SHAPE, 3, ngrams=[1], stride=1, window=2, **{**SMALL, "dim": 4}).double().eval()
+    text = torch.tensor([[4, 9, 2, 7]])
+    net.branches[0].convolution.convolution.bias.data.zero_()
+    net.branches[0].primary.bias.data.zero_()
+    net.embedding.weight.data[9] = 0  # its primary capsules are 0
+    votes = net.word_votes(text)
+    assert not votes[0, 1].any()
+    assert (votes[0, [0, 2, 3]].abs().sum(dim=1) > 0).all()
+
+
 def squash_inverse(v):
     """Return s of ``v = |s| s / (1 + |s|^2)``."""
     length = v.norm(dim=-1, keepdim=True)

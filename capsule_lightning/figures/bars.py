@@ -1,4 +1,4 @@
-"""How well each joint of a body is found."""
+"""Numbers that are known of several things, such as the joints of a body, beside each other."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from capsule_lightning.figures.plain_text import PlainTextFigure
 
 
-def joint_bars(values: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> Figure:
-    """Draw a bar for each joint, in one panel for each number that is known of it.
+def bar_panels(values: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> Figure:
+    """Draw a bar for each of K things, in one panel for each number that is known of them.
 
     Args:
-        values: K numbers by what they are, at least one kind; NaN for a joint of which it is not known.
-        names: of the K joints.
+        values: K numbers by what they are, at least one kind; NaN for a thing of which it is not known.
+        names: of the K things.
         title: title of the figure.
 
     Returns:
