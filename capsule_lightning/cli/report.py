@@ -18,7 +18,7 @@ def run(words: Sequence[str]) -> None:
         "--output",
         metavar="FILE",
         help="ends in .html (default: report.html in the run's folder, or NAME.html here for a shared network); the "
-        "numbers of the probe, or of the classes or joints, lie beside it as CSV",
+        "numbers of the probe, or of classes, joints or lengths, lie beside it as CSV",
     )
     parser.add_argument(
         "--data.root",
@@ -33,7 +33,7 @@ def run(words: Sequence[str]) -> None:
         dest="images",
         metavar="FOLDER",
         help="test images FOLDER/<class>/* in place of the data set's; of a network for masks, boxes or joints "
-        "a folder of pictures",
+        "a folder of pictures; none of a network that reads",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     options = parser.options(words[1:])

@@ -1,4 +1,4 @@
-"""Pages about networks that read: numbers that are those of a test, words in their colors, and texts that stay texts."""
+"""Pages about networks that read: numbers that are those of a test, words in their colors, texts that stay texts."""
 
 import csv
 import re
@@ -33,18 +33,16 @@ READERS = {
     "text": ("--model.net.dim_words=8", "--model.net.types=2", "--model.net.dim=4", "--data.sources=[yelp]"),
     "relations": ("--data.size=200", "--model.net.hidden=8", "--model.net.types=2"),
     "translation": (
-        "--model.net.dim=16",
-        "--model.net.hidden=16",
-        "--model.net.num_layers=2",
-        "--model.net.num_heads=2",
-    )
-    + ("--model.net.layer_aggregation=DynamicRouting", "--data.test_size=20", "--data.group_column=null"),
+        *("--model.net.dim=16", "--model.net.hidden=16", "--model.net.num_layers=2", "--model.net.num_heads=2"),
+        *("--model.net.layer_aggregation=DynamicRouting", "--data.test_size=20"),
+    ),
 }
 HEADINGS = {
     "text": ("Right ones", "Which words vote for what", "How long capsules are", "What is taken for what"),
     "relations": ("Right ones", "Which words vote for what", "Precision and recall", "What is taken for what"),
-    "translation": ("Short and long sentences", "Worst sentences", "Where the decoder looks")
-    + ("How layers are put together",),
+    "translation": (
+        *("Short and long sentences", "Worst sentences", "Where the decoder looks", "How layers are put together"),
+    ),
 }
 
 
