@@ -106,7 +106,8 @@ class Attention(nn.Module):
         """Return how much each head sees of each position, ``(B, H, T, S)``, rows of which sum to 1; see `forward`."""
         query = self._by_head(self.query(states))
         scores = torch.einsum("bhtd,bhsd->bhts", query, seen.keys) * query.shape[-1] ** -0.5
-        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+        result: Tensor = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1)
+        return result
 
     @override
     def forward(self, states: Tensor, seen: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:

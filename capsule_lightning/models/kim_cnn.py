@@ -90,4 +90,5 @@ class KimCNN(TextNet):
             of_windows = features.new_zeros(*features.shape[:2], self.num_classes)
             of_windows = of_windows.scatter_add(1, places.unsqueeze(-1).expand_as(added), added)
             votes = votes + convolution.spread(of_windows, tokens.shape[1])
-        return votes * (tokens != PAD).unsqueeze(-1)
+        result: Tensor = votes * (tokens != PAD).unsqueeze(-1)
+        return result

@@ -112,7 +112,8 @@ class TextBranch(nn.Module):
         added = added.reshape(batch, -1, self.types, added.shape[-1])[:, :places]  # (B, M, A, J)
         given = child_votes(self.routing, Capsules.from_vectors(windows)).clamp_min(0)  # (B, M, window A, A)
         given = given / given.sum(dim=2, keepdim=True).clamp_min(torch.finfo(given.dtype).tiny)
-        of_primary = torch.einsum("bmia,bmaj->bmij", given, added).unflatten(2, (self.window, self.types)).sum(dim=3)
+        of_primary = torch.einsum("bmia,bmaj->bmij", given, added)
+        of_primary = torch.unflatten(of_primary, 2, (self.window, self.types)).sum(dim=3)  # (B, M, window, J)
         of_windows = added.new_zeros(batch, places + self.window - 1, added.shape[-1])
         for place, each in enumerate(of_primary.unbind(2)):
             of_windows[:, place : place + places] += each

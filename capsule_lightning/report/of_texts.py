@@ -62,7 +62,10 @@ def of_texts(about: EvaluatedNetwork) -> Findings:
     assert isinstance(task.net, WordNet)
     metrics, votes = task.metrics("test"), WordVotes(task.net)
     facts, curve = HeldOutFacts(*facts_of(task, names)), isinstance(data, RelationDataModule)
-    inputs, lengths, truth, said = [], [], [], []
+    inputs: list[Tensor] = []
+    lengths: list[Tensor] = []
+    truth: list[Tensor] = []
+    said: list[Tensor] = []
     for batch, output, prediction in about.seen(MOST):
         for metric in metrics.values():
             metric.update(*task.compared(output, batch))

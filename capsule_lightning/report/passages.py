@@ -49,10 +49,9 @@ def words_html(text: Words, most: float) -> str:
         most: the size of a number whose color is strongest.
     """
     parts = []
-    values = text.values or [None] * len(text.words)
     entities = text.entities or [0] * len(text.words)
-    for word, value, entity in zip(text.words[:LONGEST], values, entities, strict=False):
-        told = "" if value is None else f' title="{value:+.3f}" style="background:{color(value, most)}"'
+    for n, (word, entity) in enumerate(zip(text.words[:LONGEST], entities, strict=False)):
+        told = f' title="{text.values[n]:+.3f}" style="background:{color(text.values[n], most)}"' if text.values else ""
         inner = shown(word) + (f"<sub>{entity}</sub>" if entity else "")
         parts.append(f"<mark{told}>{f'<b>{inner}</b>' if entity else inner}</mark>")
     more = len(text.words) - LONGEST

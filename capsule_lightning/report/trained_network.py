@@ -22,6 +22,7 @@ from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.errors import InputError, require
 from capsule_lightning.models.base import CapsuleNet
+from capsule_lightning.report.evaluated_network import is_evaluated
 from capsule_lightning.report.source import Source, read_file, read_run
 from capsule_lightning.runs.files import read_metrics
 from capsule_lightning.runs.folders import expanded
@@ -87,9 +88,14 @@ def with_images(source: Source, root: str | None = None, images: str | Path | No
     """Load the test images of a network that names the class of an image; arguments as for `report`.
 
     Raises:
-        InputError: the images are missing or have several labels.
+        InputError: the images are missing or have several labels, or the network is for something else.
     """
     net = source.net
+    require(
+        not is_evaluated(net),
+        f"{source.path}: is a {type(net).__name__}, which names no classes of images; call report, which looks at it "
+        "with its task",
+    )
     assert isinstance(net, CapsuleNet)
     settings = {} if source.shared and images is not None else source.settings()
     pictures, labels, told, about = subject(net, source.about, settings, source.config_file, root, images)

@@ -16,8 +16,7 @@ from capsule_lightning.components.slots import Slot, find_class
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.module import DataModule
 from capsule_lightning.data.trained_on import OF_MACHINE, TrainedOn
-from capsule_lightning.errors import InputError, first_line, require
-from capsule_lightning.models.translation import TranslationNet
+from capsule_lightning.errors import InputError, first_line
 from capsule_lightning.runs.checkpoint_files import require_checkpoint
 from capsule_lightning.runs.files import write_whole
 from capsule_lightning.runs.folders import CONFIG_NAME, expanded, run_of_checkpoint
@@ -70,7 +69,9 @@ def export(
             if there is a decoder. A network for masks has the first two for each pixel, ``(B, H, W, ...)``; one for
             joints has ``joints (B, K, D)`` beside them; a detector has ``presence``, ``sizes`` and ``offsets`` alone,
             see `CenterMaps`; one that names any number of classes has ``presence (B, J)``, how sure it is of each, to
-            compare with the ``threshold`` of its metadata. None for ``.safetensors`` beside the checkpoint.
+            compare with the ``threshold`` of its metadata; one that translates maps ``source (B, S)`` and ``target (B,
+            T)``, ids of the vocabulary in its metadata, to ``logits (B, T, V)`` of the next words. None for
+            ``.safetensors`` beside the checkpoint.
         overwrite: replace an existing file.
         half: weights in float16, half the size; `load_network` widens them. For ``.safetensors`` alone.
 
@@ -102,11 +103,6 @@ def export(
             metadata |= of_images
     net = load_weights(build_network(metadata, tensors, checkpoint), tensors, checkpoint)
     if path.suffix == ".onnx":
-        require(
-            not isinstance(net, TranslationNet),
-            f"{path}: a network that translates is asked word by word, which one .onnx file does not hold; share it as "
-            ".safetensors",
-        )
         net.naming = naming_of(metadata, checkpoint)
         content = onnx_model(net, metadata)
     else:

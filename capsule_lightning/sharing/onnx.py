@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from capsule_lightning.errors import InputError, first_line
+from capsule_lightning.layers.special_tokens import PAD, SPECIAL
 from capsule_lightning.losses.base import ClassificationLoss
 from capsule_lightning.losses.naming import PresentClasses
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.detector import Detector
 from capsule_lightning.models.pose import PoseNet
+from capsule_lightning.models.translation import TranslationNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.sharing.metadata import Metadata
 from capsule_lightning.sharing.network_file import Network
@@ -35,7 +37,12 @@ class OnnxOutputs(nn.Module):
 
     Attributes:
         names: what the outputs are called.
+        inputs: what the inputs are called, and their first sizes, which may differ from those of `examples`.
+        free: the first sizes of each output.
     """
+
+    inputs: Mapping[str, Sequence[str]] = {"images": ("batch",)}
+    free: Sequence[str] = ("batch",)
 
     def __init__(self, net: Network) -> None:
         super().__init__()
@@ -53,7 +60,7 @@ class OnnxOutputs(nn.Module):
         if isinstance(self.net, Detector):
             maps = self.net(images)
             return maps.presence, maps.sizes, maps.offsets
-        assert isinstance(self.net, CapsuleNet)  # `export` refuses networks that translate
+        assert isinstance(self.net, CapsuleNet)
         capsules = self.net(images)
         if isinstance(self.net, PoseNet):
             places = self.net.read(capsules)
@@ -62,6 +69,55 @@ class OnnxOutputs(nn.Module):
             presence = None if self.loss is None else self.loss.presence(capsules)
             more = (presence, self.net.reconstruct(capsules, capsules.activations.argmax(dim=-1)))
         return (*capsules, *(each for each in more if each is not None))
+
+    def examples(self) -> list[dict[str, Tensor]]:
+        """Return inputs to trace the computation with, and others to compare it with."""
+        images = torch.rand(3, *self.net.in_shape, generator=torch.Generator().manual_seed(0))
+        return [{"images": images}, {"images": images[:1]}]
+
+    def most(self, size: str) -> int | None:
+        """Return the largest value of one of the sizes in `inputs`; None for any."""
+        return None
+
+
+class OnnxWords(nn.Module):
+    """Map sources and the words of targets to logits of the next words: the output of an ONNX file that translates.
+
+    Args:
+        net: the network.
+
+    Attributes:
+        names, inputs, free: see `OnnxOutputs`.
+    """
+
+    names: Sequence[str] = ("logits",)
+    inputs: Mapping[str, Sequence[str]] = {"source": ("batch", "source_length"), "target": ("batch", "target_length")}
+    free: Sequence[str] = ("batch", "target_length")
+
+    def __init__(self, net: TranslationNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, source: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """Map ``(B, S)`` and ``(B, T)`` int64 to ``(B, T, V)``, see `TranslationNet.forward`."""
+        return (self.net(source, target),)
+
+    def examples(self) -> list[dict[str, Tensor]]:
+        """Return inputs of unlike lengths, with padding."""
+        most, chance = self.net.most_tokens, torch.Generator().manual_seed(0)
+
+        def some(batch: int, length: int) -> Tensor:
+            return torch.randint(len(SPECIAL), self.net.num_classes, (batch, length), generator=chance)
+
+        lengths = [(3, min(7, most), min(5, most)), (1, 1, 1), (2, most, most)]
+        found = [{"source": some(batch, s), "target": some(batch, t)} for batch, s, t in lengths]
+        for each in found[::2]:
+            each["source"][0, 2:] = PAD
+        return found
+
+    def most(self, size: str) -> int | None:
+        """Return the most tokens of a sentence."""
+        return None if size == "batch" else self.net.most_tokens
 
 
 def names_of_outputs(net: Network) -> list[str]:
@@ -97,7 +153,7 @@ def require_onnx() -> None:
 
 
 def onnx_model(net: Network, metadata: Metadata) -> bytes:
-    """Return a network as an ONNX model for batches of any size, in float32.
+    """Return a network as an ONNX model for batches of any size, in float32; of sentences of any length, too.
 
     The model is run before it is returned: its outputs are those of the network.
 
@@ -111,21 +167,26 @@ def onnx_model(net: Network, metadata: Metadata) -> bytes:
     for module in net.modules():
         if isinstance(module, Routing):
             module.backend = "torch"  # no other program knows the operations of the fast paths
-    outputs = OnnxOutputs(net.float()).eval()
-    images = torch.rand(3, *net.in_shape, generator=torch.Generator().manual_seed(0))
-    shapes = {"images": {0: torch.export.Dim("batch")}}
+    net = net.float()
+    outputs = (OnnxWords(net) if isinstance(net, TranslationNet) else OnnxOutputs(net)).eval()
+    examples = outputs.examples()
+    free = {size: torch.export.Dim(size, max=outputs.most(size)) for sizes in outputs.inputs.values() for size in sizes}
+    shapes = {name: {n: free[size] for n, size in enumerate(sizes)} for name, sizes in outputs.inputs.items()}
     try:
         with torch.no_grad(), _quiet():
             # strict, because then `len` of a tensor stays a symbol: plain tracing would fix the batch at 3
-            traced = torch.export.export(outputs, (images,), dynamic_shapes=shapes, strict=True)
-            program = torch.onnx.export(traced, input_names=["images"], output_names=outputs.names, verbose=False)
+            traced = torch.export.export(outputs, tuple(examples[0].values()), dynamic_shapes=shapes, strict=True)
+            named = {"input_names": list(outputs.inputs), "output_names": list(outputs.names)}
+            program = torch.onnx.export(traced, **named, verbose=False)
         assert program is not None
         model = program.model
         for node in model.graph.all_nodes():
             node.metadata_props.clear()  # which hold paths of the code
-        for value in (*model.graph.inputs, *model.graph.outputs):
+        sizes = [*outputs.inputs.values(), *[outputs.free] * len(outputs.names)]
+        for value, names in zip((*model.graph.inputs, *model.graph.outputs), sizes, strict=True):
             assert value.shape is not None
-            value.shape[0] = "batch"
+            for n, name in enumerate(names):
+                value.shape[n] = name
         model.metadata_props.update(metadata)
         content: bytes = program.model_proto.SerializeToString()
     except Exception as error:  # whatever the tracer, the translator and the format's limit of 2 GiB raise
@@ -133,32 +194,33 @@ def onnx_model(net: Network, metadata: Metadata) -> bytes:
         raise InputError(
             f"this network cannot be written as ONNX for batches of any size ({reason}); share it as .safetensors"
         ) from error
-    require_same_outputs(content, outputs, [images, images[:1]])
+    require_same_outputs(content, outputs, examples)
     return content
 
 
-def require_same_outputs(content: bytes, outputs: OnnxOutputs, batches: Sequence[Tensor]) -> None:
+def require_same_outputs(
+    content: bytes, outputs: OnnxOutputs | OnnxWords, batches: Sequence[Mapping[str, Tensor]]
+) -> None:
     """Run an ONNX model, and refuse it if its outputs are not those of the network.
 
     Args:
         content: of the model.
         outputs: of the network.
-        batches: of images, each ``(B, C, H, W)``.
+        batches: inputs by name.
 
     Raises:
         InputError: names the output that differs.
     """
     runtime: Any = import_module("onnxruntime")
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    for images in batches:
+    for batch in batches:
         with torch.no_grad():
-            expected = outputs(images)
-        found = session.run(outputs.names, {"images": images.numpy()})
+            expected = outputs(*batch.values())
+        found = session.run(list(outputs.names), {name: given.numpy() for name, given in batch.items()})
         for name, ours, theirs in zip(outputs.names, expected, map(torch.from_numpy, found), strict=True):
             if ours.shape != theirs.shape or not (theirs - ours).abs().max() <= TOLERANCE * ours.abs().max():
-                raise InputError(
-                    f"as ONNX this network computes another {name} for {len(images)} images; share it as .safetensors"
-                )
+                sizes = ", ".join(f"{what} {tuple(given.shape)}" for what, given in batch.items())
+                raise InputError(f"as ONNX this network computes another {name} of {sizes}; share it as .safetensors")
 
 
 @contextmanager

@@ -423,12 +423,12 @@ def test_a_fast_path_is_no_part_of_onnx(with_fast_path: tuple[bytes, CapsNet]) -
 def test_onnx_that_answers_otherwise_is_refused(with_fast_path: tuple[bytes, CapsNet]) -> None:
     content, net = with_fast_path
     images, other = images_for(net), deepcopy(net)
-    require_same_outputs(content, OnnxOutputs(net), [images])
+    require_same_outputs(content, OnnxOutputs(net), [{"images": images}])
     with torch.no_grad():
         for parameter in other.routing.parameters():
             parameter.add_(0.1)
     with pytest.raises(InputError, match=r"computes another poses"):
-        require_same_outputs(content, OnnxOutputs(other), [images])
+        require_same_outputs(content, OnnxOutputs(other), [{"images": images}])
 
 
 @pytest.mark.nightly

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -10,11 +11,13 @@ import torch
 from capsule_lightning.data.subwords import BytePairVocabulary
 from capsule_lightning.errors import InputError
 from capsule_lightning.models.transformer import Transformer
-from capsule_lightning.models.translation_search import translate
+from capsule_lightning.models.translation_search import limits, translate
 from capsule_lightning.report.trained_network import load_from_file
+from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.routing.em import EMRouting
 from capsule_lightning.runs.plain_values import path_of
 from capsule_lightning.sharing.export import export, load_network
+from capsule_lightning.sharing.onnx import onnx_model
 
 pytest.importorskip("tokenizers")
 
@@ -48,11 +51,50 @@ def test_a_network_translates_from_its_file_alone(shared: Path) -> None:
     assert said[0] == net.writer(translate(net, ids[:1], 2)[0])
 
 
-def test_what_is_not_built_is_refused_in_one_line(shared: Path, tmp_path: Path) -> None:
+KINDS = {
+    "none": {},
+    "linear": {"layer_aggregation": "linear"},
+    "dynamic": {"layer_aggregation": DynamicRouting, "head_aggregation": DynamicRouting},
+    "past_future": {"past_future": True},
+}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", KINDS)
+def test_onnx_translates_sentences_of_any_length_word_by_word(kind: str) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    net = Transformer((12,), 40, **SIZES, **KINDS[kind]).eval()
+    session = runtime.InferenceSession(onnx_model(net, {}), providers=["CPUExecutionProvider"])
+    shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
+    assert shapes == {
+        "source": ["batch", "source_length"],
+        "target": ["batch", "target_length"],
+        "logits": ["batch", "target_length", 40],
+    }
+    source = torch.tensor([[5, 9, 31, 7, 3, 0], [8, 3, 0, 0, 0, 0]])
+    for rows in (source, source[:1, :5], source[1:, :2]):
+        expected = translate(net, rows, 1)
+        for row, ours in zip(rows, expected, strict=True):  # as the documentation does it
+            target, most = [2], int(limits(net, row[None])[0])
+            while target[-1] != 3 and len(target) < most:
+                given = {"source": row[None].numpy(), "target": np.array([target])}
+                (logits,) = session.run(["logits"], given)
+                logits[0, -1, [0, 2]] = -np.inf
+                target.append(int(logits[0, -1].argmax()))
+            assert target[1:] == ours[: len(target) - 1].tolist()
+
+
+@pytest.mark.nightly
+def test_a_routing_that_onnx_cannot_express_is_refused_in_one_line(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    with pytest.raises(InputError, match=r"translat.*share it as .safetensors"):
+    with pytest.raises(InputError, match=r"cannot be written as ONNX.*share it as \.safetensors") as refused:
         export(shared, tmp_path / "net.onnx")
-    with pytest.raises(InputError, match=r"a network for translations.*use test and predict"):
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_not_built_is_refused_in_one_line(shared: Path) -> None:
+    with pytest.raises(InputError, match=r"Transformer, which names no classes of images; call report"):
         load_from_file(shared)
     with pytest.raises(InputError, match=r"no texts"):
         load_network(shared).predict([])
