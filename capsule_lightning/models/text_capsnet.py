@@ -39,7 +39,7 @@ class TextBranch(nn.Module):
         dim_words: dimensions of a word's vector.
         longest: words of the longest text.
         num_out: class capsules, with the orphan if there is one.
-        filters, stride, types, dim, window, routing, class_routing: see `TextCapsNet`.
+        filters, stride, types, dim, window, average, routing, class_routing: see `TextCapsNet`.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class TextBranch(nn.Module):
         types: int,
         dim: int,
         window: int,
+        average: bool,
         routing: Callable[..., Routing],
         class_routing: Callable[..., Routing],
     ) -> None:
         super().__init__()
-        self.types, self.dim, self.window = types, dim, window
+        self.types, self.dim, self.window, self.average = types, dim, window, average
         self.convolution = WordConvolution(dim_words, filters, ngram, stride, longest)
         self.primary = nn.Linear(filters, types * dim)
         nn.init.kaiming_normal_(self.primary.weight, nonlinearity="relu")
@@ -67,8 +68,12 @@ class TextBranch(nn.Module):
         self.routing = routing(window * types, dim, types, dim, vote_weights=1)
         dim_out = self.routing.dim_out
         self.class_routing = class_routing(self.places * types, dim_out, num_out, dim, vote_weights=1)
-        for each in (self.routing, self.class_routing):
-            scale_votes(each)
+        if average:  # at first the capsules of one type are much alike at all places, whose weights sum to 1
+            scale_votes(self.routing, different=types)
+            scale_votes(self.class_routing, activation=0.5 / self.places, different=types)
+        else:
+            for each in (self.routing, self.class_routing):
+                scale_votes(each)
 
     @override
     def forward(self, words: Tensor, lengths: Tensor) -> Capsules:
@@ -98,6 +103,8 @@ class TextBranch(nn.Module):
         """
         poses, activations = self.routing(Capsules.from_vectors(windows))
         there = first_places(counts, poses.shape[1])[..., None]
+        if self.average:
+            activations = activations / counts.clamp_min(1)[:, None, None]
         poses, activations = (poses * there.unsqueeze(-1)).flatten(1, 2), (activations * there).flatten(1, 2)
         if not self.class_routing.any_number:
             missing = self.class_routing.num_in - poses.shape[1]
@@ -139,6 +146,9 @@ class TextCapsNet(TextNet):
         types: types of primary and of convolutional capsules; 16 in the released code, 32 in the paper.
         dim: dimensions of all capsules.
         window: places that a convolutional capsule sees.
+        average: divide the activations of the class capsules' children by the number of places of the text, so that a
+            routing that weighs children by them, as `StabilizedRouting` does, takes a mean over the text. In the paper
+            it is a sum, and a longer text gives longer class capsules, of whichever class.
         dim_words: dimensions of a word's vector.
         static: keep the vectors of the words as they are, rather than train them.
         dropout: dropout rate of the words' vectors, in [0, 1].
@@ -166,6 +176,7 @@ class TextCapsNet(TextNet):
         types: int = 16,
         dim: int = 16,
         window: int = 3,
+        average: bool = False,
         dim_words: int = 300,
         static: bool = False,
         dropout: float = 0.5,
@@ -189,6 +200,7 @@ class TextCapsNet(TextNet):
                 types=types,
                 dim=dim,
                 window=window,
+                average=average,
                 routing=routing,
                 class_routing=class_routing or routing,
             )

@@ -31,7 +31,7 @@ POSES = ("pose.yaml", "model/pose_cnn.yaml")
 #: They name the relation of two entities.
 OF_RELATIONS = ("relations.yaml", "model/relation_linear.yaml")
 #: They read texts.
-OF_TEXTS = ("model/capsule_a.yaml", "model/capsule_b.yaml", "model/kim_cnn.yaml")
+OF_TEXTS = (*(f"model/capsule_{name}.yaml" for name in ("a", "b", "b_mean", "b_mean_uniform")), "model/kim_cnn.yaml")
 #: Verses to translate come with the package.
 FEW_WORDS = ("--data.vocabulary_size=300", "--model.net.dim=32", "--model.net.hidden=32", "--model.beam=1")
 FEW_SCENES = ("--data.scenes=16", "--data.val_scenes=8", "--data.test_scenes=8")

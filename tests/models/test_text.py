@@ -26,6 +26,7 @@ NETS = {
     "A": partial(TextCapsNet, ngrams=[3], **SMALL),
     "B": partial(TextCapsNet, **SMALL),
     "EM": partial(TextCapsNet, ngrams=[2, 3], routing=EMRouting, **SMALL),
+    "mean": partial(TextCapsNet, ngrams=[2, 3], average=True, **SMALL),
     "CNN": partial(KimCNN, filters=5, dim_words=6),
 }
 
@@ -47,7 +48,7 @@ def test_sizes_are_those_of_the_papers():
     assert weights(KimCNN(text, 9)) == 363_009
 
 
-@pytest.mark.parametrize("name", nightly_but(("A",), NETS))
+@pytest.mark.parametrize("name", nightly_but(("A", "mean"), NETS))
 def test_padding_and_neighbors_change_nothing(name):
     net = build(name)
     lengths = [1, 2, 3, 4, 5, 6, 8, 11, 16, 17]
@@ -77,6 +78,12 @@ def test_padding_changes_nothing_whatever_the_routing(routing):
 def test_a_text_without_words_has_no_say():
     for name in ("A", "B"):
         assert not build(name)(torch.zeros(2, 5, dtype=torch.int64)).poses.any()
+
+
+def test_a_mean_over_the_text_does_not_depend_on_its_length():
+    short, long = torch.full((1, 7), 5), torch.full((1, 17), 5)  # whole windows alone, each of the same words
+    assert_close(build("mean")(long), build("mean")(short), rtol=0, atol=1e-10)
+    assert (build("A")(long).activations > 1.01 * build("A")(short).activations).all()
 
 
 def test_what_lies_beyond_the_longest_text_is_not_read():
