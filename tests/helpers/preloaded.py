@@ -13,7 +13,7 @@ import_before_torch()
 for needed in (*PRELOADED, "forked", "matplotlib.pyplot"):
     import_module(needed)
 
-EXTRAS = ["datasets", "h5py", "hypothesis", "nbformat", "nibabel", "sacrebleu", "sklearn.metrics", "tokenizers"]
+EXTRAS = ["datasets", "h5py", "nbformat", "nibabel", "sacrebleu", "sklearn.metrics", "tokenizers"]
 ours = [module.name for module in walk_packages(capsule_lightning.__path__, "capsule_lightning.")]
 ours.remove("capsule_lightning.__main__")
 for wished in EXTRAS + ours:
