@@ -63,19 +63,20 @@ def heinsen_vector_routing(
 
     Source: Heinsen 2022, its efficient form.
     """
-    weighted, relevance = poses * (relevance / sqrt(poses.shape[-2])).unsqueeze(-1), relevance.unsqueeze(-1)
+    relevance = relevance.unsqueeze(-1)
+    data = torch.cat([poses * (relevance / sqrt(poses.shape[-2])), relevance], dim=-1)  # (..., I, D + 1)
     gain, cost, num_out = (use + ignore).T, ignore.T, len(vote_in)  # (J, I): parents first, as products need them
 
     def parents(worth: Tensor) -> Tensor:
-        sums = worth @ weighted  # (..., J, D)
-        return (sums * vote_in) @ vote_out + (worth @ relevance) * vote_bias
+        sums, total = (worth @ data).split([poses.shape[-1], 1], dim=-1)  # (..., J, D), (..., J, 1)
+        return (sums * vote_in) @ vote_out + total * vote_bias
 
     couplings = relevance.new_full((*poses.shape[:-2], num_out, poses.shape[-2]), 1 / num_out)
     x = parents(gain / num_out - cost)
     if likeness is not None:
         for _ in range(iterations - 1):
             couplings = coupling_coefficients(likeness(normalize_parents(x)).mT, dim=-2)
-            x = parents(torch.addcmul(-cost, gain, couplings))
+            x = parents((gain * couplings).sub_(cost))
     return normalize_parents(x) if normalize else x, couplings.mT
 
 
@@ -128,8 +129,8 @@ def predicted_likeness(
     Source: Heinsen 2022.
     """
     predictions = (parents @ predict_in) * predict_out + predict_bias
-    # parents first in memory, for the softmax over them
-    return F.logsigmoid(torch.addcmul(shift.T, predictions @ poses.mT, scale.T)).mT
+    logits = (predictions @ poses.mT * scale.T).add_(shift.T)  # parents first in memory, for the softmax over them
+    return F.logsigmoid(logits).mT
 
 
 class HeinsenVectorRouting(Routing):
