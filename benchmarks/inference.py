@@ -55,7 +55,7 @@ class Compared(NamedTuple):
 
 NETWORKS = {
     "CapsNet": Compared("mnist.yaml", PlainCapsNet),
-    "Efficient-CapsNet, early stride": Compared("mnist_fast.yaml", partial(EfficientCapsNet, strides=(1, 2, 1, 1))),
+    "Efficient-CapsNet": Compared("mnist_fast.yaml", partial(EfficientCapsNet, strides=(1, 2, 1, 1))),
     "DeepCaps": Compared("cifar10_deepcaps.yaml", DeepCaps),
 }
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,9 @@ SMALLEST = {
     "convolution": f"{FEW} --batch_size 2 --sizes 5,2,3,4",
     "segmentation": f"{FEW} --batch_size 2 --sizes 16",
     "heads": f"{FEW} --batch_size 1 --num_classes 20",
+    "zoo": f"{FEW} --batch_size 2 --pairs 'Efficient-CapsNet, network' 'Heinsen, vectors'",
+    "inference": f"{FEW} --batch_size 2 --inner 1 --networks Efficient-CapsNet",
+    "growth": f"{FEW} --points 1 --sweeps iterations",
     "translation": f"{FEW} --sentences 2 --tokens 4 --vocabulary 20 --dim 32 --hidden 8 --num_layers 2 --kinds none em",
     "viewpoints": "--seeds 0 --networks cnn --set trainer.max_epochs=1 data.clips=12 data.frames=2 data.batch_size=4",
     "time_to_accuracy": "--seeds 0 --config digits.yaml --set trainer.max_epochs=1 data.batch_size=256",
@@ -56,7 +60,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
     def run(name: str) -> dict[str, Any]:
         out = folder / "results" / f"{name}.json"
         done = subprocess.run(
-            [sys.executable, BENCHMARKS / f"{name}.py", "--device", "cpu", "--out", out, *SMALLEST[name].split()],
+            [sys.executable, BENCHMARKS / f"{name}.py", "--device", "cpu", "--out", out, *shlex.split(SMALLEST[name])],
             cwd=folder,
             env={**clean_environment(folder), "WANDB_MODE": "disabled"},
             stdin=subprocess.DEVNULL,
@@ -169,6 +173,37 @@ def test_heads(records: dict[str, Future[dict[str, Any]]]) -> None:
     for head in found.values():
         assert_spread(head["ms"])
         assert head["law_mib"] > 0
+
+
+@of_the_scripts
+def test_zoo(records: dict[str, Future[dict[str, Any]]]) -> None:
+    results = records["zoo"].result()["results"]
+    assert [*results] == ["Efficient-CapsNet, network", "Heinsen, vectors"]
+    for found in results.values():
+        assert_spread(found["time_ratio"])
+        assert found["plain"]["parameters"] == found["ours"]["parameters"]
+    assert results["Efficient-CapsNet, network"]["ours"]["parameters"] == 161_824
+
+
+@of_the_scripts
+def test_inference(records: dict[str, Future[dict[str, Any]]]) -> None:
+    (found,) = records["inference"].result()["results"].values()
+    for ways in found.values():
+        assert [*ways] == ["plain", "load_network", "predict", "ONNX"]
+        for way in ways.values():
+            assert_spread(way["time_ratio"])
+            assert way["images_per_s"] > 0
+
+
+@of_the_scripts
+def test_growth(records: dict[str, Future[dict[str, Any]]]) -> None:
+    record = records["growth"].result()
+    found = record["results"]["iterations"]["1"]
+    assert found["products"] == 32 * 1152 * 10 * 16 * (8 + 1)
+    for form in ("plain", "fused"):
+        assert_spread(found[form]["ms"])
+        assert found[form]["law_mib"] > 0
+    assert record["out"].with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.nightly

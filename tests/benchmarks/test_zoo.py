@@ -6,9 +6,9 @@ import pytest
 import torch
 from plain_forms.em import EMNet
 from plain_forms.heinsen import MatrixLayer, VectorLayer
+from plain_forms.pairs import PAIRS, Pair
 from plain_forms.self_routing import SelfRoutingCapsules
 from plain_forms.variational_bayes import BayesNet
-from zoo import PAIRS, Pair
 
 from capsule_lightning.encoders.matrix import MatrixEncoder
 from capsule_lightning.models.conv_capsnet import ConvCapsNet
