@@ -18,6 +18,7 @@ from capsule_lightning.callbacks.collected import damaged_of_all_processes, of_a
 from capsule_lightning.callbacks.predicted_boxes import size_in
 from capsule_lightning.data.mask_files import resized
 from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.nifti_volumes import NiftiVolumesDataModule
 from capsule_lightning.figures.masks import class_colors, overlay
 from capsule_lightning.metrics.masks import image_dice
 from capsule_lightning.runs.csv_text import csv_text
@@ -52,7 +53,7 @@ class PredictedMasks(L.Callback):
     in its file. Beside the table, such as ``predictions.csv``, there is the folder ``predictions`` with ``masks`` and
     ``overlays``. The table says for each image its mask, how much of it each class takes and, if the truth is known,
     its Dice, the mean over its classes. Masks are those after the task's post-processing. Predictions without masks are
-    left out, and images that could not be read, if they may be.
+    left out, and volumes, and images that could not be read, if they may be.
 
     Args:
         output: the table, a ``.csv``; null for ``predictions.csv`` in the folder of the command.
@@ -79,6 +80,8 @@ class PredictedMasks(L.Callback):
         if not offers(outputs, "processed") or not offers(batch, "indices", "masks", "pictures"):
             return
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, NiftiVolumesDataModule):  # see `PredictedVolumes`
+            return
         table, count = self._table(trainer), data.num_classes
         folder, replace = table.with_suffix(""), self.overwrite or self.output is None
         dices = image_dice(outputs.processed, batch.masks, count + 1).nanmean(dim=1).tolist()

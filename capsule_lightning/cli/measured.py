@@ -17,6 +17,7 @@ from capsule_lightning.components.own import import_own
 from capsule_lightning.components.slots import Slot, arguments, find_class, path_of
 from capsule_lightning.data.base import ImageDataModule
 from capsule_lightning.data.module import DataModule
+from capsule_lightning.data.nifti_volumes import NiftiVolumesDataModule, are_volumes
 from capsule_lightning.data.text import TextDataModule
 from capsule_lightning.data.trained_on import TrainedOn, read_trained_on
 from capsule_lightning.data.translation import TranslationDataModule
@@ -56,6 +57,7 @@ TABLES = (
     "capsule_lightning.callbacks.joint_table.JointTable",
     "capsule_lightning.callbacks.predicted_boxes.PredictedBoxes",
     "capsule_lightning.callbacks.predicted_masks.PredictedMasks",
+    "capsule_lightning.callbacks.predicted_volumes.PredictedVolumes",
     "capsule_lightning.callbacks.translations.Translations",
 )
 """What writes predictions, each of those that it finds fields for."""
@@ -127,16 +129,17 @@ def with_pictures(given: Words, base: Mapping[str, Any] | None, checkpoint: str)
         return base
     if not is_shared(checkpoint):
         import_own(Path(checkpoint))
-    slot = annotated_slot(about, base) or pictures_slot(about, checkpoint)
+    slot = annotated_slot(about, base, given) or pictures_slot(about, checkpoint)
     return {**base, "data": slot}
 
 
-def annotated_slot(about: TrainedOn, base: Mapping[str, Any]) -> dict[str, Any] | None:
+def annotated_slot(about: TrainedOn, base: Mapping[str, Any], words: Words) -> dict[str, Any] | None:
     """Return the slot of the data module that reads pictures for a network of masks, boxes or joints; None of others.
 
     Args:
         about: what it was trained on.
         base: configuration of its run.
+        words: of the command, which name the pictures.
     """
     task = find_class(str(modernized(base.get("model") or {}).get("class_path")), Slot((Task,)))
     if not (isinstance(task, type) and issubclass(task, AnnotatedTask)):
@@ -146,6 +149,10 @@ def annotated_slot(about: TrainedOn, base: Mapping[str, Any]) -> dict[str, Any] 
     kept = ("dims", "batch_size") if of_joints else ("background", "invert", "max_pixels", "batch_size")
     names = list(about.class_names)[1 if issubclass(task, SegmentationTask) else 0 :]
     given = {"class_names": names, "shape": list(about.stored_shape or about.in_shape)}
+    if issubclass(task, SegmentationTask) and are_volumes(expanded(str(words.option("data.images")), "--data.images")):
+        kept = ("plane", "window", "max_voxels", "batch_size")
+        made = NiftiVolumesDataModule
+        return {"class_path": path_of(made), "init_args": given | {key: trained[key] for key in kept if key in trained}}
     made = JointPicturesDataModule if of_joints else ScenePicturesDataModule
     return {"class_path": path_of(made), "init_args": given | {key: trained[key] for key in kept if key in trained}}
 

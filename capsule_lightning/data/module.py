@@ -133,6 +133,10 @@ class DataModule(L.LightningDataModule, ABC):
         labels = self.store("train").labels.cpu()[self._train]
         return torch.bincount(labels[labels >= 0], minlength=self.num_classes)
 
+    def learned(self) -> dict[str, Any]:
+        """Return those arguments that the data to train on have settled, so that a network's file states them."""
+        return {}
+
     @abstractmethod
     def open(self, split: Split) -> Store:
         """Return all examples of a split, from disk; called by every process, after ``prepare_data`` on one."""

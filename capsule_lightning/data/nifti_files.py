@@ -51,6 +51,16 @@ class Volume(NamedTuple):
         """Return the number of slices."""
         return self.shape[PLANES[plane][0]]
 
+    def slice_shape(self, plane: Plane) -> tuple[int, int]:
+        """Return rows and columns of a slice."""
+        columns, rows = (length for axis, length in enumerate(self.shape) if axis != PLANES[plane][0])
+        return rows, columns
+
+    @property
+    def voxel_size(self) -> float:
+        """Of a voxel, in cubic millimeters."""
+        return abs(float(np.linalg.det(self.affine[:3, :3])))
+
 
 def read_header(path: Path, most: int = MOST_VOXELS) -> Volume:
     """Return what the header of a file states.
@@ -123,6 +133,33 @@ def read_slices(path: Path, plane: Plane, most: int = MOST_VOXELS, whole_numbers
     # superior, or anterior, comes first in a slice, and so does the right of the body, or what is anterior
     laid = np.moveaxis(values, axis, 0)[:, ::-1, ::-1].swapaxes(1, 2)
     return np.ascontiguousarray(laid, dtype=np.int32 if whole_numbers else np.float32)
+
+
+def mask_file(volume: Volume, slices: np.ndarray, plane: Plane, most: int = MOST_VOXELS) -> bytes:
+    """Return a mask as the content of a NIfTI file that has the geometry of a volume, and is packed if that is.
+
+    Args:
+        volume: of which it is the mask.
+        slices: ``(slices, rows, columns)`` of whole numbers, see `PLANES`.
+        plane: of the slices.
+        most: voxels that the volume may have.
+
+    Raises:
+        InputError: the volume cannot be read any more.
+    """
+    nibabel = library(volume.path)
+    header, _ = _header(volume.path, most)
+    turned = np.moveaxis(slices.swapaxes(1, 2)[:, ::-1, ::-1], 0, PLANES[plane][0])  # right, anterior, superior
+    canonical = nibabel.orientations.io_orientation(np.eye(4))
+    back = nibabel.orientations.ornt_transform(canonical, nibabel.orientations.io_orientation(volume.affine))
+    mask = nibabel.orientations.apply_orientation(turned, back).reshape(header.get_data_shape())
+    header.set_data_dtype(mask.dtype)
+    header.set_slope_inter(1, 0)
+    for name in ("cal_min", "cal_max"):  # of the volume's values
+        header[name] = 0
+    made = nibabel.Nifti1Image if header.sizeof_hdr == 348 else nibabel.Nifti2Image
+    content: bytes = made(mask, header.get_best_affine(), header).to_bytes()
+    return gzip.compress(content, mtime=0) if volume.path.name.endswith(".gz") else content
 
 
 def library(path: Path) -> Any:

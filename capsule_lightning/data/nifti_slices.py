@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -248,6 +248,10 @@ class NiftiSlicesDataModule(PairedMasksDataModule):
                 return printable(f"{scan.volume.path} {self.plane} {index * self.step}")
             index -= count
         return super().name_of(index)
+
+    @override
+    def learned(self) -> dict[str, Any]:
+        return {"window": list(self.window)}
 
     @override
     def describe(self) -> str:

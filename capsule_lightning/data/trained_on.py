@@ -209,7 +209,7 @@ def slot_of(data: DataModule) -> dict[str, Any] | None:
     try:
         return {
             "class_path": path_of(type(data)),
-            "init_args": of_no_machine({**stated(data.hparams), "seed": data.seed}),
+            "init_args": of_no_machine({**stated(data.hparams), **stated(data.learned()), "seed": data.seed}),
         }
     except TypeError:  # a class that was made within a function
         return None

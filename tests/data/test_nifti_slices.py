@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from trained import fit
 
-from capsule_lightning.data.nifti_files import read_header, read_slices
+from capsule_lightning.cli import main
+from capsule_lightning.data.nifti_files import mask_file, read_header, read_slices
 from capsule_lightning.data.nifti_slices import NiftiSlicesDataModule
+from capsule_lightning.data.nifti_volumes import NiftiVolumesDataModule, are_volumes
+from capsule_lightning.data.trained_on import annotated_on
 from capsule_lightning.errors import InputError
+from capsule_lightning.sharing.export import export
 
 nibabel = pytest.importorskip("nibabel")
 SHAPE = (10, 12, 6)
@@ -185,3 +190,98 @@ def test_values_that_are_no_numbers_or_not_whole_are_refused(tmp_path):
 def test_options_out_of_range_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         NiftiSlicesDataModule(**options)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_a_mask_lies_where_its_volume_does_in_any_order_of_voxels(plane, tmp_path):
+    """Whatever is seen in slices is written where it was: other programs read the volume itself back."""
+    values, _ = body()
+    for number, turn in enumerate(("RAS", "LPS", "PIR")):
+        path = tmp_path / ("a.nii.gz" if number else "a.nii")
+        codes = nibabel.orientations.axcodes2ornt(tuple(turn))
+        affine = np.array([[2.0, 0.1, 0, 7], [0, 3, 0, -8], [0, 0, 4, 9], [0, 0, 0, 1]])
+        turned = nibabel.Nifti1Image(values, affine).as_reoriented(
+            nibabel.orientations.ornt_transform(nibabel.orientations.io_orientation(affine), codes)
+        )
+        turned.header.set_xyzt_units("mm", "sec")
+        turned.header["cal_max"] = 800
+        turned.header.set_slope_inter(2, -1)
+        turned.set_sform(turned.affine, 2)
+        turned.to_filename(path)
+        volume = read_header(path)
+        seen = (read_slices(path, plane) > 0).astype(np.uint8)
+        assert seen.shape[1:] == volume.slice_shape(plane)
+        (tmp_path / f"mask_{path.name}").write_bytes(mask_file(volume, seen, plane))
+        mask, original = nibabel.load(tmp_path / f"mask_{path.name}"), nibabel.load(path)
+        assert np.array_equal(np.asarray(mask.dataobj), np.asarray(original.dataobj) > 0)
+        assert_close(mask.affine, original.affine, rtol=0, atol=1e-6)
+        assert mask.get_data_dtype() == np.uint8
+        for field in ("dim", "pixdim", "sform_code", "qform_code", "xyzt_units"):
+            assert np.array_equal(mask.header[field], original.header[field]), field
+        assert mask.header["cal_max"] == 0
+        assert volume.voxel_size == pytest.approx(24)
+
+
+def volumes(folder: Path, **options: object) -> NiftiVolumesDataModule:
+    given = {"class_names": ["organ"], "shape": [1, 12, 12], "window": [-1000, 1000], "batch_size": 4, **options}
+    data = NiftiVolumesDataModule(images=str(folder), **given)
+    data.setup("predict")
+    return data
+
+
+def test_slices_to_predict_are_those_of_training(tmp_path):
+    options = folders(tmp_path, count=3)
+    trained = made({**options, "window": [-1000, 1000], "val_size": 0}, test_size=0.5)
+    data = volumes(tmp_path / "scans")
+    slices = torch.cat([data.on_after_batch_transfer(batch, 0).images for batch in data.predict_dataloader()])
+    assert len(slices) == 18
+    paths = [volume.path for volume in data.volumes]
+    for split in ("train", "test"):
+        for number, scan in enumerate(trained.scans[split]):
+            first = 6 * paths.index(scan.volume.path)
+            assert_close(trained.store(split).inputs[6 * number : 6 * number + 6], slices[first : first + 6])
+    assert data.place_of(6) == (1, 0)
+    assert data.name_of(17).endswith("2.nii.gz axial 5")
+    assert are_volumes(tmp_path / "scans")
+    assert are_volumes(tmp_path / "scans/0.nii.gz")
+    assert not are_volumes(tmp_path)
+    assert len(volumes(tmp_path / "scans/0.nii.gz").store("predict")) == 6
+
+
+def test_what_training_has_settled_is_stated_and_what_is_missing_is_asked_for(tmp_path):
+    data = made(folders(tmp_path))
+    slot = annotated_on(data, ["background", "organ"]).slot
+    assert slot["init_args"]["window"] == pytest.approx(list(data.window))
+    assert slot["init_args"]["plane"] == "axial"
+    with pytest.raises(InputError, match=r"window=None.*state --data\.window"):
+        volumes(tmp_path / "scans", window=None)
+    with pytest.raises(InputError, match="takes pictures of 3 channels"):
+        volumes(tmp_path / "scans", shape=[3, 12, 12])
+
+
+@pytest.mark.nightly
+def test_predict_writes_a_mask_for_each_volume(tmp_path, monkeypatch, capsys):
+    options = folders(tmp_path, count=5)
+    words = [f"--data.{name}={value}" for name, value in options.items()]
+    words += ["--data.image_size=16", "--data.val_size=1", "--data.test_size=1", "--data.plane=coronal"]
+    net = ("--config=model/unet_small.yaml", "--model.loss.class_weights=null")
+    checkpoint = fit(tmp_path, "--config=segmentation.yaml", "--data=NiftiSlicesDataModule", *words, *net)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    oblique = np.array([[-2.0, 0, 0, 5], [0, 0, 3, 6], [0, -4, 0, 7], [0, 0, 0, 1]])
+    write(tmp_path / "new/one.nii", np.swapaxes(body(9)[0], 1, 2), oblique)
+    write(tmp_path / "new/two.nii.gz", body(8)[0][:, :7])
+    shared = export(checkpoint, tmp_path / "net.safetensors").path
+    for source, name in ((checkpoint, "a"), (shared, "b")):
+        main(["predict", f"--ckpt_path={source}", "--data.images=new", f"--output={name}.csv"])
+        told = capsys.readouterr().out
+        assert "2 masks" in told
+        for file in ("one.nii", "two.nii.gz"):
+            mask, volume = nibabel.load(tmp_path / name / "masks" / file), nibabel.load(tmp_path / "new" / file)
+            assert mask.shape == volume.shape
+            assert_close(mask.affine, volume.affine)
+        rows = (tmp_path / f"{name}.csv").read_text().splitlines()
+        assert rows[0].startswith("volume,mask,ml_")
+        assert len(rows) == 3
+    for file in ("one.nii", "two.nii.gz"):
+        assert (tmp_path / "a/masks" / file).read_bytes() == (tmp_path / "b/masks" / file).read_bytes()
