@@ -21,6 +21,7 @@ class TextFolderDataModule(TextDataModule):
     """Text files in ``<root>/{train,test}/<class>/*.txt``, or in ``<root>/<class>/*.txt`` with a test set split off.
 
     The folders of the splits may have any of their usual names, such as ``Training``, ``valid`` and ``Testing``.
+    Classes are in the order of the alphabet, or of their numbers if all folders are called by whole numbers.
     `TextDataModule` describes the arguments that are not listed.
 
     Args:

@@ -127,6 +127,18 @@ def test_folders_of_text_files(tmp_path):
         TextFolderDataModule(str(tmp_path))
 
 
+def test_class_folders_that_are_numbers_are_in_their_order(tmp_path):
+    for name in ("10", "9", "1"):
+        (tmp_path / name).mkdir()
+        for n in range(5):
+            (tmp_path / name / f"{n}.txt").write_text(f"stars {name} of ten, {n}")
+    data = TextFolderDataModule(str(tmp_path), seed=0, min_count=1)
+    data.setup("test")
+    assert data.class_names == ["1", "9", "10"]
+    said = [text.split()[1] for text in data.texts_of("test")]
+    assert [data.class_names[label] for label in data.store("test").labels.tolist()] == said
+
+
 def test_published_files(tmp_path):
     for name, word in (("neg", "dull"), ("pos", "lively")):
         lines = [f"a {word} caf\u00e9 {n}" for n in range(20)]
