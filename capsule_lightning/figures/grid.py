@@ -11,6 +11,7 @@ from capsule_lightning.figures.plain_text import PlainTextFigure
 from capsule_lightning.figures.tiles import as_array
 
 TILE = 1.35  # inches
+HEAD = 0.5  # for the title and the headings
 
 
 def grid_figure(
@@ -29,13 +30,13 @@ def grid_figure(
     """
     columns, is_map = len(headings), any(cell.ndim == 2 for row in rows for cell in row)
     left, right = (0.9 if names else 0.1), (0.7 if is_map else 0.1)
-    width, height = max(TILE * columns + left + right, 4.5), TILE * len(rows) + 0.8
+    width, height = max(TILE * columns + left + right, 4.5), TILE * len(rows) + HEAD + 0.05
     figure = PlainTextFigure(figsize=(width, height))
     figure.suptitle(title, fontsize=12, y=1 - 0.1 / height, va="top")
     seen = None
     for r, row in enumerate(rows):
         for c, cell in enumerate(row):
-            place = (left + c * TILE) / width, 1 - (0.75 + (r + 1) * TILE) / height
+            place = (left + c * TILE) / width, 1 - (HEAD + (r + 1) * TILE) / height
             axis = figure.add_axes((*place, 0.95 * TILE / width, 0.95 * TILE / height))
             axis.set(xticks=[], yticks=[])
             axis.set_frame_on(False)

@@ -22,8 +22,8 @@ from capsule_lightning.tasks.translation import TranslationTask
 
 GROUPS = 5  # of sentences of like length
 SHOWN = 8  # best, and worst ones
-ATTENDED = 3  # sentences whose attention is drawn
-WIDEST = 24  # most words of these
+ATTENDED = 3  # sentences whose attention is drawn, of the shortest third
+LONGEST = 24  # most pieces of their translations
 ROUTED = 64  # sentences whose couplings are averaged
 
 
@@ -123,11 +123,11 @@ def attention(net: object, rows: Sequence[Translated], data: TranslationDataModu
     """Draw which words of the source the decoder looks at; nothing of a network that is no `Transformer`."""
     if not isinstance(net, Transformer):
         return
-    some = [row for row in rows if 3 <= len(row.ids) <= WIDEST and 1 < len(row.said) <= WIDEST]
-    tables = []
-    for row in some[:: max(len(some) // ATTENDED, 1)][:ATTENDED]:
-        seen = cross_attention(net, row.ids.unsqueeze(0), begun(row.said))[0]
-        source, said = ([piece(data, number) for number in ids.tolist()] for ids in (row.ids, row.said))
+    some = sorted((row for row in rows if row.source.strip()), key=lambda row: len(row.ids))
+    some, tables = some[: max(len(some) // 3, ATTENDED)], []
+    for row in some[:: -(-len(some) // ATTENDED)] if some else []:
+        seen = cross_attention(net, row.ids.unsqueeze(0), begun(row.said[:LONGEST]))[0]
+        source, said = ([piece(data, number) for number in ids.tolist()] for ids in (row.ids, row.said[:LONGEST]))
         tables.append(heat_table(seen.tolist(), said, source, row.source))
     if tables:
         caption = (

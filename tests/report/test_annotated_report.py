@@ -57,7 +57,7 @@ def test_a_page_tells_what_a_test_measures(kind: str, tmp_path: Path, monkeypatc
         assert not re.search(r"\{\{\w+\}\}", content)
         rows = list(csv.reader(written.table.open()))
         assert written.table.name == f"{source.stem}_numbers.csv"
-        assert len(rows) == 1 + {"segmentation": 10, "detection": 10, "pose": 15}[kind]
+        assert len(rows) == 1 + {"segmentation": 5, "detection": 10, "pose": 15}[kind]
         assert all(len(row) == len(rows[0]) for row in rows)
     Image.new("L", (20, 30), 90).save(tmp_path / "a.png")
     own = report(shared, tmp_path / "own.html", images=tmp_path / "a.png")
