@@ -150,9 +150,9 @@ def annotated_slot(about: TrainedOn, base: Mapping[str, Any], words: Words) -> d
     names = list(about.class_names)[1 if issubclass(task, SegmentationTask) else 0 :]
     given = {"class_names": names, "shape": list(about.stored_shape or about.in_shape)}
     if issubclass(task, SegmentationTask) and are_volumes(expanded(str(words.option("data.images")), "--data.images")):
-        kept = ("plane", "window", "max_voxels", "batch_size")
-        made = NiftiVolumesDataModule
-        return {"class_path": path_of(made), "init_args": given | {key: trained[key] for key in kept if key in trained}}
+        of_volumes = ("plane", "window", "max_voxels", "batch_size")
+        stated = given | {key: trained[key] for key in of_volumes if key in trained}
+        return {"class_path": path_of(NiftiVolumesDataModule), "init_args": stated}
     made = JointPicturesDataModule if of_joints else ScenePicturesDataModule
     return {"class_path": path_of(made), "init_args": given | {key: trained[key] for key in kept if key in trained}}
 

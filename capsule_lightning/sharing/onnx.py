@@ -176,8 +176,9 @@ def onnx_model(net: Network, metadata: Metadata) -> bytes:
         with torch.no_grad(), _quiet():
             # strict, because then `len` of a tensor stays a symbol: plain tracing would fix the batch at 3
             traced = torch.export.export(outputs, tuple(examples[0].values()), dynamic_shapes=shapes, strict=True)
-            named = {"input_names": list(outputs.inputs), "output_names": list(outputs.names)}
-            program = torch.onnx.export(traced, **named, verbose=False)
+            program = torch.onnx.export(
+                traced, input_names=[*outputs.inputs], output_names=[*outputs.names], verbose=False
+            )
         assert program is not None
         model = program.model
         for node in model.graph.all_nodes():

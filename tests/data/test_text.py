@@ -132,7 +132,7 @@ def test_class_folders_that_are_numbers_are_in_their_order(tmp_path):
         (tmp_path / name).mkdir()
         for n in range(5):
             (tmp_path / name / f"{n}.txt").write_text(f"stars {name} of ten, {n}")
-    data = TextFolderDataModule(str(tmp_path), seed=0, min_count=1)
+    data = TextFolderDataModule(str(tmp_path), seed=0, min_count=1, val_size=3)
     data.setup("test")
     assert data.class_names == ["1", "9", "10"]
     said = [text.split()[1] for text in data.texts_of("test")]
