@@ -19,6 +19,7 @@ from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.detector import Detector
 from capsule_lightning.models.pose import PoseNet
 from capsule_lightning.models.translation import TranslationNet
+from capsule_lightning.models.words import WordNet
 from capsule_lightning.routing.base import Routing
 from capsule_lightning.sharing.metadata import Metadata
 from capsule_lightning.sharing.network_file import Network
@@ -41,17 +42,17 @@ class OnnxOutputs(nn.Module):
         free: the first sizes of each output.
     """
 
-    inputs: Mapping[str, Sequence[str]] = {"images": ("batch",)}
     free: Sequence[str] = ("batch",)
 
     def __init__(self, net: Network) -> None:
         super().__init__()
         self.net = net
+        self.inputs: Mapping[str, Sequence[str]] = {"tokens" if isinstance(net, WordNet) else "images": ("batch",)}
         self.names = names_of_outputs(net)
         self.loss = loss_of_sets(net)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map ``(B, C, H, W)`` to the outputs in the order of `names`.
+        """Map ``(B, C, H, W)``, or tokens of texts, to the outputs in the order of `names`.
 
         Class capsules are ``(B, J, E)`` and ``(B, J)``, or of each pixel ``(B, H, W, J, E)`` and ``(B, H, W, J)``, and
         the reconstruction ``(B, C, H, W)`` is from the longest; for joints and maps see `Places` and `CenterMaps`. If
@@ -71,9 +72,17 @@ class OnnxOutputs(nn.Module):
         return (*capsules, *(each for each in more if each is not None))
 
     def examples(self) -> list[dict[str, Tensor]]:
-        """Return inputs to trace the computation with, and others to compare it with."""
-        images = torch.rand(3, *self.net.in_shape, generator=torch.Generator().manual_seed(0))
-        return [{"images": images}, {"images": images[:1]}]
+        """Return inputs to trace the computation with, and others to compare it with; of texts the longest ones.
+
+        Texts that are shorter have padding behind them, which has no say.
+        """
+        name, net = next(iter(self.inputs)), self.net
+        if isinstance(net, WordNet):
+            found = net.example_inputs(3)
+            found[0, ..., -found.shape[-1] // 3 :] = PAD
+        else:
+            found = torch.rand(3, *net.in_shape, generator=torch.Generator().manual_seed(0))
+        return [{name: found}, {name: found[:1]}]
 
     def most(self, size: str) -> int | None:
         """Return the largest value of one of the sizes in `inputs`; None for any."""
@@ -171,7 +180,7 @@ def onnx_model(net: Network, metadata: Metadata) -> bytes:
     outputs = (OnnxWords(net) if isinstance(net, TranslationNet) else OnnxOutputs(net)).eval()
     examples = outputs.examples()
     free = {size: torch.export.Dim(size, max=outputs.most(size)) for sizes in outputs.inputs.values() for size in sizes}
-    shapes = {name: {n: free[size] for n, size in enumerate(sizes)} for name, sizes in outputs.inputs.items()}
+    shapes = tuple({n: free[size] for n, size in enumerate(sizes)} for sizes in outputs.inputs.values())
     try:
         with torch.no_grad(), _quiet():
             # strict, because then `len` of a tensor stays a symbol: plain tracing would fix the batch at 3
