@@ -113,15 +113,14 @@ def with_pictures(given: Words, base: Mapping[str, Any] | None, checkpoint: str)
     """Let ``predict --data.images`` need no other data than the images.
 
     Raises:
-        InputError: the network names several objects in an image.
+        InputError: the network reads texts, or names several objects in an image.
     """
     if given.command != "predict" or given.option("data.images") is None or given.chooses_data or base is None:
         return base
     about = images_known(checkpoint)
-    usual = modernized(base.get("data") or {}).get("class_path")
-    reads = usual is None or "images" in arguments(find_class(str(usual), Slot((DataModule,))))
+    require_read(given, base, checkpoint, "images", "texts")
     require(
-        reads and (about is None or about.num_labels in (0, 1)),
+        reads(base, "images") and (about is None or about.num_labels in (0, 1)),
         f"data.images={given.option('data.images')}: {checkpoint} names several objects in an image, and pictures of "
         "one's own are for networks of one class an image; leave --data.images out to predict the test set",
     )
@@ -131,6 +130,21 @@ def with_pictures(given: Words, base: Mapping[str, Any] | None, checkpoint: str)
         import_own(Path(checkpoint))
     slot = annotated_slot(about, base, given) or pictures_slot(about, checkpoint)
     return {**base, "data": slot}
+
+
+def reads(base: Mapping[str, Any], option: str) -> bool:
+    """Say whether the data of a configuration have an option to predict with; True if it does not state data."""
+    usual = modernized(base.get("data") or {}).get("class_path")
+    return usual is None or option in arguments(find_class(str(usual), Slot((DataModule,))))
+
+
+def require_read(given: Words, base: Mapping[str, Any], checkpoint: str, option: str, other: str) -> None:
+    """Refuse an option of `predict` where the network's data have the other one alone."""
+    require(
+        reads(base, option) or not reads(base, other),
+        f"data.{option}={given.option(f'data.{option}')}: {checkpoint} reads {other} and no {option}; give them by "
+        f"--data.{other}",
+    )
 
 
 def annotated_slot(about: TrainedOn, base: Mapping[str, Any], words: Words) -> dict[str, Any] | None:
@@ -158,9 +172,14 @@ def annotated_slot(about: TrainedOn, base: Mapping[str, Any], words: Words) -> d
 
 
 def with_texts(given: Words, base: Mapping[str, Any] | None, checkpoint: str) -> Mapping[str, Any] | None:
-    """Let ``predict --data.texts`` need no other data than the texts."""
+    """Let ``predict --data.texts`` need no other data than the texts.
+
+    Raises:
+        InputError: the network reads images.
+    """
     if given.command != "predict" or given.option("data.texts") is None or given.chooses_data or base is None:
         return base
+    require_read(given, base, checkpoint, "texts", "images")
     about = images_known(checkpoint)
     if about is None or about.vocabulary is None:
         return base

@@ -1,5 +1,6 @@
 """Which network and which data a command is about, and what a training may begin from."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -7,7 +8,15 @@ import pytest
 import torch
 
 from capsule_lightning.cli.configs import resolve
-from capsule_lightning.cli.measured import TABLE, for_predict, pictures_slot, take_weights, with_network, with_pictures
+from capsule_lightning.cli.measured import (
+    TABLE,
+    for_predict,
+    pictures_slot,
+    take_weights,
+    with_network,
+    with_pictures,
+    with_texts,
+)
 from capsule_lightning.cli.words import read_words
 from capsule_lightning.data.trained_on import TrainedOn
 from capsule_lightning.encoders.sabour import SabourEncoder
@@ -82,6 +91,25 @@ def test_pictures_for_a_network_of_several_objects_are_refused(known: bool, tmp_
     with pytest.raises(InputError, match=r"data\.images=x\.png: .*several objects") as refused:
         with_pictures(read_words(["predict", "--data.images", "x.png"]), base, path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "data", "other", "let"),
+    [
+        ("--data.images in.txt", "TextDataModule", "--data.texts", with_pictures),
+        ("--data.images in.txt", "TranslationDataModule", "--data.texts", with_pictures),
+        ("--data.texts x.png", "DigitsDataModule", "--data.images", with_texts),
+    ],
+)
+def test_texts_for_a_network_of_images_name_the_other_option_and_the_other_way_round(
+    words: str, data: str, other: str, let: Callable[..., object], tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "a.ckpt", ClassificationTask((1, 8, 8), 3, NET))
+    option, value = words.removeprefix("--").split()
+    with pytest.raises(InputError) as refused:
+        let(read_words(["predict", *words.split()]), {"data": {"class_path": data}}, path)
+    assert f"{option}={value}" in str(refused.value)
+    assert str(refused.value).endswith(other)
 
 
 @pytest.mark.parametrize("word", ["--embeddings", "--poses"])  # the second as it was called before
