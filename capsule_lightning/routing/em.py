@@ -5,24 +5,21 @@ Hinton, Sabour & Frosst, Matrix Capsules with EM Routing, ICLR 2018, Procedure 1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import e, log, pi
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require
+from capsule_lightning.kernels.gaussians_of_votes import gaussians_of_votes
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.variant import Variant, require_variant
 from capsule_lightning.routing.base import Competition, MatrixRouting, Pose
 
-_BLOCK_OF_VOTES = 2**20  # numbers: 4 MiB in float32
 _LEAST_MASS = 1e-12  # what weights are divided by if a parent has no children
 # the units of beta_u and beta_a in the released code, whose optimizer moves both by the same steps
 _OFFICIAL_UNITS = log(2 * pi * e), -5000.0
@@ -34,75 +31,6 @@ def require_settings(iterations: int, min_variance: float, damping: float, mode:
     require(min_variance > 0, f"min_variance={min_variance}: expected a number above 0, such as 0.0005")
     require(0 <= damping < 1, f"damping={damping}: expected 0 or more and less than 1 (the released code uses 0.1)")
     require_variant(mode)
-
-
-def weighted_means(votes: Tensor, weights: Tensor) -> Tensor:
-    """Return ``(..., J, E)``, the sum over i of ``weights (..., J, I)`` times ``votes (..., J, I, E)``."""
-    return (weights.unsqueeze(-2) @ votes).squeeze(-2)
-
-
-def scatter_and_distances(votes: Tensor, means: Tensor, weights: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how far the votes for each parent scatter around it, and how far away each vote is by that measure.
-
-    The differences themselves are squared, because the sum of squares minus the square of the sum would cancel if votes
-    agree. Nothing as large as the votes is kept for the backward pass, which forms it again, and on the CPU nothing of
-    that size is formed whole. The result can be differentiated once.
-
-    Args:
-        votes: ``(..., J, I, E)``, parents first.
-        means: ``(..., J, E)``.
-        weights: ``(..., J, I)``, at least 0.
-        least: ``(..., J, E)``, the scatter before any vote is counted, above 0.
-
-    Returns:
-        ``scatter (..., J, E) = least + sum_i weights (votes - means)^2``, and
-        ``distances (..., J, I) = sum_e (votes - means)^2 / scatter``.
-    """
-    rows = (part.flatten(0, -2).unsqueeze(1) for part in (means, weights, least))
-    scatter, distances = _ScatterAndDistances.apply(votes.flatten(0, -3), *rows)
-    return scatter.view(means.shape), distances.view(weights.shape)
-
-
-class _ScatterAndDistances(torch.autograd.Function):
-    """The autograd function of `scatter_and_distances`.
-
-    Shapes are ``votes (N, I, E)``, ``means (N, 1, E)``, ``weights (N, 1, I)``, ``least (N, 1, E)``.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, votes: Tensor, means: Tensor, weights: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-        scatter, distances = means.new_empty(means.shape), means.new_empty(weights.shape)
-        for v, m, w, low, s, d in _blocks(votes, means, weights, least, scatter, distances):
-            squares = (v - m).square_()
-            torch.baddbmm(low, w, squares, out=s)
-            torch.bmm(s.reciprocal(), squares.transpose(1, 2), out=d)
-        ctx.save_for_backward(votes, means, weights, scatter)
-        return scatter, distances
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_scatter: Tensor, of_distances: Tensor) -> tuple[Tensor, ...]:
-        gradients = tuple(part.new_empty(part.shape) for part in ctx.saved_tensors)
-        for v, m, w, s, ds, dd, dv, dm, dw, low in _blocks(*ctx.saved_tensors, of_scatter, of_distances, *gradients):
-            differences = v - m
-            squares = differences.square()
-            precision = s.reciprocal()
-            torch.sub(ds, precision.square() * torch.bmm(dd, squares), out=low)
-            torch.bmm(low, squares.transpose(1, 2), out=dw)
-            # the gradient of a square is w[i] low[e] + dd[i] precision[e]
-            of_votes = torch.cat([w, dd], dim=1)  # (n, 2, I)
-            of_parents = 2 * torch.cat([low, precision], dim=1)  # (n, 2, E)
-            torch.sum(-of_parents * torch.bmm(of_votes, differences), dim=1, keepdim=True, out=dm)
-            torch.mul(differences, torch.bmm(of_votes.transpose(1, 2), of_parents), out=dv)
-        return gradients
-
-
-def _blocks(votes: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split tensors ``(N, ...)`` into blocks of rows on the CPU, so that what each block needs stays in the cache."""
-    rows = max(1, len(votes))
-    if votes.device.type == "cpu" and not torch.compiler.is_compiling():
-        rows = max(1, _BLOCK_OF_VOTES // votes.shape[1:].numel())
-    return zip(*(torch.split(part, rows) for part in (votes, *others)), strict=True)
 
 
 @full_precision
@@ -153,15 +81,14 @@ def em_routing(
     dim = votes.shape[-1]
     votes_of_parents = votes.transpose(-3, -2).contiguous()  # (..., J, I, E), for matrix products
     nothing = torch.zeros_like(votes_of_parents[..., 0, :])
-    least = nothing + min_variance
 
     def fit(couplings: Tensor, means: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
         """Take the M-step: return means, logits of the activations, and log densities of the votes up to a constant."""
         weights = (couplings * activations.unsqueeze(-1)).transpose(-1, -2)  # (..., J, I)
         mass = weights.sum(dim=-1)
         weights = weights / mass.clamp_min(_LEAST_MASS).unsqueeze(-1)
-        means = (1 - damping) * weighted_means(votes_of_parents, weights) + damping * means
-        variance, distances = scatter_and_distances(votes_of_parents, means, weights, least)
+        scale = torch.full_like(mass, 1 - damping)
+        means, variance, distances = gaussians_of_votes(votes_of_parents, weights, scale, damping * means, min_variance)
         log_variance = variance.log().sum(dim=-1)  # (..., J)
         cost = mass * (dim * beta_u + (0.5 if mode == "paper" else 1.0) * log_variance)
         logits = final_lambda * (1 - 0.95 ** (t + 1)) * (beta_a - cost)

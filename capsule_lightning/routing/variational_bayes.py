@@ -14,10 +14,10 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require
+from capsule_lightning.kernels.gaussians_of_votes import gaussians_of_votes
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.routing.base import Competition, MatrixRouting, Pose
-from capsule_lightning.routing.em import scatter_and_distances, weighted_means
 
 
 @full_precision
@@ -73,9 +73,8 @@ def variational_bayes_routing(
         """Return the posteriors: means, masses R, E ln |Lambda|, E ln pi, and distances of the votes by the scatter."""
         weights = (couplings * activations.unsqueeze(-1)).transpose(-1, -2)  # (..., J, I)
         mass = weights.sum(dim=-1)  # (..., J)
-        means = weighted_means(votes_of_parents, weights) / (kappa + mass).unsqueeze(-1)
-        prior = 1 / psi + kappa * means.square()
-        scatter, distances = scatter_and_distances(votes_of_parents, means, weights, prior)
+        scale, nothing = 1 / (kappa + mass), torch.zeros_like(votes_of_parents[..., 0, :])
+        means, scatter, distances = gaussians_of_votes(votes_of_parents, weights, scale, nothing, 1 / psi, kappa)
         halves = 0.5 * ((dim + 1 + mass).unsqueeze(-1) - torch.arange(dim, device=votes.device))  # (..., J, E)
         log_precision = (torch.digamma(halves) - scatter.log()).sum(dim=-1) + dim * log(2)
         concentration = alpha + mass

@@ -10,8 +10,7 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.encoders.matrix import MatrixEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.models.conv_capsnet import ConvCapsNet
-from capsule_lightning.routing import em as em_module
-from capsule_lightning.routing.em import EMRouting, em_routing, scatter_and_distances
+from capsule_lightning.routing.em import EMRouting, em_routing
 
 LEAST = 5e-4
 
@@ -91,20 +90,6 @@ def test_gradient_is_the_numerical_one(iterations, mode):
     assert torch.autograd.gradcheck(
         lambda *inputs: em_routing(*inputs, iterations, damping=0.1, mode=mode, min_variance=0.1), case()
     )
-
-
-@pytest.mark.parametrize("block", [1, 2 * 5 * 3, 2**20])  # one row at a time, two of the five, all
-def test_scatter_and_distances_are_those_of_the_whole_whatever_the_block(block, monkeypatch):
-    monkeypatch.setattr(em_module, "_BLOCK_OF_VOTES", block)
-    votes, means = torch.randn(5, 5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    weights, least = torch.rand(5, 5, dtype=torch.float64), torch.rand(5, 3, dtype=torch.float64) + 0.1
-    inputs = [part.requires_grad_() for part in (votes, means, weights, least)]
-    squares = (votes - means.unsqueeze(-2)).square()
-    expected = least + (weights.unsqueeze(-1) * squares).sum(dim=-2)
-    assert_close(scatter_and_distances(*inputs), (expected, (squares / expected.unsqueeze(-2)).sum(dim=-1)))
-    assert torch.autograd.gradcheck(scatter_and_distances, inputs)
-    for output in range(2):  # each of them alone
-        assert torch.autograd.gradcheck(lambda *x, output=output: scatter_and_distances(*x)[output], inputs)
 
 
 def test_votes_that_agree_about_a_distant_pose_keep_their_variance():
