@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
+from growth_picture import draw
 from measure import (
     MIB,
     Step,
@@ -38,7 +39,6 @@ from torch import nn
 from typing_extensions import override
 
 FORMS = {"plain": "torch", "fused": "auto"}
-COLORS = {"plain": "#D55E00", "fused": "#0072B2"}
 DIM_IN, DIM_OUT, TYPES, CHANNELS = 8, 16, 32, 256
 
 
@@ -91,7 +91,7 @@ class Sizes(NamedTuple):
 SWEEPS: dict[str, dict[int, Sizes]] = {
     "images in a batch": {n: Sizes(batch_size=n) for n in (8, 32, 128, 512)},
     "child capsules": {n: Sizes(32, num_in=n) for n in (288, 1152, 4608, 18432)},
-    "parent capsules": {n: Sizes(8, num_out=n) for n in (10, 30, 100, 300, 1000)},
+    "parent capsules": {n: Sizes(32, num_in=288, num_out=n) for n in (10, 30, 100, 300, 1000)},
     "iterations": {n: Sizes(32, iterations=n) for n in (1, 2, 3, 5, 10)},
     "pixels along a side": {n: Sizes.of_network(8, n) for n in (28, 40, 52, 64)},
 }
@@ -174,46 +174,6 @@ def row(what: str, size: str, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} | {'' if memory is None else format(memory, '.2f')} |"
 
 
-def draw(found: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """Draw time and memory of both forms against each size, dashed what the law says, into a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.1 * len(found), 8.2), layout="constrained")
-    axes = figure.subplots(2, len(found), squeeze=False)
-    for column, (what, points) in enumerate(found.items()):
-        sizes, each = [int(size) for size in points], list(points.values())
-        for form, color in COLORS.items():
-            ms = [point[form]["ms"]["median"] for point in each]
-            # the law of time has a factor, that of the largest size
-            time_law = [ms[-1] * point["products"] / each[-1]["products"] for point in each]
-            panels = [(ms, time_law), ([p[form]["peak_mib"] for p in each], [p[form]["law_mib"] for p in each])]
-            for axis, (measured, law) in zip(axes[:, column], panels, strict=True):
-                if None not in measured:
-                    axis.plot(sizes, measured, "o-", color=color, linewidth=2, label=f"{form}, measured")
-                axis.plot(sizes, law, "--", color=color, linewidth=1.2, label=f"{form}, law")
-        batch = "" if what == "images in a batch" else f", {each[0]['batch_size']} images"
-        axes[0, column].set_title(f"{'network' if each[0]['side'] else 'layer'}{batch}", fontsize=13, loc="left")
-        for axis, unit in zip(axes[:, column], ("ms", "MiB"), strict=True):
-            axis.set_xscale("log")
-            axis.set_yscale("log")
-            axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=11)
-            axis.minorticks_off()
-            axis.set_xlabel(what, fontsize=13)
-            axis.set_ylabel(unit, fontsize=13)
-            axis.tick_params(labelsize=11)
-            axis.grid(color="0.9")
-            axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(fontsize=11, frameon=False)
-    figure.suptitle(
-        "A training step with B images, I children of D dimensions, J parents of E, r iterations\n"
-        "time: B I J E (D + 2 r - 1) products in the forward pass\n"
-        "memory, in numbers: plain 2 r B I J E + 2 I J D E; fused, n examples at a time, n I J (E + 3 (2 r - 1)) + "
-        "5 I J D E; both + 4 B I D",
-        fontsize=14,
-    )
-    figure.savefig(arguments.out.with_suffix(".png"), dpi=80)
-
-
 def options() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parsed = parser("growth", __doc__)
@@ -246,7 +206,7 @@ def main() -> None:
             print(row(what, f"{size:,}", points[str(size)]), flush=True)
     found = {what: points for what, points in found.items() if points}
     write(arguments, found)
-    draw(found, arguments)
+    draw(found, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
