@@ -4,13 +4,15 @@ Networks are those of shipped configs without decoder and with random weights, w
 ``plain`` is the plain form in evaluation mode; ``load_network`` calls the network that the function loads, with images
 as floats; ``predict`` gives its method pixels from 0 to 255 and gets classes, names, lengths and poses; ``ONNX`` is the
 exported network in its runtime (the extra ``onnx``), with the same number of threads. Each runs in a process of its
-own, in turns with the others.
+own, in turns with the others. The results are written after each network: called again with the same options at the
+same commit, it goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -27,6 +29,7 @@ from measure import (
     Worker,
     Workload,
     add_turns,
+    earlier,
     interleave,
     memory_ratio,
     parser,
@@ -184,12 +187,15 @@ def options() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parsed = parser("inference", __doc__)
     parsed.set_defaults(device="cpu")
-    add_turns(parsed, repeats=7, warmup=1)
+    add_turns(parsed, repeats=5, warmup=1)
     parsed.add_argument(
         "--inner", type=positive, default=5, help="answers to one image in a turn (default: %(default)s)"
     )
     parsed.add_argument("--batch_size", type=positive, default=256, help="images of a batch (default: %(default)s)")
     parsed.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="default: all")
+    parsed.add_argument(
+        "--minutes", type=float, default=float("inf"), help="begin no other network after so many (default: no end)"
+    )
     return parsed
 
 
@@ -200,11 +206,16 @@ def main() -> None:
         f"| network | way | images/s, batch {arguments.batch_size} | time, of plain | ms, one image | time, of plain |"
     )
     print("| --- | --- | --- | --- | --- | --- |")
-    found = {}
+    end = time.monotonic() + 60 * arguments.minutes
+    found = earlier(arguments, besides=("minutes", "networks"))
     for network in arguments.networks:
-        with TemporaryDirectory() as folder:
-            found[network] = measure(network, Path(folder), arguments)
-        write(arguments, found, told=network == arguments.networks[-1])
+        if network not in found:
+            if time.monotonic() > end:
+                print(f"{network} is left: call it again to go on", flush=True)
+                continue
+            with TemporaryDirectory() as folder:
+                found[network] = measure(network, Path(folder), arguments)
+            write(arguments, found, told=False)
         for way in found[network][str(arguments.batch_size)]:
             print(row(network, way, found[network]), flush=True)
 
