@@ -32,6 +32,9 @@ from capsule_lightning.decoders.dense import DenseDecoder
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.models.capsnet import CapsNet
+from capsule_lightning.models.kim_cnn import KimCNN
+from capsule_lightning.models.relation_capsnet import RelationCapsNet
+from capsule_lightning.models.text_capsnet import TextCapsNet
 from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRouting
 from capsule_lightning.routing.self_attention import SelfAttentionRouting
@@ -429,6 +432,39 @@ def test_onnx_that_answers_otherwise_is_refused(with_fast_path: tuple[bytes, Cap
             parameter.add_(0.1)
     with pytest.raises(InputError, match=r"computes another poses"):
         require_same_outputs(content, OnnxOutputs(other), [{"images": images}])
+
+
+READERS = {
+    "capsules": partial(TextCapsNet, (30, 17), 3, filters=5, types=3, dim=4, dim_words=6),
+    "control": partial(KimCNN, (30, 17), 3, filters=5, dim_words=6),
+    "relations": partial(RelationCapsNet, (30, 12, 9), 3, encoder="cnn", hidden=6, dim_words=5, types=2, dim=3),
+}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", READERS)
+def test_networks_that_read_as_onnx(name: str) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    net = READERS[name]().eval()
+    session = runtime.InferenceSession(onnx_model(net, {}), providers=["CPUExecutionProvider"])
+    (tokens,) = session.get_inputs()
+    text = net.example_inputs(5)[..., :6]  # shorter than the longest: padding has no say
+    padded = torch.nn.functional.pad(text, (0, tokens.shape[-1] - 6))
+    assert (tokens.name, tokens.shape) == ("tokens", ["batch", *padded.shape[1:]])
+    found = session.run(["poses", "activations"], {"tokens": padded.numpy()})
+    with torch.no_grad():
+        for ours, theirs in zip(net(text), found, strict=True):
+            np.testing.assert_allclose(theirs, ours.numpy(), rtol=0, atol=CLOSE)
+
+
+@pytest.mark.nightly
+def test_an_lstm_is_refused_in_one_line() -> None:
+    pytest.importorskip("onnxruntime")
+    net = RelationCapsNet((30, 12, 9), 3, encoder="lstm", hidden=6, dim_words=5, types=2, dim=3).eval()
+    with pytest.raises(InputError, match=r"share it as \.safetensors") as refused:
+        onnx_model(net, {})
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.nightly
