@@ -68,20 +68,22 @@ class Sizes(NamedTuple):
     def numbers(self, form: str) -> int:
         """Return the numbers that a step holds at once.
 
-        With votes stored, those of all B examples are there twice an iteration, in the order of each contraction and as
-        gradients; weights and their gradient are two of a size. Fused, there are the votes of n examples, their
-        couplings and gradients; weights and their gradient are there in the order of the products, too. Children are
+        With votes stored, those of all B examples are there in the backward pass with two gradients, their sum and its
+        copy for the last product; with one iteration, with one gradient. Fused, those of n examples are there. Logits,
+        couplings and their gradients are three numbers for each pair and contraction, of which there are 2 r - 1.
+        Weights and their gradient are two of a size, and five where products need them in another order; children are
         there four times. The network has its convolutions' weights, gradients and maps besides.
         """
         from capsule_lightning.kernels.blocks_of_votes import examples_per_block
 
         pairs, children = self.num_in * self.num_out, self.batch_size * self.num_in * DIM_IN
-        weights, both = pairs * DIM_IN * DIM_OUT, 2 * self.iterations
+        of_pair, weights = 3 * (2 * self.iterations - 1), pairs * DIM_IN * DIM_OUT
         if form == "plain":
-            total = both * self.batch_size * pairs * DIM_OUT + 2 * weights + 4 * children
+            tensors = 2 if self.iterations == 1 else 5
+            total = self.batch_size * pairs * (tensors * DIM_OUT + of_pair) + 2 * weights + 4 * children
         else:
             examples = examples_per_block(self.batch_size, pairs * DIM_OUT)
-            total = examples * pairs * (DIM_OUT + 3 * (both - 1)) + 5 * weights + 4 * children
+            total = examples * pairs * (DIM_OUT + of_pair) + 5 * weights + 4 * children
         if self.side is not None:
             maps = self.batch_size * CHANNELS * (self.side - 8) ** 2
             total += 2 * 81 * CHANNELS * (CHANNELS + 1) + 3 * maps
