@@ -68,8 +68,8 @@ def heinsen_vector_routing(
     gain, cost, num_out = (use + ignore).T, ignore.T, len(vote_in)  # (J, I): parents first, as products need them
 
     def parents(worth: Tensor) -> Tensor:
-        sums, total = (worth @ data).split([poses.shape[-1], 1], dim=-1)  # (..., J, D), (..., J, 1)
-        return (sums * vote_in) @ vote_out + total * vote_bias
+        sums: Tensor = worth @ data  # (..., J, D + 1)
+        return (sums[..., :-1] * vote_in) @ vote_out + sums[..., -1:] * vote_bias
 
     couplings = relevance.new_full((*poses.shape[:-2], num_out, poses.shape[-2]), 1 / num_out)
     x = parents(gain / num_out - cost)
