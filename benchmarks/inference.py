@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from measure import (
     parser,
     positive,
     ratio,
+    reason,
     setting,
     spread,
     start,
@@ -68,6 +68,7 @@ def write_network(config: str, folder: Path) -> tuple[int, ...]:
     from capsule_lightning.cli.configs import resolve
     from capsule_lightning.components.build import build
     from capsule_lightning.data.trained_on import TrainedOn
+    from capsule_lightning.errors import InputError
     from capsule_lightning.sharing.metadata import metadata_of
     from capsule_lightning.sharing.onnx import onnx_model
 
@@ -87,8 +88,10 @@ def write_network(config: str, folder: Path) -> tuple[int, ...]:
     recipe = {"net": slot, "in_shape": shape, "num_classes": net.num_classes}
     metadata = {**{key: json.dumps(value) for key, value in recipe.items()}, **metadata_of(images)}
     safetensors.torch.save_file(net.state_dict(), folder / "net.safetensors", {"format": "pt", **metadata})
-    if find_spec("onnxruntime") is not None:
+    try:
         (folder / "net.onnx").write_bytes(onnx_model(net, metadata))
+    except (InputError, ImportError) as error:
+        print(f"{config} without ONNX: {reason(error)}", flush=True)
     return shape
 
 
