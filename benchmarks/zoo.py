@@ -92,7 +92,8 @@ class ZooStep(Workload):
         """Return the number of parameters, and the shares of the operations that take most of a step's time."""
         with profile(activities=[ProfilerActivity.CPU]) as found:
             self.step()
-        spent = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+        events = (event for event in found.key_averages() if event.key.startswith("aten::"))
+        spent = {event.key: event.self_cpu_time_total for event in events}
         longest = sorted(spent, key=lambda name: -spent[name])[:OPERATIONS]
         total = sum(spent.values())
         return {"parameters": self.parameters, "operations": {name: spent[name] / total for name in longest}}
