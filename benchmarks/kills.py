@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 import uuid
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 import forked  # noqa: E402
 import torch  # noqa: E402
 from environment import clean_environment  # noqa: E402
+from fork_server import Forked  # noqa: E402
 from resumed import NOISY, by_step, leaves  # noqa: E402
 
 FIT = (
@@ -75,7 +75,7 @@ KINDS = {
 }
 
 
-Started = subprocess.Popen[bytes] | ForkServerProcess
+Started = subprocess.Popen[bytes] | Forked
 
 
 def start(cwd: Path, kind: Kind, more: str, mark: str) -> Started:
@@ -111,7 +111,7 @@ def prepared(cwd: Path) -> Path:
 
 def status_after(process: Started, seconds: float) -> int | None:
     """Wait some seconds for the end of a process, and return its status; None if it has not ended."""
-    if isinstance(process, ForkServerProcess):
+    if isinstance(process, Forked):
         process.join(seconds)
         return process.exitcode
     try:
