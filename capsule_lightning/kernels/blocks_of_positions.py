@@ -20,8 +20,8 @@ from torch.func import functional_call
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.layers.shared_kernel import SharedKernel
 
-_MOST_NUMBERS = {"cpu": 2**19, "cuda": 2**25}
-"""Numbers in the votes of a block: 2 MiB in float32 on a CPU, whose caches hold them, 128 MiB on a GPU."""
+_MOST_NUMBERS = {"cpu": 2**21, "cuda": 2**25}
+"""Numbers in the votes of a block: 8 MiB in float32 on a CPU, 128 MiB on a GPU; convolutions of fewer rows are slow."""
 
 
 class Block(NamedTuple):

@@ -81,7 +81,7 @@ class SharedKernelCapsules(nn.Module):
 
     Memory. Routing needs ``A J E`` numbers for the votes of a position, and several times that for its gradient.
     Positions are routed a few rows at a time, and again in the backward pass, so that a training step keeps ``A D``
-    numbers of each child's position and ``J E`` of each parent's, and needs the votes of one block: 2 MiB on a CPU,
+    numbers of each child's position and ``J E`` of each parent's, and needs the votes of one block: 8 MiB on a CPU,
     128 MiB on a GPU, or of one row if these are more, times what routing makes of them. Routings with statistics over
     the batch (variational Bayes, or self-routing with ``normalize``) see all positions at once while they train, and
     keep the votes.
