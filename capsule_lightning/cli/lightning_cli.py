@@ -102,7 +102,7 @@ class CapsuleCLI(LightningCLI):
             return
         try:
             self.config = parser.parse_object(args, defaults=False)
-            self.config_dump = deepcopy(args)  # of which Lightning takes hyperparameters, and would dump the config
+            self.config_dump = deepcopy(args)  # Lightning reads hyperparameters here; it would dump the config for them
         except (ArgumentError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"the configuration is refused: {reason}; `fit --print_config` shows it whole") from error
