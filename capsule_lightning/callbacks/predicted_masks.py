@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from capsule_lightning.callbacks.collected import damaged_of_all_processes, of_all_processes, offers
+from capsule_lightning.callbacks.mask_tables import MaskTable
 from capsule_lightning.callbacks.predicted_boxes import size_in
 from capsule_lightning.data.mask_files import resized
 from capsule_lightning.data.module import DataModule
@@ -23,7 +24,6 @@ from capsule_lightning.figures.masks import class_colors, overlay
 from capsule_lightning.metrics.masks import image_dice
 from capsule_lightning.runs.csv_text import csv_text
 from capsule_lightning.runs.files import write_whole
-from capsule_lightning.runs.folders import expanded
 from capsule_lightning.runs.results import from_here
 
 SHOWN = 20
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     shares: list[float]
 
 
-class PredictedMasks(L.Callback):
+class PredictedMasks(MaskTable):
     """Write the masks that were found as PNG files, each also laid on its picture, and a table of them.
 
     A mask has the number of a class at each pixel, 0 for the background, and a palette; it is as large as the picture
@@ -62,15 +62,8 @@ class PredictedMasks(L.Callback):
     """
 
     def __init__(self, output: str | None = None, embeddings: str | None = None, overwrite: bool = False) -> None:
-        self.output, self.embeddings, self.overwrite = output, embeddings, overwrite
+        super().__init__(output, embeddings, overwrite)
         self._rows: list[Row] = []
-        self._said: list[str] = []
-
-    def _table(self, trainer: L.Trainer) -> Path:
-        """Return the place of the table."""
-        if self.output is None:
-            return Path(trainer.default_root_dir) / "predictions.csv"
-        return expanded(self.output, "--output")
 
     @override
     def on_predict_batch_end(
@@ -82,7 +75,7 @@ class PredictedMasks(L.Callback):
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, NiftiVolumesDataModule):  # see `PredictedVolumes`
             return
-        table, count = self._table(trainer), data.num_classes
+        table, count = self.table(trainer), data.num_classes
         folder, replace = table.with_suffix(""), self.overwrite or self.output is None
         dices = image_dice(outputs.processed, batch.masks, count + 1).nanmean(dim=1).tolist()
         for n, index in enumerate(batch.indices.tolist()):
@@ -115,7 +108,7 @@ class PredictedMasks(L.Callback):
             return
         rows.sort(key=lambda row: row.number)
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        table, names = self._table(trainer), ["background", *data.class_names]
+        table, names = self.table(trainer), ["background", *data.class_names]
         lines: list[list[object]] = [["image", "mask", "dice", *(f"share_{name}" for name in names)]]
         for row in rows:
             lines.append([data.name_of(row.number), row.mask, "" if row.dice is None else row.dice, *row.shares])
@@ -135,13 +128,6 @@ class PredictedMasks(L.Callback):
         folder = from_here(table.with_suffix(""))
         self._said = [*damaged, *said, f"{len(rows):,} masks: {folder}/masks, laid on the pictures: {folder}/overlays",
                       f"table: {from_here(table)}"]  # fmt: skip
-
-    @override
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Print what was found, once the progress bar is gone."""
-        said, self._said = self._said, []
-        if said:
-            print("\n".join(said), flush=True)
 
 
 def at_size(mask: Tensor, picture: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

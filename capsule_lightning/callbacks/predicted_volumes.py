@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -10,20 +9,20 @@ import numpy as np
 from typing_extensions import override
 
 from capsule_lightning.callbacks.collected import of_all_processes, offers
+from capsule_lightning.callbacks.mask_tables import MaskTable
 from capsule_lightning.data.mask_files import resized
 from capsule_lightning.data.nifti_files import mask_file
 from capsule_lightning.data.nifti_volumes import NiftiVolumesDataModule
 from capsule_lightning.errors import printable
 from capsule_lightning.runs.csv_text import csv_text
 from capsule_lightning.runs.files import write_whole
-from capsule_lightning.runs.folders import expanded
 from capsule_lightning.runs.results import from_here
 
 SHOWN = 20
 """Most volumes that are printed."""
 
 
-class PredictedVolumes(L.Callback):
+class PredictedVolumes(MaskTable):
     """Write a mask for each volume of ``predict``, with the volume's geometry, and a table of them.
 
     A mask is called like its volume and has its shape, its place in space and the number of a class at each voxel, 0
@@ -38,17 +37,10 @@ class PredictedVolumes(L.Callback):
     """
 
     def __init__(self, output: str | None = None, embeddings: str | None = None, overwrite: bool = False) -> None:
-        self.output, self.embeddings, self.overwrite = output, embeddings, overwrite
+        super().__init__(output, embeddings, overwrite)
         self._rounds = 0  # batches that processes have not brought together yet
         self._mask = np.empty((0, 0, 0), np.uint8)
         self._rows: list[list[object]] = []
-        self._said: list[str] = []
-
-    def _table(self, trainer: L.Trainer) -> Path:
-        """Return the place of the table."""
-        if self.output is None:
-            return Path(trainer.default_root_dir) / "predictions.csv"
-        return expanded(self.output, "--output")
 
     @override
     def on_predict_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,7 +71,7 @@ class PredictedVolumes(L.Callback):
             self._add(trainer, data, [])
         if not trainer.is_global_zero or not self._rows:
             return
-        table, rows = self._table(trainer), self._rows
+        table, rows = self.table(trainer), self._rows
         lines: list[list[object]] = [["volume", "mask", *(f"ml_{name}" for name in data.class_names)], *rows]
         write_whole(
             table,
@@ -95,13 +87,6 @@ class PredictedVolumes(L.Callback):
         left = len(data.volumes) - len(rows)
         self._said += [f"{left:,} volumes are not written: not all of their slices were predicted"] if left else []
         self._said += [f"{len(rows):,} masks: {from_here(table.with_suffix(''))}/masks", f"table: {from_here(table)}"]
-
-    @override
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Print what was found, once the progress bar is gone."""
-        said, self._said = self._said, []
-        if said:
-            print("\n".join(said), flush=True)
 
     def _add(self, trainer: L.Trainer, data: NiftiVolumesDataModule, mine: list[tuple[int, np.ndarray]]) -> None:
         """Add the slices that all processes have of a batch, and write the volumes that are complete."""
@@ -119,7 +104,7 @@ class PredictedVolumes(L.Callback):
 
     def _write(self, trainer: L.Trainer, data: NiftiVolumesDataModule, number: int) -> None:
         """Write the mask of a volume."""
-        table, volume = self._table(trainer), data.volumes[number]
+        table, volume = self.table(trainer), data.volumes[number]
         folder = table.with_suffix("")
         write_whole(
             folder / "masks" / volume.path.name,

@@ -9,6 +9,7 @@ from typing import get_args
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,7 +22,7 @@ from capsule_lightning.data.nifti_slices import fitted_slice, volumes_in
 from capsule_lightning.data.pictures import Reading
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.targets import IGNORE, MaskBatch
-from capsule_lightning.errors import InputError, printable, require, require_one_of
+from capsule_lightning.errors import InputError, printable, require, require_one_of, some_of
 
 
 class NiftiVolumesDataModule(AnnotatedDataModule):
@@ -80,6 +81,10 @@ class NiftiVolumesDataModule(AnnotatedDataModule):
         assert self.images is not None
         is_folder = kind_of(self.images) == "folder"
         paths = list(volumes_in(self.images, "").values()) if is_folder else [self.images]
+        if is_folder:
+            others = [path for path in self.images.iterdir() if kind_of(path) == "file" and path not in paths]
+            if names := [path.name for path in sorted(others) if not path.name.startswith(".")]:
+                rank_zero_info(f"{self.images}: {some_of(names)} are no NIfTI volumes, and are left out")
         self.volumes = [read_header(path, self.max_voxels) for path in paths]
         self._ends = list(accumulate(volume.slices(self.plane) for volume in self.volumes))
         self.stores["predict"] = VolumeSlices(self)

@@ -248,6 +248,20 @@ def test_slices_to_predict_are_those_of_training(tmp_path):
     assert len(volumes(tmp_path / "scans/0.nii.gz").store("predict")) == 6
 
 
+def test_files_beside_volumes_are_named_and_left_out(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr("capsule_lightning.data.nifti_volumes.rank_zero_info", lines.append)
+    folders(tmp_path, count=2)
+    volumes(tmp_path / "scans")
+    assert not lines
+    for name in ("photo.png", ".DS_Store"):
+        (tmp_path / "scans" / name).write_bytes(b"")
+    assert len(volumes(tmp_path / "scans").volumes) == 2
+    (line,) = lines
+    assert "photo.png" in line
+    assert ".DS_Store" not in line
+
+
 def test_what_training_has_settled_is_stated_and_what_is_missing_is_asked_for(tmp_path):
     data = made(folders(tmp_path))
     slot = annotated_on(data, ["background", "organ"]).slot
