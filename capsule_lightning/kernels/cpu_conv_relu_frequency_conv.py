@@ -7,6 +7,7 @@ which of them are above zero. The backward pass overwrites the one by its gradie
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from typing_extensions import override
 
 from capsule_lightning.kernels.cpu_conv_relu_conv import Convolution
 from capsule_lightning.kernels.cpu_frequencies import FrequencyConvolution, Maps
+from capsule_lightning.kernels.cpu_products import add_product, linear
 from capsule_lightning.kernels.frequencies import Phase, Size, Tile
 
 
@@ -45,6 +47,11 @@ def conv_relu_frequency_conv(
     return out
 
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Of as many bytes as a number."""
+_POSITIONS = 16  # of all images, that are masked at a time
+
+
 class _ConvReluFrequencyConv(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -59,11 +66,12 @@ class _ConvReluFrequencyConv(torch.autograd.Function):
         products: torch.dtype,
         keep: bool,
     ) -> Tensor:
-        maps = _MadeMaps(images, Convolution(weight, bias, stride), next_stride)
+        maps = _MadeMaps(images, Convolution(weight, bias, stride), next_stride, products)
         ctx.save_for_backward(images, weight, bias, next_weight)
         ctx.stride, ctx.options = stride, (next_stride, maps.size, products)
         second = FrequencyConvolution(next_weight, *ctx.options)
-        maps.signs = {} if keep else None
+        if keep:
+            maps.keep_signs(second.tiles)
         out, ctx.spectra = second.forward(maps, next_bias, keep)
         ctx.signs = maps.signs
         return out
@@ -73,7 +81,8 @@ class _ConvReluFrequencyConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         images, weight, bias, next_weight = ctx.saved_tensors
         of_images, of_weight, of_bias, of_next_weight, of_next_bias = ctx.needs_input_grad[:5]
-        maps = _MadeMaps(images, Convolution(weight, bias, ctx.stride), ctx.options[0])
+        next_stride, _, products = ctx.options
+        maps = _MadeMaps(images, Convolution(weight, bias, ctx.stride), next_stride, products)
         maps.signs = ctx.signs
         of_maps = of_images or of_weight or of_bias
         with torch.autocast("cpu", enabled=False):
@@ -95,10 +104,11 @@ class _MadeMaps(Maps):
         of_images, of_first: gradients of the images, and of weight and bias; None unless they are expected.
     """
 
-    def __init__(self, images: Tensor, first: Convolution, step: Size) -> None:
-        self.pixels, self.first, self.step = images, first, step
+    def __init__(self, images: Tensor, first: Convolution, step: Size, products: torch.dtype) -> None:
+        self.pixels, self.first, self.step = images.to(products), first, step
         self.batch, self.channels = len(images), len(first.weight)
-        self.matrix = first.weight.flatten(1)  # (C, channels of the images * K * L)
+        self.matrix = first.weight.flatten(1).to(products)  # (C, channels of the images * K * L)
+        self.bias = first.bias.to(products)
         self.width = max(self.matrix.shape)
         sides = zip(images.shape[2:], first.weight.shape[2:], first.stride, strict=True)
         rows, columns = ((n - k) // s + 1 for n, k, s in sides)
@@ -107,32 +117,42 @@ class _MadeMaps(Maps):
         self.of_images: Tensor | None = None
         self.of_first: Convolution | None = None
 
+    def keep_signs(self, tiles: tuple[Tile, ...]) -> None:
+        """Make room for the signs of all phases, before shorter-lived tensors leave holes between them."""
+        self.signs = {
+            tile.first_pixel(phase, self.step): torch.empty(
+                prod(phase.positions), self.batch, self.channels, dtype=torch.bool
+            )
+            for tile in tiles
+            for phase in tile.phases
+        }
+
     def expect_gradients(self, of_images: bool) -> None:
         """Make room for the gradients of weight and bias, and of the images if they are wanted."""
-        self.of_images = torch.zeros_like(self.pixels) if of_images else None
+        self.of_images = torch.zeros_like(self.pixels, dtype=self.first.weight.dtype) if of_images else None
         self.of_first = self.first._replace(
             weight=torch.zeros_like(self.first.weight), bias=torch.zeros_like(self.first.bias)
         )
 
     @override
     def read(self, tile: Tile, phase: Phase, images: slice) -> Tensor:
-        maps = torch.addmm(self.first.bias, self._columns(tile, phase, images), self.matrix.t()).relu_()
+        maps = linear(self._columns(tile, phase, images), self.matrix, self.bias).relu_()
         maps = maps.view(-1, images.stop - images.start, self.channels)
         if self.signs is not None:
-            place = tile.first_pixel(phase, self.step)
-            if place not in self.signs:
-                self.signs[place] = torch.empty(len(maps), self.batch, self.channels, dtype=torch.bool)
-            torch.gt(maps, 0, out=self.signs[place][:, images])
+            self.signs[tile.first_pixel(phase, self.step)][:, images] = maps  # none of them is below zero
         return maps
 
     @override
     def take_gradient(self, tile: Tile, phase: Phase, images: slice, gradient: Tensor) -> None:
         assert self.signs is not None
         assert self.of_first is not None
-        gradient *= self.signs[tile.first_pixel(phase, self.step)][:, images]
+        signs = self.signs[tile.first_pixel(phase, self.step)][:, images]
+        bits = gradient.view(_INTEGERS[gradient.itemsize])  # which are multiplied by 0 and 1 faster than numbers
+        for some, their_signs in zip(torch.split(bits, _POSITIONS), torch.split(signs, _POSITIONS), strict=True):
+            some *= their_signs  # torch widens the signs in memory, hence a few at a time
         flat = gradient.view(-1, self.channels)
-        self.of_first.weight.view_as(self.matrix).addmm_(flat.t(), self._columns(tile, phase, images))
-        self.of_first.bias.add_(flat.sum(dim=0))
+        add_product(self._columns(tile, phase, images).t(), flat, self.of_first.weight.view_as(self.matrix).t())
+        self.of_first.bias.add_(flat.sum(dim=0, dtype=self.first.bias.dtype))
         if self.of_images is not None:
             columns = (flat @ self.matrix).view(len(gradient), gradient.shape[1], -1).permute(1, 2, 0)
             region = self._region(self.of_images, tile, phase)[images]

@@ -92,14 +92,15 @@ class _FrequencyConv2d(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(maps, weight)
         ctx.options = stride, (maps.shape[2], maps.shape[3]), products
-        return FrequencyConvolution(weight, *ctx.options).forward(_GivenMaps(maps, stride), bias)[0]
+        return FrequencyConvolution(weight, *ctx.options).forward(_GivenMaps(maps, stride, products), bias)[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         maps, weight = ctx.saved_tensors
         of_maps, of_weight, of_bias = ctx.needs_input_grad[:3]
-        given = _GivenMaps(maps, ctx.options[0])
+        stride, _, products = ctx.options
+        given = _GivenMaps(maps, stride, products)
         with torch.autocast("cpu", enabled=False):
             grad_weight = FrequencyConvolution(weight, *ctx.options).backward(given, grad, [], of_weight, of_maps)
             grad_bias = grad.sum(dim=(0, 2, 3)) if of_bias else None
@@ -109,15 +110,16 @@ class _FrequencyConv2d(torch.autograd.Function):
 class _GivenMaps(Maps):
     """Maps ``(B, C, H, W)``, and their gradient, with channels innermost, None until there is any."""
 
-    def __init__(self, maps: Tensor, stride: Size) -> None:
-        self.maps, self.stride = maps, stride
+    def __init__(self, maps: Tensor, stride: Size, products: torch.dtype) -> None:
+        self.maps, self.stride, self.products = maps, stride, products
         self.batch, self.channels = maps.shape[:2]
         self.width = self.channels
         self.gradient: Tensor | None = None
 
     @override
     def read(self, tile: Tile, phase: Phase, images: slice) -> Tensor:
-        return self._positions(self.maps, tile, phase, images).reshape(-1, images.stop - images.start, self.channels)
+        positions = self._positions(self.maps, tile, phase, images)
+        return positions.to(self.products, memory_format=torch.contiguous_format).flatten(0, 1)
 
     @override
     def take_gradient(self, tile: Tile, phase: Phase, images: slice, gradient: Tensor) -> None:

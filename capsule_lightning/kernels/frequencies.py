@@ -33,6 +33,8 @@ TRANSFORMS_COST = 2.0
 class Form(NamedTuple):
     """A correlation as products: matrices from positions and taps to frequencies, and from products to outputs.
 
+    A transform is as long as what it transforms, or longer, as if zeros followed.
+
     Each frequency has Q products of numbers of an image with factors of the kernel. If a complex product is made of
     three real ones, the numbers are the real part, the imaginary part and their sum; a frequency that is its own
     conjugate has the first alone. If of four, both parts are one number of P = 2 rows, which Q = 2 factors multiply.
@@ -43,12 +45,14 @@ class Form(NamedTuple):
         from_taps: ``(Q, F, taps)``.
         to_outputs: ``(outputs, Q, F, P)``.
         alone: how many frequencies are their own conjugates; they come first.
+        scale: what the outputs are to be multiplied by; the same for all phases of a tile.
     """
 
     from_positions: Tensor
     from_taps: Tensor
     to_outputs: Tensor
     alone: int
+    scale: float
 
 
 class Phase(NamedTuple):
@@ -63,11 +67,6 @@ class Phase(NamedTuple):
     offset: Size
     taps: Size
     positions: Size
-
-    @property
-    def outputs(self) -> Size:
-        """Rows and columns of the tile."""
-        return self.positions[0] - self.taps[0] + 1, self.positions[1] - self.taps[1] + 1
 
 
 class Tile(NamedTuple):
@@ -87,6 +86,12 @@ class Tile(NamedTuple):
     def outputs(self) -> Size:
         """Number of rows and columns."""
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+    @property
+    def lengths(self) -> Size:
+        """Rows and columns of the transforms: what the phase with the most positions needs."""
+        rows, columns = (max(phase.positions[axis] for phase in self.phases) for axis in (0, 1))
+        return rows, columns
 
     def first_pixel(self, phase: Phase, stride: Size) -> Size:
         """Return the first of the pixels that a phase sees."""
@@ -145,32 +150,32 @@ def relative_work(batch: int, channels: Size, outputs: Size, kernel: Size, strid
             rank = 3 * len(bins) - 2 * alone
             products += 3 * rank * batch * inward * outward
             transforms += 2 * batch * inward * prod(phase.positions) ** 2
-            transforms += rank * (2 * batch * outward * prod(phase.outputs) + 3 * inward * outward * prod(phase.taps))
+            transforms += rank * (2 * batch * outward * prod(tile.outputs) + 3 * inward * outward * prod(phase.taps))
     return (products + TRANSFORMS_COST * transforms) / (3 * batch * inward * outward * prod(outputs) * prod(kernel))
 
 
 @cache
 @torch.inference_mode(False)
-def form_of(phase: Phase, three: bool, dtype: torch.dtype) -> Form:
+def form_of(phase: Phase, outputs: Size, lengths: Size, three: bool, dtype: torch.dtype) -> Form:
     """Return the form of a phase.
 
     Args:
         phase: the phase.
+        outputs: rows and columns of the tile.
+        lengths: rows and columns of its transforms.
         three: whether a complex product is made of three real ones, which are fewer multiply-adds; otherwise of four,
             which lose fewer digits and, in half precision, have fewer matrices to lay out.
         dtype: dtype of the matrices.
 
     Source: the convolution theorem for finite sequences; three products for a complex one are those of Gauss.
     """
-    lengths = phase.positions
     bins, alone = _independent_bins(lengths)
-    scale = 1 / prod(lengths) ** 0.5
-    real, imaginary = (scale * part for part in _waves(bins, phase.positions, lengths))
+    real, imaginary = _waves(bins, phase.positions, lengths)
     # the conjugate of a kernel's spectrum makes a correlation of the convolution
     cosine_of_taps, sine_of_taps = _waves(-bins, phase.taps, lengths)
-    weight = torch.full((len(bins), 1), 2 * scale, dtype=torch.float64, device="cpu")  # conjugates stand for two
-    weight[:alone] = scale
-    cosine, sine = ((weight * part).T for part in _waves(bins, phase.outputs, lengths))
+    weight = torch.full((len(bins), 1), 2, dtype=torch.float64, device="cpu")  # conjugates stand for two
+    weight[:alone] = 1
+    cosine, sine = ((weight * part).T for part in _waves(bins, outputs, lengths))
     rows = 1 if three else 2
     if three:
         from_positions = torch.cat([real, imaginary[alone:]])
@@ -183,9 +188,27 @@ def form_of(phase: Phase, three: bool, dtype: torch.dtype) -> Form:
         back = [torch.stack(pair, dim=2) for pair in ((cosine, sine), (sine, -cosine))]
     from_taps, to_outputs = (
         torch.stack(factors),
-        torch.stack(back, dim=1).view(prod(phase.outputs), -1, len(bins), rows),
+        torch.stack(back, dim=1).view(prod(outputs), -1, len(bins), rows),
     )
-    return Form(from_positions.to(dtype), from_taps.to(dtype), to_outputs.to(dtype), alone)
+    count = prod(lengths)
+    if dtype != torch.bfloat16:
+        return Form(from_positions.to(dtype), from_taps.to(dtype), (to_outputs / count).to(dtype), alone, 1.0)
+    enlarged = _nearly_representable(from_positions, dtype)
+    from_positions, from_taps, to_outputs = (
+        (enlarged * matrix).to(dtype) for matrix in (from_positions, from_taps, to_outputs)
+    )
+    return Form(from_positions, from_taps, to_outputs, alone, 1 / (count * enlarged**3))
+
+
+def _nearly_representable(waves: Tensor, dtype: torch.dtype) -> float:
+    """Return a factor by which numbers lose least when they are rounded to a dtype.
+
+    Waves of few points consist of few numbers, so in half precision some factors make all of them nearly representable.
+    """
+    values = torch.unique(waves.abs().round(decimals=12))
+    factors = torch.linspace(1, 2, 257, dtype=torch.float64, device="cpu")[:-1, None]
+    enlarged = factors * values
+    return float(factors[((enlarged.to(dtype) - enlarged) / factors).square().sum(dim=1).argmin()])
 
 
 @cache

@@ -55,11 +55,10 @@ def seed():
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """Divide even small work: outputs into tiles, images into blocks, frequencies into parts, columns of transforms."""
+    """Divide even small work: outputs into tiles, images into blocks, frequencies into parts."""
     monkeypatch.setattr(frequencies, "MOST_OUTPUTS", 3)
     monkeypatch.setattr(cpu_frequencies, "_MOST_NUMBERS", 300)
     monkeypatch.setattr(cpu_frequencies, "_MOST_FACTORS", 100)
-    monkeypatch.setattr(cpu_frequencies, "_COLUMNS", 31)
     frequencies.tiles_of.cache_clear()
     yield
     frequencies.tiles_of.cache_clear()
@@ -129,7 +128,7 @@ def test_only_what_is_asked_for_gets_a_gradient(wanted):
     assert not two_convolutions(conv_relu_frequency_conv, inputs, ((1, 1), (2, 1))).requires_grad
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 4.0), (torch.bfloat16, 1.1)])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 4.0), (torch.bfloat16, 1.5)])
 def test_no_further_from_the_truth_than_rounding_makes_the_library(dtype, most):
     inputs = convolution((4, 32, 32, 20, 20), (9, 9), torch.float32)
     doubles = [x.detach().double().requires_grad_() for x in inputs]
@@ -139,8 +138,8 @@ def test_no_further_from_the_truth_than_rounding_makes_the_library(dtype, most):
         library = with_gradients(F.conv2d(*inputs, (2, 2)), inputs)
     for found, other, true in zip(ours, library, truth, strict=True):
         error, usual = (torch.linalg.vector_norm(x.double() - true) for x in (found, other))
-        # three products for a complex one lose a few units more than a plain sum does; four, of which only maps, weight
-        # and sum are rounded as the library rounds them, lose no more
+        # three products for a complex one lose a few units more than a plain sum does; in bfloat16, where the library
+        # rounds maps, weight and sum, the spectra of maps and weight are rounded, too: five times in place of three
         assert error <= most * usual
 
 
@@ -166,16 +165,29 @@ def test_an_empty_batch_gives_an_empty_answer():
 
 
 def test_the_papers_network_needs_less_than_a_fifth_of_the_products():
-    forms = [frequencies.form_of(phase, True, torch.float32) for phase in papers_phases()]
+    (tile,) = frequencies.tiles_of((6, 6), (9, 9), (2, 2))
+    forms = [frequencies.form_of(phase, tile.outputs, phase.positions, True, torch.float32) for phase in tile.phases]
     ranks = [3 * form.from_taps.shape[1] - 2 * form.alone for form in forms]
     assert ranks == [148, 134, 134, 121]
     assert sum(ranks) < 36 * 81 / 5
     assert [len(form.from_positions) for form in forms] == [100, 90, 90, 81]  # a transform keeps the number of numbers
 
 
-def papers_phases():
+def test_transforms_of_ten_points_lose_little_in_bfloat16():
     (tile,) = frequencies.tiles_of((6, 6), (9, 9), (2, 2))
-    return tile.phases
+    assert tile.lengths == (10, 10)
+    for phase in tile.phases:
+        exact, rounded = (
+            frequencies.form_of(phase, tile.outputs, tile.lengths, False, dtype)
+            for dtype in (torch.float64, torch.bfloat16)
+        )
+        found, wanted = (
+            torch.einsum("oqfp,qft,fpx->otx", form.to_outputs.double(), form.from_taps.double(), rows) * form.scale
+            for form in (rounded, exact)
+            for rows in [form.from_positions.double().unflatten(0, (-1, 2))]
+        )
+        # the eight bits of bfloat16 leave 1.7e-3 of a random number, and five times less of these, enlarged as they are
+        assert torch.linalg.vector_norm(found - wanted) < 1e-3 * torch.linalg.vector_norm(wanted)
 
 
 @pytest.mark.parametrize(
