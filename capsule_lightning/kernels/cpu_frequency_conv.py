@@ -15,6 +15,8 @@ from capsule_lightning.kernels.frequencies import Phase, Size, Tile, largest_tra
 
 _PAYS = 0.57
 """The most relative work with which frequencies are faster; not 1, as small products are slower than large ones."""
+_PAYS_WITH_AVX512 = 0.45
+"""The same for products in float32 if the processor has AVX-512, of which the library's convolution makes more."""
 MOST_POSITIONS = 1024
 """Positions of the largest transform: 32x32, whose matrices have 6 MiB in float32."""
 
@@ -24,7 +26,7 @@ def products_that_pay(
 ) -> torch.dtype | None:
     """Return the dtype of products of frequencies if a convolution should be made of them; None if by the library.
 
-    The law: on a CPU, when `relative_work` is at most 0.57. Where autocast asks for bfloat16, products are in bfloat16
+    The law: on a CPU, when `relative_work` is at most 0.57, or 0.45 in float32 if there is AVX-512. Where autocast asks for bfloat16, products are in bfloat16
     if the processor can multiply it, and in float32 otherwise; they do not pay if it multiplies it in matrices (AMX),
     nor on processors other than x86, which have not been measured. The library also computes what is compiled,
     exported, or transformed by `torch.func`.
@@ -48,7 +50,9 @@ def products_that_pay(
             return None
         products = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else products
         measured = torch.cpu._is_avx2_supported() and not torch.cpu._is_amx_tile_supported()
-    pays = measured and relative_work(batch, channels, outputs, kernel, stride) <= _PAYS
+    wide = products == torch.float32 and torch.cpu._is_avx512_supported()
+    most = _PAYS_WITH_AVX512 if wide else _PAYS
+    pays = measured and relative_work(batch, channels, outputs, kernel, stride) <= most
     return products if forced or pays else None
 
 

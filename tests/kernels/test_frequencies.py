@@ -202,7 +202,8 @@ def test_transforms_of_ten_points_lose_little_in_bfloat16():
         (128, 256, 3, 2, 6, False),
     ],
 )
-def test_the_law(batch, channels, kernel, stride, outputs, pays):
+def test_the_law(batch, channels, kernel, stride, outputs, pays, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: False)
     images, weight = torch.empty(batch, 1, 1, 1), torch.empty(channels, channels, kernel, kernel)
     work = relative_work(batch, (channels, channels), (outputs, outputs), (kernel, kernel), (stride, stride))
     found = products_that_pay(images, (outputs, outputs), weight, (stride, stride))
@@ -213,6 +214,14 @@ def test_the_law(batch, channels, kernel, stride, outputs, pays):
         assert products_that_pay(images, (outputs, outputs), weight, (stride, stride)) is None
     forced = products_that_pay(images, (outputs, outputs), weight, (stride, stride), forced=True)
     assert forced == torch.float32
+
+
+@pytest.mark.parametrize(("outputs", "channels", "pays"), [(6, 256, True), (12, 128, False)])  # work of 0.34 and 0.55
+def test_with_wide_units_the_librarys_convolution_is_harder_to_beat(outputs, channels, pays, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: True)
+    images, weight = torch.empty(128, 1, 1, 1), torch.empty(channels, channels, 9, 9)
+    found = products_that_pay(images, (outputs, outputs), weight, (2, 2))
+    assert found == (torch.float32 if pays else None)
 
 
 @pytest.mark.parametrize(
