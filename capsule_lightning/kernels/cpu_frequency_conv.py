@@ -26,10 +26,10 @@ def products_that_pay(
 ) -> torch.dtype | None:
     """Return the dtype of products of frequencies if a convolution should be made of them; None if by the library.
 
-    The law: on a CPU, when `relative_work` is at most 0.57, or 0.45 in float32 if there is AVX-512. Where autocast asks for bfloat16, products are in bfloat16
-    if the processor can multiply it, and in float32 otherwise; they do not pay if it multiplies it in matrices (AMX),
-    nor on processors other than x86, which have not been measured. The library also computes what is compiled,
-    exported, or transformed by `torch.func`.
+    The law: on a CPU, when `relative_work` is at most 0.57, or 0.45 in float32 if there is AVX-512. Where autocast asks
+    for bfloat16, products are in bfloat16 if the processor can multiply it, and in float32 otherwise; they do not pay
+    if it multiplies it in matrices (AMX), nor on processors other than x86, which have not been measured. The library
+    also computes what is compiled, exported, or transformed by `torch.func`.
 
     Args:
         images: what the maps are made of, or the maps.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from capsule_lightning.capsules import lengths_of
 from capsule_lightning.layers.precision import full_precision
 
 
@@ -30,7 +31,7 @@ def squash(s: Tensor, dim: int = -1, offset: float = 1.0) -> Tensor:
         >>> squash(torch.tensor([3.0, 4.0]))
         tensor([0.5769, 0.7692])
     """
-    length: Tensor = torch.linalg.vector_norm(s, dim=dim, keepdim=True)
+    length = lengths_of(s, dim, keepdim=True)
     return s * (length / (offset + length.square()))
 
 
@@ -40,7 +41,7 @@ def squash_gradient(s: Tensor, grad: Tensor) -> Tensor:
     With ``g(n) = n / (1 + n^2)`` and ``n = |s|`` it is ``g(n) grad + g'(n) / n (s . grad) s``, which is zero for ``s``
     zero.
     """
-    length: Tensor = torch.linalg.vector_norm(s, dim=-1, keepdim=True)
+    length = lengths_of(s, keepdim=True)
     scale = 1 + length.square()
     direction = s / length.clamp_min(torch.finfo(s.dtype).tiny)
     along = (direction * grad).sum(dim=-1, keepdim=True) * direction
@@ -65,6 +66,6 @@ def exponential_squash(s: Tensor, dim: int = -1) -> Tensor:
         >>> exponential_squash(torch.tensor([3.0, 4.0]))
         tensor([0.5960, 0.7946])
     """
-    length: Tensor = torch.linalg.vector_norm(s, dim=dim, keepdim=True)
+    length = lengths_of(s, dim, keepdim=True)
     length = length.clamp_min(torch.finfo(s.dtype).tiny)  # so the ratio below is 1 for a zero vector, its limit
     return s * (-torch.expm1(-length) / length)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from capsule_lightning.capsules import Capsules
+from capsule_lightning.capsules import Capsules, lengths_of
 from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.errors import require
 from capsule_lightning.kernels.blocks_of_positions import blocks_of, route_in_blocks
@@ -218,4 +218,4 @@ def _primary(maps: Tensor, weight: Tensor) -> Capsules:
     matrices = torch.unflatten(F.relu(maps), 1, (len(weight), APPEARANCE, APPEARANCE)).permute(0, 4, 5, 1, 2, 3)
     appearance = squash((matrices @ weight).flatten(-2))
     pose = torch.eye(POSE, dtype=maps.dtype, device=maps.device).flatten().expand(*appearance.shape[:-1], -1)
-    return Capsules(torch.cat([pose, appearance], dim=-1), torch.linalg.vector_norm(appearance, dim=-1) / 2)
+    return Capsules(torch.cat([pose, appearance], dim=-1), lengths_of(appearance) / 2)

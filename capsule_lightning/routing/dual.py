@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from capsule_lightning.capsules import Capsules
+from capsule_lightning.capsules import Capsules, lengths_of
 from capsule_lightning.errors import require
 from capsule_lightning.layers.couplings import require_passes
 from capsule_lightning.layers.precision import full_precision
@@ -61,7 +61,7 @@ def dual_routing(votes: Tensor, pose_dims: int, iterations: int = 3) -> tuple[Te
         logits = logits + of_poses * (votes_appearance * appearance.unsqueeze(-3)).sum(dim=-1)
     couplings = logits.sigmoid()
     pose, appearance = parents(couplings)
-    lengths = (torch.linalg.vector_norm(part, dim=-1) for part in (pose, appearance))
+    lengths = (lengths_of(part) for part in (pose, appearance))
     return torch.cat([pose, appearance], dim=-1), next(lengths) * next(lengths) / sqrt(pose_dims), couplings
 
 

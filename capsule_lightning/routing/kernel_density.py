@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from capsule_lightning.capsules import Capsules
+from capsule_lightning.capsules import Capsules, lengths_of
 from capsule_lightning.errors import require
 from capsule_lightning.kernels.shared_votes import FEW_COUPLINGS, MOST_COUPLINGS
 from capsule_lightning.kernels.vote_lengths import vote_lengths
@@ -70,7 +70,7 @@ def kernel_density_routing(
         return torch.einsum("bije,bje->bij", votes, parents)
 
     here = activations.reshape(-1, activations.shape[-1])
-    lengths = torch.linalg.vector_norm(flat, dim=-1)
+    lengths = lengths_of(flat)
     found = _passes(lengths, flat, total, toward, here, iterations, tolerance, offset)
     poses, couplings, passes = (each.reshape((*lead, *each.shape[1:])) for each in found)
     return poses, couplings, passes
