@@ -39,7 +39,7 @@ def add_product(matrix: Tensor, columns: Tensor, total: Tensor, scale: float = 1
 
 def multiply_each(matrices: Tensor, columns: Tensor, out: Tensor, plus: Tensor | None = None) -> None:
     """Set ``out (f, m, n)`` to products of ``matrices (f, m, k)`` and ``columns (f, k, n)``, plus another tensor."""
-    if _suits(columns[0]) or _suits(columns[0].t()):
+    if _suits(columns[0]):
         products = map(_linear, matrices.unbind(), columns.mT.unbind())
         for number, (product, target) in enumerate(zip(products, out.unbind(), strict=True)):
             if plus is None:
@@ -66,8 +66,10 @@ def transposed(matrix: Tensor) -> Tensor:
 
 
 def _suits(columns: Tensor) -> bool:
+    if torch.compiler.is_compiling() or columns.dtype != torch.float32 or columns.device.type != "cpu":
+        return False
     # with gaps between rows oneDNN would take thousands of times as long
-    return columns.dtype == torch.float32 and columns.is_contiguous() and _has_fast_linear()
+    return (columns.is_contiguous() or columns.t().is_contiguous()) and _has_fast_linear()
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

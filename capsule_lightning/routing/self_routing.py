@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import require
+from capsule_lightning.kernels.cpu_products import multiply
 from capsule_lightning.layers.couplings import coupling_coefficients
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.routing.base import Routing
@@ -101,20 +102,22 @@ class _WeightedVotes(torch.autograd.Function):
     def forward(ctx: Any, shares: Tensor, children: Tensor, maps: Tensor) -> Tensor:
         ctx.save_for_backward(shares, children, maps)
         of_parents = zip(shares.unsqueeze(-1), maps, strict=True)
-        return torch.stack([(children * share).flatten(1) @ to_parent for share, to_parent in of_parents], dim=1)
+        return torch.stack(
+            [multiply((children * share).flatten(1), to_parent) for share, to_parent in of_parents], dim=1
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shares, children, maps = ctx.saved_tensors
-        grad_shares, grad_maps = torch.empty_like(shares), torch.empty_like(maps)
+        grad_shares, grad_maps = torch.empty_like(shares), torch.empty_like(maps.mT)
         grad_children = torch.zeros_like(children)
         for j, share in enumerate(shares.unsqueeze(-1)):
-            torch.mm((children * share).flatten(1).T, grad[:, j], out=grad_maps[j])
-            grad_weighted = (grad[:, j] @ maps[j].T).view_as(children)
+            multiply(grad[:, j].T, (children * share).flatten(1), out=grad_maps[j])
+            grad_weighted = multiply(grad[:, j], maps[j].T).view_as(children)
             grad_children.addcmul_(grad_weighted, share)
             torch.sum(grad_weighted.mul_(children), dim=-1, out=grad_shares[j])
-        return grad_shares, grad_children, grad_maps
+        return grad_shares, grad_children, grad_maps.mT
 
 
 @full_precision
