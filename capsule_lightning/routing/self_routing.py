@@ -110,7 +110,7 @@ class _WeightedVotes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shares, children, maps = ctx.saved_tensors
-        grad_shares, grad_maps = torch.empty_like(shares), torch.empty_like(maps.mT)
+        grad_shares, grad_maps = torch.empty_like(shares), maps.new_empty(maps.mT.shape)
         grad_children = torch.zeros_like(children)
         for j, share in enumerate(shares.unsqueeze(-1)):
             multiply(grad[:, j].T, (children * share).flatten(1), out=grad_maps[j])
