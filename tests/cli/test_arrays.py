@@ -1,6 +1,7 @@
 """Images in arrays from the command line: train, go on, test on others, and predict when the file is gone."""
 
 import csv
+import logging
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +33,12 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def run(run_main: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> Callable[[str], str]:
+def run(
+    run_main: Callable[..., Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], str]:
     """The program; gives back what was logged."""
+    # Lightning keeps its messages to itself if nobody listened when it was imported
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
 
     def run(words: str) -> str:
         caplog.clear()
