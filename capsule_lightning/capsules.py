@@ -35,8 +35,8 @@ class Capsules(NamedTuple):
 def lengths_of(vectors: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """Return the length of each vector along ``dim``; its gradient is zero at the zero vector.
 
-    It is `torch.linalg.vector_norm`, which on a CPU takes up to a hundred times as long if the numbers of a vector do
-    not lie side by side; then it is the root of a sum of squares.
+    It is `torch.linalg.vector_norm`, which on a CPU is many times slower if the numbers of a vector do not lie side by
+    side; then it is the root of a sum of squares.
 
     Args:
         vectors: ``(..., D, ...)``.
