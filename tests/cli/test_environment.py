@@ -18,9 +18,11 @@ SUBPROCESS = {"MASTER_ADDR": "here", "MASTER_PORT": "1", "NODE_RANK": "0", "LOCA
 BY_HAND = {"MASTER_ADDR": "here", "MASTER_PORT": "1", "NODE_RANK": "1"}
 JOB = {"SLURM_JOB_ID": "5", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2"}
 SPREAD = {**JOB, "SLURM_NTASKS_PER_NODE": "2"}
+ALONE = {**TORCHRUN, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+ONE_TASK = {**JOB, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
 
 
-@pytest.mark.parametrize("given", [{}, TORCHRUN, SUBPROCESS, BY_HAND, SPREAD, {"COLUMNS": "200"}])
+@pytest.mark.parametrize("given", [{}, TORCHRUN, ALONE, SUBPROCESS, BY_HAND, SPREAD, ONE_TASK, {"COLUMNS": "200"}])
 def test_what_a_launcher_sets_is_used(given: dict[str, str]) -> None:
     kept = dict(given)
     assert environment.settle(kept) == []

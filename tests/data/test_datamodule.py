@@ -17,7 +17,7 @@ from capsule_lightning.augmentations.base import standardize
 from capsule_lightning.augmentations.geometry import PaddedCrop, Shift
 from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.augmentations.patch import RandomPatch
-from capsule_lightning.data.base import ImageBatch, ImageDataModule, channel_statistics, fake_images
+from capsule_lightning.data.base import ImageDataModule, channel_statistics, fake_images
 from capsule_lightning.data.cifar import CIFAR10DataModule
 from capsule_lightning.data.digits import DigitsDataModule
 from capsule_lightning.data.feature_vectors import FeatureDataModule
@@ -184,11 +184,6 @@ def test_nothing_leaves_the_device_of_the_batch(normalization, augmentation):
     stored = next(iter(data.train_dataloader()))
     batch = data.on_after_batch_transfer(StoredBatch(*(part.to("meta") for part in stored)), 0)
     assert all(part.is_meta for part in batch[:4])  # an operation with a tensor elsewhere would have raised
-
-
-def test_a_batch_that_is_ready_passes():
-    batch = ImageBatch(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8), torch.zeros(2).long(), torch.arange(2))
-    assert DigitsDataModule().on_after_batch_transfer(batch, 0) is batch
 
 
 def test_channel_statistics_equal_those_of_numpy():

@@ -272,11 +272,6 @@ def test_nothing_leaves_the_device_of_the_batch():
     assert all(part.is_meta for part in batch[:4])  # an operation with a tensor elsewhere would have raised
 
 
-def test_a_batch_that_is_ready_passes():
-    batch = ImageBatch(torch.rand(2, 1, 36, 36), torch.rand(2, 2, 1, 36, 36), torch.zeros(2, 2).long(), torch.arange(2))
-    assert MultiMNISTDataModule().on_after_batch_transfer(batch, 0) is batch
-
-
 def test_the_shape_follows_the_padding():
     assert MultiMNISTDataModule().in_shape == (1, 36, 36)
     data = ready(pad=6, batch_size=5)

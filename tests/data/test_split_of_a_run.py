@@ -197,6 +197,7 @@ HARM = {
     "text": lambda split: split.update(val="all"),
     "seed": lambda split: split.update(seed="0"),
     "negative": lambda split: split.update(seed=-1),
+    "large": lambda split: split.update(seed=2**32),
     "more": lambda split: split.update(more=1),
     "floats": lambda split: split.update(val=torch.rand(3)),
     "files": lambda split: split.update(files=[1]),

@@ -25,15 +25,18 @@ from capsule_lightning.decoders.base import Decoder
 from capsule_lightning.decoders.class_independent import ClassIndependentDecoder
 from capsule_lightning.decoders.conv import ConvDecoder
 from capsule_lightning.decoders.dense import DenseDecoder
+from capsule_lightning.encoders.matrix import MatrixEncoder
 from capsule_lightning.encoders.sabour import SabourEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.figures.perturbations import perturbed_pictures
 from capsule_lightning.models.capsnet import CapsNet
 from capsule_lightning.models.cnn import BaselineCNN
+from capsule_lightning.models.conv_capsnet import ConvCapsNet
 from capsule_lightning.report import TrainedNetwork, build, page, pictures, report
 from capsule_lightning.report.measured import spread_over_classes
 from capsule_lightning.report.panel import decoder_layers
 from capsule_lightning.report.trained_network import evaluation_pictures, load_from_file, load_from_run, monitored
+from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRouting
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = ["zero", "one & <all>", "two"]
@@ -166,6 +169,17 @@ def test_without_a_decoder_the_page_says_so_and_has_no_panel(net: torch.nn.Modul
     assert embedded(page) is None
     assert "no decoder" in page
     assert "Reconstructions" not in page
+
+
+def test_layers_that_run_side_by_side_have_no_pictures_of_votes(undrawn: None) -> None:
+    options = {"types": (3, 2), "kernel_sizes": (3, 2), "strides": (1, 1), "dim": 4, "coordinates": False}
+    encoder, routing = partial(MatrixEncoder, channels=4, num_types=2, dim=4), InvertedDotProductRouting
+    for schedule, count in (("sequential", 1), ("concurrent", 0)):
+        net = ConvCapsNet(
+            (1, 14, 14), 3, encoder=encoder, routing=routing, class_routing=routing, schedule=schedule,
+            share_class_votes=False, **options,
+        )  # fmt: skip
+        assert len(list(pictures.coupling_pictures(trained(net.eval())))) == count
 
 
 def test_a_decoder_that_the_page_cannot_compute_is_named(few: None) -> None:
