@@ -167,7 +167,7 @@ class FiguresDataModule(JointDataModule):
             len(motion.names) >= 3,
             f"{self.folder}: {len(motion.names)} clips; expected 3 or more, to train, validate and test on",
         )
-        size = self.test_size if self.test_size < 1 else self.test_size / self.repeats
+        size = self.test_size if self.test_size < 1 else -(-int(self.test_size) // self.repeats)
         train, test = by_clip(motion.clips, size, 0, "test_size")
         kept = test if split == "test" else train
         return motion._replace(rotations=motion.rotations[kept], clips=motion.clips[kept])

@@ -37,7 +37,10 @@ class BytePairVocabulary(Vocabulary):
         super().__init__(tokens)
         require(
             len(merges) <= MOST_TOKENS
-            and all(len(pair) == 2 and all(isinstance(half, str) for half in pair) for pair in merges),
+            and all(
+                isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(half, str) for half in pair)
+                for pair in merges
+            ),
             "merges of the vocabulary: expected a list of pairs of pieces; take a vocabulary that a run has written",
         )
         self.merges = [list(pair) for pair in merges]

@@ -1,5 +1,6 @@
 """What a run prints while it trains: on a real terminal, and into a file."""
 
+import io
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -7,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 from program import TINY, capsule_lightning
+from rich.console import Console
 from terminal import CTRL_C, Terminal
 
+from capsule_lightning.callbacks import progress as module
 from capsule_lightning.callbacks.progress import RunProgress, epoch_of, in_short
 from capsule_lightning.errors import InputError
 
@@ -110,6 +113,21 @@ def test_the_time_left_is_that_of_the_other_steps(steps, done, left, monkeypatch
     progress.on_train_start(trainer(), None)
     now = 2.0
     assert progress._time_left(trainer(done, steps=steps)) == left
+
+
+def test_a_bar_is_drawn_no_more_often_than_its_rate_and_when_it_is_full(monkeypatch):
+    now, drawn = 0.0, []
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, _environ={"TERM": "xterm"})
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(module, "get_console", lambda: console)
+    monkeypatch.setattr(module.Progress, "update", lambda self, task, **shown: drawn.append(shown["completed"]))
+    progress = RunProgress(refresh_rate=2)
+    state = SimpleNamespace(num_test_batches=[9], is_global_zero=True)
+    for batch in range(9):
+        progress.on_test_batch_end(state, None, None, None, batch)
+        now += 0.2
+    progress.teardown(state, None, "test")
+    assert drawn == [1, 4, 7, 9]  # after 0, 0.6 and 1.2 seconds, and the last
 
 
 def test_a_disabled_bar_says_nothing(capsys):

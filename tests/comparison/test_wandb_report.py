@@ -118,10 +118,11 @@ def test_the_command_publishes_what_it_has_printed(
     server: WandbServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "read_wandb", lambda project: runs() if project == "lab/p" else [])
+    monkeypatch.setenv("COLUMNS", "60")  # an address is not broken, however long it is
     main(["compare", "--wandb", "lab/p", "--by", "routing", "--publish"])
     output = capsys.readouterr().out
     assert len(server.views) == 2
-    assert f"report:    {server.url}/lab/p/reports/" in output
+    assert f"report:    {server.url}/lab/p/reports/test-accuracy-by-routing--view1\n" in output
     assert f"workspace: {server.url}/lab/p?nw=" in output
 
 

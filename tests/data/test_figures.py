@@ -313,6 +313,15 @@ def test_clips_are_disjoint(folder, clips) -> None:
     assert "clips of train" in str(data)
 
 
+@pytest.mark.parametrize(("size", "held"), [(1, 1), (2, 1), (7, 2), (12, 3), (0.25, 2)])
+def test_the_test_set_has_whole_clips_next_to_its_size(size, held, clips) -> None:
+    source = {"folder": str(clips(8, frames=2)), "frames": None, "repeats": 2}
+    data = FiguresDataModule(**{**SMALL, **source, "test_size": size, "val_size": 2})
+    data.setup()
+    assert len(set(data._clips_of["test"])) == held
+    assert len(data.store("test")) == 4 * held
+
+
 def test_a_viewpoint_turns_what_the_camera_sees_and_not_the_body() -> None:
     fixed = {**SMALL, "dims": 3, "elevation": (0.0, 0.0), "aim": 0.0, "distance": (4.0, 4.0), "noise": 0.0}
     front, side = (batch_of(FiguresDataModule(**fixed, azimuth=(angle, angle))).joints for angle in (0.0, 60.0))

@@ -170,6 +170,15 @@ def test_a_table_states_pairs_and_splits(tmp_path):
         made({"table": str(tmp_path / "all.csv")})
 
 
+@pytest.mark.parametrize("option", ["pictures", "masks"])
+def test_a_folder_that_is_none_is_refused_by_its_option(option, tmp_path):
+    options = write(tmp_path, square(1))
+    file = tmp_path / "images" / "0.png"
+    for path, kind in ((tmp_path / "none", "no such"), (file, "file")):
+        with pytest.raises(InputError, match=f"{option}={path}: .*{kind}.*expected a folder of image files"):
+            made({**options, option: str(path)})
+
+
 def test_images_without_a_mask_are_told_and_masks_of_other_pictures_refused(tmp_path):
     options = write(tmp_path, square(1), suffix="_mask")
     Image.new("L", (SIDE, SIDE)).save(tmp_path / "images" / "lonely.png")

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from capsule_lightning.data import subwords
 from capsule_lightning.data.published_texts import PublishedTextDataModule
 from capsule_lightning.data.sentences import ReviewSentencesDataModule
 from capsule_lightning.data.text_folder import TextFolderDataModule
 from capsule_lightning.data.text_lines import read_lines
 from capsule_lightning.data.text_store import TextStore
 from capsule_lightning.data.text_table import TextTableDataModule
-from capsule_lightning.data.tokens import PAD, UNKNOWN
+from capsule_lightning.data.tokens import PAD, SPECIAL, UNKNOWN
 from capsule_lightning.data.trained_on import read_trained_on, trained_on
 from capsule_lightning.data.vocabulary import WordVocabulary
 from capsule_lightning.data.vocabulary_files import read_vocabulary, vocabulary_of, vocabulary_text
@@ -70,6 +71,16 @@ def test_a_vocabulary_comes_back_from_plain_values(tmp_path, tokenizer):
     assert PAD not in again.encode(text)
     assert again.decode(again.encode("good film")) == "good film"
     assert table(tmp_path / "a.csv", vocabulary=str(tmp_path / "vocabulary.json")).in_shape == data.in_shape
+
+
+@pytest.mark.parametrize("merges", [[5], [["a"]], [["a", "b", "c"]], [["a", 5]], [["no", "such"]], [["a", "b"]] * 5])
+def test_pairs_that_cannot_be_joined_are_refused(tmp_path, merges, monkeypatch):
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr(subwords, "MOST_TOKENS", 4)
+    said = {"kind": "byte_pairs", "tokens": [*SPECIAL, "a", "b", "ab"], "merges": merges}
+    (tmp_path / "vocabulary.json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match="that a run has written"):
+        read_vocabulary(tmp_path / "vocabulary.json")
 
 
 def test_batches_of_like_length_are_the_same_on_any_number_of_processes(tmp_path):

@@ -38,6 +38,12 @@ def test_thresholds_stay_in_order_whatever_their_parameters_are():
     assert probabilities[-1].argmax() == 5
 
 
+@pytest.mark.parametrize("num_classes", [2, 3, 7])
+def test_at_first_all_grades_are_equally_probable(num_classes):
+    expected = torch.full((1, num_classes), 1 / num_classes)
+    assert_close(OrderedThresholds(num_classes)(torch.zeros(1, 1)).exp(), expected)
+
+
 def test_gradients():
     logits = torch.randn(3, 4, dtype=torch.float64).sort(dim=1, descending=True).values.requires_grad_()
     assert torch.autograd.gradcheck(grade_log_probabilities, (logits,))

@@ -191,6 +191,7 @@ def test_predictions_are_masks_and_the_names_in_them():
     answers = net.predict(torch.rand(2, *IN_SHAPE))
     assert_close(answers.classes, torch.full((2, *IN_SHAPE[1:]), 2))
     assert answers.names == ["dog", "dog"]
+    assert net.names_of(torch.tensor([[[0, 2], [1, 0]], [[0, 0], [0, 0]]])) == ["cat, dog", ""]
 
 
 @torch.no_grad()

@@ -70,10 +70,12 @@ def test_equals_the_procedure_of_the_paper(iterations, bias, leaky):
         np.testing.assert_allclose(couplings[n], c, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize(("leaky", "coupling"), [(False, 1 / 10), (True, 1 / 11)])
-def test_one_pass_couples_each_child_equally_to_ten_classes(leaky, coupling):
-    _, couplings = dynamic_routing(torch.randn(5, 10, 4), iterations=1, leaky=leaky)
-    assert_close(couplings, torch.full((5, 10), coupling))
+@pytest.mark.parametrize(
+    ("classes", "leaky", "coupling"), [(10, False, 1 / 10), (10, True, 1 / 11), (1, False, 1), (1, True, 1 / 2)]
+)
+def test_one_pass_couples_each_child_equally_to_all_classes(classes, leaky, coupling):
+    _, couplings = dynamic_routing(torch.randn(5, classes, 4), iterations=1, leaky=leaky)
+    assert_close(couplings, torch.full((5, classes), float(coupling)))
 
 
 def test_couplings_are_a_softmax_over_the_parents():
