@@ -45,3 +45,4 @@ def test_couplings_are_those_of_the_layers() -> None:
     couplings = routing.couplings(Capsules(children, torch.ones(4, 2, dtype=torch.float64)))
     assert_close(found["encoder"], couplings.mean(dim=0))
     assert found["decoder"].shape == (2, 2)
+    assert not any(module._forward_pre_hooks for module in net.modules())  # nothing is left behind

@@ -129,6 +129,9 @@ def test_help_of_a_slot_lists_the_arguments_of_a_class(capsys: pytest.CaptureFix
     text = capsys.readouterr().out
     assert "--trainer.max_epochs" in text
     assert "--test_after_fit" in text
+    assert not re.search(
+        r"^ *--(optimizer|lr_scheduler)\b", text, re.M
+    )  # they belong to the model, and have no other name
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from capsule_lightning.augmentations.identity import NoAugmentation
+from capsule_lightning.data.deep_pictures import is_range
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.data.trained_on import read_trained_on, trained_on
 from capsule_lightning.errors import InputError
@@ -106,3 +107,22 @@ def test_bytes_among_scans_are_refused(scans, write_image):
     write_image(root / "b" / "photo.png", (8, 8))
     with pytest.raises(InputError, match=r"b/photo\.png: .*gray of 8 bits, expected one channel of 16 bits"):
         of_scans(root).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("values", "good"),
+    [
+        ([0, 4095], True),
+        ((-1.5, 2.0), True),
+        ([7, 7], False),
+        ([9, 3], False),
+        ([0, 1.0], False),
+        ([0.0, float("inf")], False),
+        ([False, True], False),
+        ([0, 1, 2], False),
+        ("01", False),
+        (None, False),
+    ],
+)
+def test_a_range_is_two_numbers_of_a_kind_one_below_the_other(values: object, good: bool) -> None:
+    assert bool(is_range(values)) is good

@@ -406,6 +406,7 @@ FAULTS = {
     "fractions": (one(labels=LABELS + 0.5), {}, "labels: has 0.5; expected whole numbers"),
     "nan-labels": (one(labels=np.where(LABELS == 1, np.nan, 0)), {}, "labels: has nan"),
     "huge-labels": (one(labels=LABELS * 1e300), {}, "labels: has 1e"),
+    "rounded-labels": (one(labels=np.where(LABELS == 1, 2.0**53, 0)), {}, "labels: has 9007199254740992"),
     "several": (one(labels=1 - np.eye(4)[LABELS]), {"several_labels": False}, "several classes, or none; leave it out"),
     "columns": (one(labels=np.stack([LABELS] * 2, axis=1)), {}, "has 2 columns; expected one"),
     "cube": (one(labels=LABELS[:, None, None]), {}, r"holds \(40, 1, 1\) int64"),

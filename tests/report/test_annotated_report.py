@@ -34,8 +34,14 @@ HEADINGS = {
 }
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("segmentation", marks=pytest.mark.long(6)),
+        pytest.param("detection", marks=pytest.mark.nightly),
+        pytest.param("pose", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_page_tells_what_a_test_measures(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = fit(tmp_path, f"--config={kind}.yaml", *KINDS[kind][0], *KINDS[kind][1])
     monkeypatch.chdir(tmp_path)

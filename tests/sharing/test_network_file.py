@@ -320,6 +320,16 @@ def test_a_class_of_ones_own_is_found_once_its_module_is_imported(
             sys.modules.pop(name, None)
 
 
+def test_the_network_that_a_name_means_is_printed(digits: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = LightParser("report")
+    add_network(words)
+    assert network_chosen(words.options(["--ckpt_path", str(digits)])) == str(digits)
+    assert capsys.readouterr().out == ""  # which has been named
+    found = network_chosen(words.options(["--ckpt_path", str(digits.parents[1])]))
+    assert Path(found).parent == digits.parent
+    assert capsys.readouterr().out == f"network: {found}\n"
+
+
 def test_a_checkpoint_outside_its_run_states_how_it_is_evaluated(digits: Path, here: Path) -> None:
     alone = here / "alone.ckpt"
     alone.write_bytes(digits.read_bytes())

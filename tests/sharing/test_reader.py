@@ -46,6 +46,29 @@ def test_pixels_of_any_usual_form(pixels: object) -> None:
     assert ImageReader(GRAY)(np.zeros((3, 4, 5), np.uint8)).shape == (3, 1, 4, 5)
 
 
+VECTORS = TrainedOn("a", list("xy"), [3, 1, 1], [3, 1, 1], normalization="channel", statistics=[[1, 2, 3], [2, 2, 2]])
+
+
+@pytest.mark.parametrize("vectors", [[3, 4, 5], np.array([[3, 4, 5]]), torch.tensor([[3.0, 4, 5]])[..., None, None]])
+def test_vectors_of_any_usual_form(vectors: object) -> None:
+    assert_close(ImageReader(VECTORS)(vectors), torch.ones(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "named"),
+    [
+        ([1, 2], r"vectors of shape \(1, 2\): expected \(batch, 3\)"),
+        (np.zeros((3, 2)), r"shape \(3, 2\): expected \(batch, 3\)"),
+        (np.zeros((3, 3, 2)), r"\(3, 3, 2\): expected"),
+        (5, r"shape \(\): expected"),
+        ("a.png", "vectors of 3 numbers"),
+    ],
+)
+def test_what_are_no_vectors_is_refused(vectors: object, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        ImageReader(VECTORS)(vectors)
+
+
 @pytest.mark.parametrize(
     ("pixels", "named"),
     [
