@@ -3,8 +3,8 @@
 The maps are random, in place of a backbone's. ``shared`` routes 6,272 capsules with one matrix for each class, so that
 no vote is formed; ``hidden`` routes 392 capsules through 64 hidden ones; ``cappronet`` projects the mean features onto
 subspaces, ``groups`` is its control without the projection, and ``linear`` the control without capsules. The results
-are milliseconds per step and peak memory above the runtime, beside what `law` derives and what the votes alone of all
-primary capsules would take if they were stored.
+are milliseconds per step, peak memory above the runtime, and of this what tensors hold, beside what `law` derives for
+them and what the votes alone of all primary capsules would take if they were stored.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from held import most_held
 from measure import (
     MIB,
     Step,
@@ -203,11 +204,22 @@ class HeadStep(Workload):
         """What the step needs; known after `build`."""
         return law(self.name, self.parameters, self.batch_size, self.num_classes, self.shape)
 
+    def held(self) -> int:
+        """Return the most bytes that tensors hold at once on the CPU, from building the head to its second step."""
+
+        def two_steps() -> None:
+            step = self.build(torch.device("cpu"))
+            step()
+            step()
+
+        return most_held(two_steps)
+
     @override
     def facts(self) -> dict[str, Any]:
+        held = self.held()
         found = self.law
         named = {f"{part}_mib": size / MIB for part, size in found._asdict().items()}
-        return {"parameters": self.parameters, "law_mib": found.bytes / MIB, **named}
+        return {"parameters": self.parameters, "held_mib": held / MIB, "law_mib": found.bytes / MIB, **named}
 
 
 def options() -> argparse.ArgumentParser:
@@ -232,7 +244,8 @@ def main() -> None:
     for name, each in found.items():
         memory = "" if each["peak_mib"] is None else f"{each['peak_mib']:8.0f} MiB,"
         votes = f", votes would take {each['stored_votes_mib']:,.0f}" if each["stored_votes_mib"] else ""
-        print(f"{name:10}{each['ms']['median']:9.0f} ms {memory} derived {each['law_mib']:.0f} MiB{votes}")
+        held = f"tensors {each['held_mib']:.0f} of the derived {each['law_mib']:.0f} MiB"
+        print(f"{name:10}{each['ms']['median']:9.0f} ms {memory} {held}{votes}")
     write(arguments, found)
 
 

@@ -170,4 +170,5 @@ def test_a_convolutional_network_is_probed_before_its_last_layer():
     found = probe_network(net, lambda x: x, torch.rand(12, 1, 8, 8), torch.arange(12) % 3, PARAMETERS[:2])
     assert "last dense layer" in found.what
     assert found.single.shape == (6, 2)
+    assert not any(module._forward_pre_hooks for module in net.modules())  # nothing is left behind
     assert found.single.abs().sum() > 0

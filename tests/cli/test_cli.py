@@ -174,6 +174,9 @@ def test_the_help_of_each_command_is_its_own(capsys: pytest.CaptureFixture[str])
     assert len(set(said.values())) == len(said)
     assert "max_epochs" not in said["test"] + said["predict"]
     assert all(word in said["fit"] for word in ("callbacks", "logger", "optimizer", "reconstruction_weight", "run_id"))
+    listed = re.search(r"^( *--model.net.routing +)ConstantRouting.*\n( +)[A-Z]", said["fit"], re.M)
+    assert listed is not None
+    assert len(listed[1]) == len(listed[2])  # names go on below each other
     main(["help"])
     assert "commands:" in capsys.readouterr().out
 

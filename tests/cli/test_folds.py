@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from capsule_lightning.cli.folds import read_plan, refusal, words_of_one
+from capsule_lightning.cli.folds import is_done, read_plan, refusal, words_of_one
 from capsule_lightning.comparison import Run
 from capsule_lightning.comparison.folds import fold_table
 from capsule_lightning.errors import InputError
@@ -65,6 +65,7 @@ def test_the_folds_are_the_runs_of_a_study(tmp_path: Path) -> None:
     assert one.folder == Path("runs/mine/fold1-seed7")
     assert one.study.trials() == trials  # so that one fold may be trained first, and the others with it later
     assert words_of_one(one) == [*trials[1].words, "--runs", "runs", "--resume"]
+    assert not is_done(one)
 
 
 def test_data_that_cannot_be_divided_are_refused(photos: Path) -> None:

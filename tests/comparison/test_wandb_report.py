@@ -12,7 +12,7 @@ from wandb_server import WandbServer
 import capsule_lightning.loggers.wandb as guard
 from capsule_lightning.cli import compare as module
 from capsule_lightning.cli import main
-from capsule_lightning.comparison import Run, compare, verdict
+from capsule_lightning.comparison import Run, compare, tables, verdict
 from capsule_lightning.comparison.wandb_report import publish
 from capsule_lightning.errors import InputError
 
@@ -118,7 +118,7 @@ def test_the_command_publishes_what_it_has_printed(
     server: WandbServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "read_wandb", lambda project: runs() if project == "lab/p" else [])
-    monkeypatch.setenv("COLUMNS", "60")  # an address is not broken, however long it is
+    monkeypatch.setattr(tables, "WIDE", 60)  # an address is not broken, however narrow the output is
     main(["compare", "--wandb", "lab/p", "--by", "routing", "--publish"])
     output = capsys.readouterr().out
     assert len(server.views) == 2
