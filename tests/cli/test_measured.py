@@ -123,6 +123,19 @@ def test_predict_has_its_table_and_no_logger_unless_asked(word: str) -> None:
     assert for_predict(resolve(given), given)["trainer"]["logger"]
 
 
+def test_the_network_that_a_name_means_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a" / "one" / "checkpoints").mkdir(parents=True)
+    last = "runs/a/one/checkpoints/last.ckpt"
+    Path(last).touch()
+    (tmp_path / "runs" / "a" / "one" / "config.yaml").touch()
+    for name, said in ((last, ""), ("last", f"network: {last}\n")):
+        assert with_network(read_words(["test", "--ckpt_path", name])).option("ckpt_path") == last
+        assert capsys.readouterr().out == said
+
+
 def test_data_that_are_chosen_need_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="test needs a trained network"):

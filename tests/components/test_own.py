@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -48,8 +49,9 @@ def test_a_module_of_the_runs_own_folder_is_not_imported(
     assert not list(run.rglob("imported"))
 
 
-@pytest.mark.parametrize("name", ["capsule_lightning.no.Such", "nowhere.Net"])
-def test_what_is_not_ones_own_is_left_alone(name: str, run: Path) -> None:
+@pytest.mark.parametrize("name", ["capsule_lightning.no.Such", "nowhere.Net", "from_nowhere.Net"])
+def test_what_is_not_ones_own_is_left_alone(name: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "from_nowhere", ModuleType("from_nowhere"))  # as of code that was never a file
     (run / "config.yaml").write_text(f"model: {{class_path: {name}}}")
     import_own(checkpoint(run))
 

@@ -72,6 +72,7 @@ def test_people_are_cut_out_and_their_joints_follow(make) -> None:
                 assert batch.visible[n].tolist() == [False, True, False]
                 assert batch.areas[n].item() == pytest.approx(400.5 * scale**2)
         assert store.inputs.dtype == torch.uint8
+    assert not data.is_depth  # photographs give no depth to learn
 
 
 def test_a_pixel_is_where_its_point_is() -> None:
