@@ -31,7 +31,7 @@ _MOST_CELLS = 2**22
 
 
 class Row(NamedTuple):
-    """What is kept of one image.
+    """What is kept of one example.
 
     Attributes:
         number: its place in the data.
@@ -39,7 +39,7 @@ class Row(NamedTuple):
         classes: the predicted classes.
         confidence: length of the predicted capsule, see `confidences`.
         error: reconstruction error; None without a decoder.
-        brightness: its mean in [0, 1].
+        brightness: mean of its picture in [0, 1]; NaN if it has none.
         lengths: ``(J)``, of the class capsules.
         poses: ``(J, E)``; None unless they are asked for.
         probability: of the predicted class, at the temperature that the checkpoint holds; None if it holds none.
@@ -64,6 +64,7 @@ class PredictionFile(ABC):
     Args:
         path: the place.
         class_names: names of the J classes.
+        example: what an example is called, which heads the column of their names.
         overwrite: replace a file that is there.
         make_folder: make the folder of the place if it does not exist.
         option: the option that chose the place, for messages.
@@ -74,11 +75,12 @@ class PredictionFile(ABC):
         path: Path,
         class_names: Sequence[str],
         *,
+        example: str = "image",
         overwrite: bool = False,
         make_folder: bool = False,
         option: str = "--output",
     ) -> None:
-        self.path, self.class_names = path, class_names
+        self.path, self.class_names, self.example = path, class_names, example
         self._stack = ExitStack()
         whole = open_whole(path, overwrite=overwrite, make_folder=make_folder, remedy=f"choose another {option}")
         self.file = self._stack.enter_context(whole)
@@ -87,8 +89,8 @@ class PredictionFile(ABC):
         """Write rows below those that are there.
 
         Args:
-            rows: of at least one image.
-            names: of the images.
+            rows: of at least one example.
+            names: of the examples.
 
         Raises:
             InputError: the file cannot be written.
@@ -141,7 +143,7 @@ class CSVTable(PredictionFile):
     def write(self, rows: Sequence[Row], names: Sequence[str]) -> None:
         lines: list[Sequence[object]] = []
         for row, name in zip(rows, names, strict=True):
-            cells = columns(row, name, self.class_names)
+            cells = columns(row, name, self.class_names, self.example)
             if not self._begun:
                 lines.append([*cells])
                 self._begun = True
@@ -169,7 +171,9 @@ class ParquetTable(PredictionFile):
 
     @override
     def write(self, rows: Sequence[Row], names: Sequence[str]) -> None:
-        self._waiting += [columns(row, name, self.class_names) for row, name in zip(rows, names, strict=True)]
+        self._waiting += [
+            columns(row, name, self.class_names, self.example) for row, name in zip(rows, names, strict=True)
+        ]
         if len(self._waiting) * len(self._waiting[0]) >= _MOST_CELLS:
             self._write_waiting()
 
@@ -187,7 +191,7 @@ class ParquetTable(PredictionFile):
 
         if self._writer is None:
             kinds = {"set": pyarrow.list_(pyarrow.string())}
-            kinds |= dict.fromkeys(("image", "label", "prediction"), pyarrow.string())
+            kinds |= dict.fromkeys((self.example, "label", "prediction"), pyarrow.string())
             schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in waiting[0]])
             self._writer = self._parquet.ParquetWriter(self.file, schema)
         self._writer.write_table(pyarrow.Table.from_pylist(waiting, self._writer.schema))
@@ -275,14 +279,14 @@ class _Growing:
         shutil.copyfileobj(self.file, member, 2**20)
 
 
-def columns(row: Row, name: str, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return the cells of an image by the names of their columns; None for what is not known.
+def columns(row: Row, name: str, class_names: Sequence[str], example: str) -> dict[str, Any]:
+    """Return the cells of an example by the names of their columns; None for what is not known.
 
     The conformal set is a list of the names of its classes; several labels, or classes, are one text.
     """
     sure = {} if row.likely is None else {"probability": row.probability, "set": names_of(row.likely, class_names)}
     return {
-        "image": name,
+        example: name,
         "label": in_words(row.labels, class_names) or None,
         "prediction": in_words(row.classes, class_names),
         "confidence": row.confidence,

@@ -41,12 +41,13 @@ LONGEST = 80
 class PredictionTable(L.Callback):
     """Write the predictions as a table, batch after batch, and print the first of them.
 
-    Its columns are image, label, prediction, confidence, reconstruction error, and all capsules' lengths. The
-    confidence is the length of the predicted capsule. Of a checkpoint that holds what `Calibration` has learned there
-    are also the probability of the predicted class, and the set of classes that holds the true one as often as was
-    asked for. If an image has several labels, they and their predictions share a cell, and the confidence is that of
-    the least certain one; if none is predicted, it is 1 less the greatest length. Predictions without ``classes`` and
-    ``activations`` are left out, and so are images that could not be read, if they may be left out.
+    Its columns are image (or text, sentence, vector), label, prediction, confidence, reconstruction error, and all
+    capsules' lengths. The confidence is the length of the predicted capsule. Of a checkpoint that holds what
+    `Calibration` has learned there are also the probability of the predicted class, and the set of classes that holds
+    the true one as often as was asked for. If an image has several labels, they and their predictions share a cell, and
+    the confidence is that of the least certain one; if none is predicted, it is 1 less the greatest length. Predictions
+    without ``classes`` and ``activations`` are left out, and so are images that could not be read, if they may be left
+    out.
 
     Args:
         output: file of the table, a ``.csv``, a ``.parquet``, or a ``.txt`` of the predictions alone; null for
@@ -141,19 +142,20 @@ class PredictionTable(L.Callback):
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         names = [data.name_of(row.number) for row in rows]
         if not self._files:
-            self._open(Path(trainer.default_root_dir), data.class_names)
+            self._open(Path(trainer.default_root_dir), data)
         for file in self._files:
             file.add(rows, names)
         self._summary.add(rows, names)
 
-    def _open(self, folder: Path, class_names: Sequence[str]) -> None:
+    def _open(self, folder: Path, data: ImageDataModule) -> None:
         path = folder / "predictions.csv" if self.output is None else expanded(self.output, "--output")
         usual = self.output is None
         kind = {PARQUET: ParquetTable, LINES: Lines}.get(path.suffix, CSVTable)
-        self._files.append(kind(path, class_names, overwrite=self.overwrite or usual, make_folder=usual))
+        options = {"overwrite": self.overwrite or usual, "make_folder": usual, "example": data.example_name}
+        self._files.append(kind(path, data.class_names, **options))
         if self.embeddings is not None:
             place = expanded(self.embeddings, "--embeddings")
-            more = EmbeddingsFile(place, class_names, overwrite=self.overwrite, option="--embeddings")
+            more = EmbeddingsFile(place, data.class_names, overwrite=self.overwrite, option="--embeddings")
             self._files.append(more)
 
 

@@ -59,6 +59,7 @@ class FeatureDataModule(ImageDataModule):
     """
 
     name = "features"
+    example_name = "vector"
     usual_normalization: ClassVar[Normalization] = "channel"
 
     def __init__(

@@ -76,6 +76,20 @@ def test_the_table_is_read_back(tmp_path) -> None:
         assert [each["set"] for each in csv.DictReader(file)] == ["cat, dog", "", "dog"]
 
 
+def test_examples_are_called_what_they_are(tmp_path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for kind in (CSVTable, ParquetTable):
+        file = kind(tmp_path / kind.__name__, NAMES, example="sentence")
+        file.add(ROWS, FILES)
+        file.finish()
+    with (tmp_path / "CSVTable").open(newline="", encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    for names in (rows[0].keys(), parquet.read_table(tmp_path / "ParquetTable").column_names):
+        assert next(iter(names)) == "sentence"
+        assert "image" not in names
+    assert [row["sentence"] for row in rows] == FILES
+
+
 @pytest.mark.parametrize("cells", [1, 10**6])
 def test_a_parquet_table_is_read_back_with_its_types(tmp_path, monkeypatch, cells: int) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")

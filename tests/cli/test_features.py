@@ -25,7 +25,9 @@ def test_a_network_of_vectors_trains_predicts_and_is_loaded(run_main, tmp_path):
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     run_main("predict", "--ckpt_path", checkpoint, "--data.images=new.csv", "--output=found.csv")
     with (tmp_path / "found.csv").open() as file:
-        found = [row["prediction"] for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    assert next(iter(rows[0])) == "vector"
+    found = [row["prediction"] for row in rows]
     assert sum(a == "xyz"[b] for a, b in zip(found, labels[:12].tolist(), strict=True)) >= 10
     net = load_network(checkpoint)
     assert net.predict(values[:12]).names == found
