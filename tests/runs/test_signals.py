@@ -13,7 +13,7 @@ from forked import run, start, wait_for
 from resumed import FIT, NOISY, assert_same_end, last, steps_logged
 from tiers import nightly_but
 
-from capsule_lightning.runs.signals import Signals, is_started_with_others
+from capsule_lightning.runs.signals import Signals, is_started_with_others, requeue
 
 #: Nothing is saved by step or time: what is there, the signal has saved.
 SELDOM = NOISY.replace("every_n_steps: 4", "every_n_steps: null")
@@ -49,6 +49,46 @@ def test_a_signal_saves_and_leaves(number: signal.Signals, status: int, cwd: Pat
     assert last(cwd)["global_step"] == left < 100  # the last step is both saved and logged
     assert run(cwd, *FIT, "--resume") == 0, output(cwd)[-3000:]
     assert_same_end(cwd, whole)
+
+
+@pytest.mark.parametrize(
+    ("variables", "status", "calls", "done"),
+    [
+        ({}, 1, [], True),
+        ({"SLURM_JOB_ID": "5", "SLURM_PROCID": "1"}, 1, [], True),
+        ({"SLURM_JOB_ID": "5", "SLURM_PROCID": "0"}, 0, [["scontrol", "requeue", "5"]], True),
+        ({"SLURM_JOB_ID": "5", "SLURM_PROCID": "0"}, 1, [["scontrol", "requeue", "5"]], False),
+        ({"SLURM_JOB_ID": "5", "SLURM_PROCID": "0"}, None, [["scontrol", "requeue", "5"]], False),  # is not there
+        (
+            {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"},
+            0,
+            [["scontrol", "requeue", "5_2"]],
+            True,
+        ),
+    ],
+)
+def test_the_first_process_of_a_job_queues_it_again_and_says_if_that_failed(
+    variables: dict[str, str],
+    status: int | None,
+    calls: list[list[str]],
+    done: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    called: list[list[str]] = []
+
+    def scontrol(command: list[str], check: bool) -> None:
+        called.append(command)
+        if status is None:
+            raise FileNotFoundError("scontrol")
+        if status and check:
+            raise subprocess.CalledProcessError(status, command)
+
+    monkeypatch.setattr(os, "environ", variables)
+    monkeypatch.setattr(subprocess, "run", scontrol)
+    assert requeue() is done
+    assert called == calls
+    assert ("resume by hand" in capsys.readouterr().err) is not done
 
 
 @pytest.mark.nightly
