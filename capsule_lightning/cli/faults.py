@@ -45,7 +45,7 @@ def as_user_error(error: BaseException) -> InputError | StoppedError | None:
             )
         if isinstance(cause, ValueError | TypeError | RuntimeError) and _raised_in(cause, "torch.optim"):
             return InputError(f"model.optimizer: {first_sentences(cause)}; choose another, such as torch.optim.AdamW")
-        if isinstance(cause, MemoryError | RuntimeError) and _MEMORY.search(f"{type(cause).__name__} {cause}"):
+        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and _MEMORY.search(str(cause))):
             return StoppedError(
                 f"no memory is left ({first_sentences(cause)}); choose a smaller --data.batch_size or network"
             )

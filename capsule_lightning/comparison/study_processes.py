@@ -307,9 +307,8 @@ def run_trial(
     """
     for number in NOT_FOR_THE_SERVER:
         signal.signal(number, signal.SIG_DFL)
-    os.setpgid(
-        0, 0
-    )  # a terminal sends Ctrl-C to the study alone, which forwards it: a run that got it twice would stop at once
+    # a terminal sends Ctrl-C to the study alone, which forwards it: a run that got it twice would stop at once
+    os.setpgid(0, 0)
     end_with_study()
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
@@ -321,9 +320,8 @@ def run_trial(
 
         torch.set_num_threads(threads)
     sys.argv = [PROGRAM, *words]
-    sys.modules["__main__"].__spec__ = find_spec(
-        f"{PROGRAM}.__main__"
-    )  # ddp starts the other processes of the run by it
+    # ddp starts the other processes of the run by it
+    sys.modules["__main__"].__spec__ = find_spec(f"{PROGRAM}.__main__")
     fit(words)
 
 

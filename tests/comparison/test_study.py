@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import multiprocessing
 import os
 import re
 import signal
@@ -29,7 +30,7 @@ from capsule_lightning.cli.configs import resolve
 from capsule_lightning.comparison import new_console
 from capsule_lightning.comparison import study_processes as module
 from capsule_lightning.comparison.study import read_study
-from capsule_lightning.comparison.study_processes import is_finished, last_line, run_study
+from capsule_lightning.comparison.study_processes import is_finished, last_line, run_study, run_trial
 from capsule_lightning.components.build import build
 from capsule_lightning.components.names import class_names
 from capsule_lightning.errors import InputError
@@ -157,6 +158,20 @@ def test_the_server_of_a_study_ends_with_it_also_while_it_imports(tmp_path: Path
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))}
     subprocess.run([sys.executable, "-c", study], cwd=tmp_path, env=environment, check=True, timeout=60)
     wait_for(lambda: not any(Path(link).resolve() == tmp_path for link in Path("/proc").glob("[0-9]*/cwd")), seconds=20)
+
+
+def test_the_terminal_does_not_interrupt_the_runs_of_a_study_itself(cwd: Path) -> None:
+    words = ["sh", "-c", "echo begun; sleep 60"]
+    run = multiprocessing.get_context("forkserver").Process(
+        target=run_trial, args=(subprocess.run, words, "output.txt", 1, None)
+    )
+    run.start()
+    try:
+        wait_for(lambda: (cwd / "output.txt").is_file() and "begun" in (cwd / "output.txt").read_text(), seconds=60)
+        assert os.getpgid(run.pid) == run.pid != os.getpgrp()  # a group of its own gets no signal of the terminal
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.join()
 
 
 @pytest.mark.long(10)
