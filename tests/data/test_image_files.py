@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from capsule_lightning.data.facts import describe_facts
 from capsule_lightning.data.image_files import read_files, read_images, size_of
@@ -301,6 +302,17 @@ def test_the_first_frame_is_read(tmp_path, suffix):
     found = read_files([tmp_path / f"a{suffix}"], (3, 4, 4))
     assert found.images[0, :, 2, 2].tolist() == [255, 0, 0]
     assert found.facts.animated == 1
+
+
+def test_a_second_frame_that_is_broken_does_not_make_the_first_one_worse(tmp_path, monkeypatch):
+    def broken(_):
+        raise EOFError("no more frames")
+
+    Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "a.gif")
+    monkeypatch.setattr(GifImageFile, "is_animated", property(broken))
+    found = read_files([tmp_path / "a.gif"], (3, 4, 4))
+    assert found.images[0, :, 2, 2].tolist() == [255, 0, 0]
+    assert found.facts.animated == 0
 
 
 def test_dark_and_light_are_exchanged_on_demand(tmp_path, write_image):
