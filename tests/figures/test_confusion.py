@@ -21,8 +21,9 @@ def test_cells_are_shaded_by_the_share_of_their_row_and_hold_their_counts():
     assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_title()) == ("predicted", "true", "Title")
 
 
-@pytest.mark.parametrize(("count", "written"), [(20, 20), (21, 0)])
-def test_of_many_classes_the_shades_alone(count, written):
+@pytest.mark.parametrize(("count", "written", "font"), [(20, 20, 9), (21, 0, 5)])
+def test_of_many_classes_the_shades_alone_and_small_names(count, written, font):
     figure = confusion_figure(torch.eye(count, dtype=torch.int64), [str(n) for n in range(count)], "Title")
     assert len(figure.axes[0].texts) == written
+    assert {label.get_fontsize() for label in figure.axes[0].get_yticklabels()} == {font}
     figure.canvas.draw()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from capsule_lightning.figures.learning_curves import COLORS, learning_curves_figure, on_common_steps, spread_out
 
@@ -24,8 +25,9 @@ def test_the_line_is_the_mean_and_the_band_reaches_from_lowest_to_highest():
     assert axis.get_ylabel() == "val/accuracy, %"
 
 
-def test_every_group_is_told_apart_and_named_in_its_color():
-    curves = {f"group {n}": [{0: 0.1, 10: 0.9 + n / 1000}] for n in range(10)}
+@pytest.mark.parametrize("ends", [[0.9 + n / 1000 for n in range(10)], [*[0.9] * 9, 0.5]], ids=["apart", "equal"])
+def test_every_group_is_told_apart_and_named_in_its_color(ends):
+    curves = {f"group {n}": [{0: 0.1, 10: end}] for n, end in enumerate(ends)}
     figure = learning_curves_figure(curves, "val/accuracy")
     (axis,) = figure.axes
     looks = {(line.get_color(), line.get_linestyle()) for line in axis.get_lines()}
@@ -34,7 +36,7 @@ def test_every_group_is_told_apart_and_named_in_its_color():
         f"group {n}": COLORS[n % len(COLORS)].lower() for n in range(10)
     }
     FigureCanvasAgg(figure).draw()
-    boxes = sorted((text.get_window_extent() for text in axis.texts), key=lambda box: box.y0)
+    boxes = sorted((Text.get_window_extent(text) for text in axis.texts), key=lambda box: box.y0)  # without the lines
     assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))  # one pixel
     inside = figure.bbox
     assert all(box.x1 <= inside.x1 and box.y0 >= inside.y0 and box.y1 <= inside.y1 for box in boxes)

@@ -1,6 +1,7 @@
 """Lengths by class, and capsules that never speak."""
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.colors import to_hex
 
@@ -38,3 +39,12 @@ def test_figure_shows_means_and_marks_the_dead():
     assert bars.lines[0].get_xdata()[0] == DEAD
     assert [label.get_text() for label in bars.get_yticklabels()] == ["a", "b", "c"]
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize(("count", "font", "inches"), [(3, 9, 4.7), (20, 9, 9.3), (21, 5, 9.72), (100, 5, 12.9)])
+def test_names_of_many_classes_are_small_and_the_figure_keeps_to_a_page(count, font, inches):
+    names = [str(n) for n in range(count)]
+    figure = length_figure(torch.rand(count, count), torch.arange(count), names, "Title")
+    for axis in figure.axes[:2]:
+        assert {label.get_fontsize() for label in axis.get_yticklabels()} == {font}
+    assert figure.get_figheight() == pytest.approx(inches)

@@ -39,4 +39,7 @@ def test_each_column_holds_input_digits_and_reconstructions(count, channels):
     assert [text.get_color() == WRONG for text in words] == [False] + [True] * (count - 1)  # in either order
     assert words[0].get_text() == "predicted 7, 2\n(0.90, 0.80)"
     assert sum(text.get_text() == "label 2, 7" for text in axis.texts) == count
+    for n, text in enumerate(words):
+        left, right, bottom, _ = axis.images[3 * n + 2].get_extent()
+        assert text.get_position() == (pytest.approx((left + right) / 2), pytest.approx(bottom, abs=0.1))
     figure.canvas.draw()

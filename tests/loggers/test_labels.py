@@ -9,7 +9,7 @@ from wandb.sdk.wandb_settings import Settings
 from capsule_lightning.errors import InputError
 from capsule_lightning.loggers import wandb as guard
 from capsule_lightning.loggers.base import Placement
-from capsule_lightning.loggers.labels import Labels, labels, wandb_id
+from capsule_lightning.loggers.labels import LONGEST_ID, Labels, labels, wandb_id
 from capsule_lightning.loggers.wandb import GuardedWandbLogger
 
 CONFIG = {
@@ -85,6 +85,7 @@ def test_wandb_takes_every_id(name: str) -> None:
     assert Settings(run_id=made).run_id == made
     assert Artifact(f"model-{made}", type="model").name == f"model-{made}"
     assert made.isascii()
+    assert len(made) <= LONGEST_ID
     assert wandb_id(f"{name}x"[-128:], "one" * 4) != made
     assert "/" not in made
 
