@@ -243,6 +243,18 @@ def test_statistics_that_training_measured_are_measured_again(tmp_path: Path) ->
     np.testing.assert_allclose(given["deviation"], [pixels.std()], rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("given", "everything", "kept"), [({"seed": None}, 7, 7), ({"seed": 3}, 7, 3), ({"seed": None}, None, 0)]
+)
+def test_the_seed_that_chose_the_validation_images_is_kept(
+    given: dict, everything: int | None, kept: int, tmp_path: Path
+) -> None:
+    place, slot = run_of(tmp_path, DigitsDataModule, **given)
+    config = {"seed_everything": everything, "data": slot}
+    (place.parents[1] / "config.yaml").write_text(yaml.safe_dump(config))
+    assert json.loads(what_images_need(place)[0]["data"])["init_args"]["seed"] == kept
+
+
 def test_statistics_that_cannot_be_measured_are_said_to_be_unknown(tmp_path: Path) -> None:
     place, _ = run_of(tmp_path, SmallNORBDataModule, normalization="channel", root=str(tmp_path), download=False)
     said, unknown = what_images_need(place)
