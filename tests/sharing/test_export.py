@@ -38,6 +38,7 @@ from capsule_lightning.models.text_capsnet import TextCapsNet
 from capsule_lightning.routing.dynamic import DynamicRouting
 from capsule_lightning.routing.inverted_dot_product import InvertedDotProductRouting
 from capsule_lightning.routing.self_attention import SelfAttentionRouting
+from capsule_lightning.sharing import export as export_module
 from capsule_lightning.sharing.export import (
     export,
     load_network,
@@ -477,6 +478,30 @@ def test_an_lstm_is_refused_in_one_line() -> None:
     with pytest.raises(InputError, match=r"share it as \.safetensors") as refused:
         onnx_model(net, {})
     assert "\n" not in str(refused.value)
+
+
+def test_onnx_is_made_of_the_weights_and_words_of_a_checkpoint_and_of_a_shared_file(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[dict[str, torch.Tensor], dict[str, str]]] = []
+
+    def model(net: torch.nn.Module, metadata: dict[str, str]) -> bytes:
+        given.append((net.state_dict(), metadata))
+        return b"a model"
+
+    monkeypatch.setattr(export_module, "onnx_model", model)
+    monkeypatch.setattr(export_module, "require_onnx", lambda: None)
+    shared = export(digits, tmp_path / "net.safetensors").path
+    for source in (digits, shared):
+        assert export(source, tmp_path / f"{source.stem}.onnx").path.read_bytes() == b"a model"
+    (weights, words), (same_weights, same_words) = given
+    torch.testing.assert_close(weights, same_weights, rtol=0, atol=0)
+    assert words["class_names"] == same_words["class_names"]
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(digits.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"torn\.ckpt: cannot be read as a checkpoint"):
+        export(torn, tmp_path / "torn.onnx")
+    assert not (tmp_path / "torn.onnx").exists()
 
 
 @pytest.mark.nightly
