@@ -21,7 +21,7 @@ from typing import Any
 from capsule_lightning.cli import own_parts
 from capsule_lightning.cli.options import OLD_OPTIONS, options_of
 from capsule_lightning.cli.values import checked_value, typed_value, yaml_value
-from capsule_lightning.cli.words import Text, Words, read_words
+from capsule_lightning.cli.words import APART, Text, Words, read_words
 from capsule_lightning.components.build import FROM_DATA
 from capsule_lightning.components.names import OLD_NAMES, import_components, modernized
 from capsule_lightning.components.slots import (
@@ -310,7 +310,7 @@ def _require_option(key: str, root: Mapping[str, Argument], merged: Mapping[str,
     ends = [name for name in known if f".{name}".endswith(f".{key}")]
     ends += [name for name in known if name.endswith(f".max_{key}")]
     ends += [name for name in root if name.startswith(key)]
-    meant = f"; did you mean {ends[0]!r}?" if ends else nearest(key, [*root, *known])
+    meant = f"; did you mean {ends[0]!r}?" if ends else nearest(key, [*root, *APART, *known])
     raise InputError(f"no option {key!r}{meant}")
 
 

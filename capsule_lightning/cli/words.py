@@ -8,14 +8,14 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from capsule_lightning.cli.options import options_of
-from capsule_lightning.errors import InputError, require
+from capsule_lightning.errors import InputError, nearest, require
 
 CHOOSES_DATA = ("--config", "-c", "--data", "--data.class_path")
 """Options that say what to train on; without one of them it is the digits."""
 FLAGS = ("print_config", "help", "help_all")
 """Options that take no value and show something in place of a run."""
-
-
+APART = ("config", "import", *FLAGS)
+"""Options that no config holds."""
 SEVERAL = ("data.images", "without")
 """Options that take all words up to the next option, and may be given more than once."""
 MEASURING = ("validate", "test", "predict")
@@ -93,7 +93,7 @@ def read_words(words: Sequence[str]) -> Words:
         elif not equals and key.endswith(".help"):
             value = ""
         elif not equals:
-            require(key in bare, f"{word}: expected a value after it")
+            require(key in bare, f"{word}: expected a value after it{nearest(key, FLAGS)}")
             value = bare[key]
         if key in SEVERAL:
             more = [] if equals else list(takewhile(_is_value, rest))

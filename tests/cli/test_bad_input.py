@@ -212,6 +212,9 @@ CASES: list[tuple[str, str, list[str], Make | None]] = [
         ["mine.yaml, line 2", "experiment stands in line 1"],
         mine("experiment: a\nexperiment: b\n"),
     ),
+    ("apart", "fit --confg digits", ["no option 'confg'; did you mean 'config'?"], None),
+    ("apart-import", "fit --improt mine", ["no option 'improt'; did you mean 'import'?"], None),
+    ("apart-flag", "fit --print_confg", ["--print_confg", "did you mean 'print_config'?"], None),
     (
         "config-option",
         "fit --config digits --config mine.yaml",
