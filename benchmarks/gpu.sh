@@ -32,11 +32,12 @@ benchmark() { # NAME SECONDS SCRIPT OPTIONS...
 }
 
 part device 10 nvidia-smi
+part kernels 90 "$PYTHON" -m pytest tests/kernels -m "not slow" -n 8
+part configs 120 "$PYTHON" -m pytest tests/configs -m nightly -k gpu -n 12
 benchmark step 60 step
 benchmark step_triton 55 step --set model.net.routing.backend=triton
 benchmark floor 40 floor
 benchmark routing 90 routing --num_in 288 1152 4608 --num_out 5 10 50 --dims 8x16
-part kernels 60 "$PYTHON" -m pytest tests/kernels
 # shellcheck disable=SC2086  # words of a command line
 benchmark time_to_accuracy 130 time_to_accuracy --seeds 0 $ACCURACY
 benchmark step_compiled 80 step --compile

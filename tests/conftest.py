@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     # ignored where a script has started the tests in the background, and then by every program that they start
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # or a process that has asked whether there is a GPU could not be forked
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     if config.getoption("tx", None):  # this process hands tests out to workers
         fork_server.door()
         python = shlex.join((sys.executable, fork_server.__file__))

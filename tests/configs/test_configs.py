@@ -2,22 +2,30 @@
 
 import inspect
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.fabric.utilities import move_data_to_device
+from lightning_utilities.core.apply_func import apply_to_collection
 from PIL import Image
 from tiers import nightly_but
+from torch import Tensor
+from torch.testing import assert_close
 
 from capsule_lightning.cli.configs import resolve
 from capsule_lightning.components.build import build
 from capsule_lightning.models.base import CapsuleNet
 from capsule_lightning.models.detector import Detector
 from capsule_lightning.shipped import CONFIG_DIR, config_names
+from capsule_lightning.tasks.base import Task
 
 RECIPES = [name for name in config_names() if "/" not in name and name not in ("default.yaml", "early_stopping.yaml")]
 NO_OVERLAYS = ("default.yaml", "studies/", "sweeps/")  # `fit` takes neither: test_study and test_sweeps run those
@@ -46,15 +54,16 @@ LARGE = (
     "model/segcaps.yaml",
     *(f"model/backbone{head}.yaml" for head in HEADS),
 )
-FEW_STEPS = (
+ON_ANY_DEVICE = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=2",
     "--trainer.limit_val_batches=1",
     "--trainer.limit_test_batches=1",
-    "--trainer.accelerator=cpu",
     "--data.batch_size=4",
     "--run_id=trial",
 )
+FEW_STEPS = (*ON_ANY_DEVICE, "--trainer.accelerator=cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
 def words_for(name: str, folder: Path) -> list[str]:
@@ -135,22 +144,63 @@ def measured_by(name: str) -> str:
 )
 def test_network_and_loss_are_made_and_learn_from_a_batch(name: str, tmp_path: Path) -> None:
     task = build(resolve(["fit", *words_for(name, tmp_path)])).task
-    batch = task.train().example_batch(2)
-    loss = task.losses(task.output(batch), batch)["loss"]
-    loss.backward()
-    gradients = [p.grad for p in task.parameters() if p.grad is not None]
+    loss, gradients = loss_and_gradients(task.train(), task.example_batch(2))
     assert loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.any() for gradient in gradients)
 
 
+def loss_and_gradients(task: Task, batch: Any) -> tuple[Tensor, list[Tensor]]:
+    """The loss of a batch, and its gradients of the parameters that have one."""
+    loss = task.losses(task.output(batch), batch)["loss"]
+    loss.backward()
+    return loss.detach(), [p.grad for p in task.parameters() if p.grad is not None]
+
+
+@needs_gpu
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", [name for name in (*RECIPES, *OVERLAYS) if not name.startswith("trainer/")])
+def test_gpu_computes_what_the_processor_does(name: str, tmp_path: Path) -> None:
+    task = build(resolve(["fit", *words_for(name, tmp_path)])).task.double().eval()
+    batch = apply_to_collection(task.example_batch(2), Tensor, lambda x: x.double() if x.is_floating_point() else x)
+    expected = loss_and_gradients(task, batch)
+    task.zero_grad()
+    loss, gradients = loss_and_gradients(task.to("cuda"), move_data_to_device(batch, torch.device("cuda")))
+    found = loss.cpu(), [gradient.cpu() for gradient in gradients]
+    assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.long(6)
 @pytest.mark.parametrize("name", nightly_but(WHOLE, RECIPES))
 def test_recipe(name: str, run_main: Callable[..., Path], tmp_path: Path) -> None:
-    data = []
-    if name != "digits.yaml":
-        data.append("--data.val_size=0.2")
-    cwd = run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *data)
+    assert_complete(run_main("fit", *words_for(name, tmp_path), *FEW_STEPS, *held_out(name)), name)
+
+
+@needs_gpu
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_on_a_gpu(name: str, tmp_path: Path) -> None:
+    # in a process of its own: one that has used a GPU cannot be forked
+    words = [*words_for(name, tmp_path), "--config=trainer/gpu.yaml", *ON_ANY_DEVICE, *held_out(name)]
+    done = subprocess.run(
+        [sys.executable, "-m", "capsule_lightning", "fit", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert_complete(tmp_path, name)
+
+
+def held_out(name: str) -> list[str]:
+    """Options that hold validation images out, of a recipe that may not."""
+    return [] if name == "digits.yaml" else ["--data.val_size=0.2"]
+
+
+def assert_complete(cwd: Path, name: str) -> None:
+    """A recipe's run has measured what it should, and kept finite weights."""
     folder = cwd / "runs" / name.removesuffix(".yaml") / "trial"
     assert measured_by(name) in (folder / "metrics.csv").read_text()
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)

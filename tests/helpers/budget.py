@@ -48,8 +48,13 @@ def resident() -> int:
 
 
 def allowed(item: pytest.Item) -> float:
-    """Return the processor time in seconds that a test may take; infinite outside the default tier."""
-    if item.get_closest_marker("nightly") or item.get_closest_marker("slow"):
+    """Return the processor time in seconds that a test may take; infinite outside the default tier.
+
+    And with a GPU, for which kernels are compiled.
+    """
+    import torch  # not in the process that hands the tests out
+
+    if item.get_closest_marker("nightly") or item.get_closest_marker("slow") or torch.cuda.is_available():
         return float("inf")
     return SLACK * (_long(item) or SECONDS)
 
