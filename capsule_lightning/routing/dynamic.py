@@ -3,8 +3,9 @@
 Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), Procedure 1.
 
 `dynamic_routing` defines the algorithm, but is not what trains by default: ``backend: auto`` chooses
-`capsule_lightning.kernels.cpu_dynamic` on a CPU in float32, and `capsule_lightning.kernels.shared_votes` if children
-share their matrices; both compute the same function without keeping the votes.
+`capsule_lightning.kernels.cpu_dynamic` on a CPU in float32, `capsule_lightning.kernels.gpu_dynamic` on a GPU, and
+`capsule_lightning.kernels.shared_votes` if children share their matrices; all compute the same function without keeping
+the votes.
 """
 
 from __future__ import annotations
@@ -89,9 +90,10 @@ class DynamicRouting(Routing):
         detach: let no gradient flow through the couplings. The paper's authors let it flow through all iterations.
         backend: how the same function is computed. ``torch``: the plain functions, which alone have higher derivatives;
             ``compiled``: these under `torch.compile`; ``blocked``: one block of the batch at a time, for CPUs;
-            ``shared``: without forming votes, for children that share their matrices; ``triton``: kernels for GPUs, see
-            `capsule_lightning.kernels.gpu_dynamic` for their state; ``auto``: unless torch is compiling, ``shared`` if
-            ``vote_weights`` is less than ``num_in``, or else ``blocked`` in float32 on a CPU; otherwise ``torch``.
+            ``shared``: without forming votes, for children that share their matrices; ``triton``: kernels for GPUs
+            (`capsule_lightning.kernels.gpu_dynamic`); ``auto``: unless torch is compiling, ``shared`` if
+            ``vote_weights`` is less than ``num_in``, or else ``blocked`` in float32 on a CPU, and ``triton`` on a GPU
+            if Triton is installed and the parents fit into its registers; otherwise ``torch``.
 
     Raises:
         InputError: ``iterations`` is below 1, or ``backend`` is unknown.
@@ -131,14 +133,23 @@ class DynamicRouting(Routing):
     def forward(self, capsules: Capsules) -> Capsules:
         # by default this calls a kernel on a CPU in float32; `dynamic_routing` runs only if no kernel is chosen
         poses = capsules.poses.reshape(-1, *capsules.poses.shape[-2:])
-        backend = self.backend
-        if backend == "auto" and self.vote_weights < self.num_in and not torch.compiler.is_compiling():
-            backend = "shared"
-        route = _route(choose_backend(backend, poses, self.weight))
+        backend = self._choose_backend(poses)
+        route = _route(backend)
         # all other fast paths take one row for each child
         weight = self.weight if backend == "shared" else own_vote_weight(self.weight, poses.shape[-2])
         parents = route(poses, weight, self.iterations, self.bias, self.leaky, self.detach)
         return Capsules.from_vectors(parents.reshape(*capsules.poses.shape[:-2], *parents.shape[-2:]))
+
+    def _choose_backend(self, poses: Tensor) -> str:
+        """Return what ``auto`` stands for with these poses; any other backend as it is."""
+        if self.backend == "auto" and not torch.compiler.is_compiling():
+            if self.vote_weights < self.num_in:
+                return "shared"
+            if poses.device.type == "cuda":
+                from capsule_lightning.kernels.gpu_dynamic import suits
+
+                return "triton" if suits(poses.device, self.num_out, self.dim_out) else "torch"
+        return choose_backend(self.backend, poses, self.weight)
 
     @override
     def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:

@@ -21,6 +21,7 @@ from capsule_lightning.routing.dynamic import DynamicRouting, dynamic_routing
 BATCH, CHILDREN, DIM, PARENTS, PARENT_DIM = 5, 7, 4, 3, 6
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+needs_gpu = pytest.mark.skipif(not GPU, reason="there is no GPU")
 needs_triton = pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
 
 
@@ -210,6 +211,7 @@ def test_half_precision_is_widened(route):
         ("torch", torch.float32, "cpu", None),
         ("blocked", torch.float64, "cpu", "_BlockedDynamicRoutingBackward"),
         pytest.param("triton", torch.float64, DEVICE, "_TritonDynamicRoutingBackward", marks=needs_triton),
+        pytest.param("auto", torch.float32, "cuda", "_TritonDynamicRoutingBackward", marks=needs_gpu),
     ],
 )
 def test_the_module_chooses_by_precision_and_can_be_told(backend, dtype, device, fused):
