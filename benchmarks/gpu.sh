@@ -32,16 +32,16 @@ benchmark() { # NAME SECONDS SCRIPT OPTIONS...
 }
 
 part device 10 nvidia-smi
-part kernels 90 "$PYTHON" -m pytest tests/kernels -m "not slow" -n 8
-part configs 120 "$PYTHON" -m pytest tests/configs -m nightly -k gpu -n 12
 benchmark step 60 step
-benchmark step_triton 55 step --set model.net.routing.backend=triton
+benchmark step_compiled 75 step --compile reduce-overhead
+benchmark routing 60 routing --backends torch triton --num_in 1152 4608 --num_out 10 50 --dims 8x16 --repeats 5
 benchmark floor 40 floor
-benchmark routing 90 routing --num_in 288 1152 4608 --num_out 5 10 50 --dims 8x16
 # shellcheck disable=SC2086  # words of a command line
-benchmark time_to_accuracy 130 time_to_accuracy --seeds 0 $ACCURACY
-benchmark step_compiled 80 step --compile
-benchmark profile_step 50 profile_step
+benchmark time_to_accuracy 115 time_to_accuracy --seeds 0 $ACCURACY
+benchmark profile_step 40 profile_step
+export OMP_NUM_THREADS=1  # tests run side by side
+part kernels 85 "$PYTHON" -m pytest tests/kernels -m "not slow" -n auto
+part configs 125 "$PYTHON" -m pytest tests/configs -m nightly -k gpu -n auto
 
 if [ "${#failed[@]}" -gt 0 ]; then
     echo "failed: ${failed[*]}; see the logs in $OUT"
