@@ -180,10 +180,12 @@ def test_recipe(name: str, run_main: Callable[..., Path], tmp_path: Path) -> Non
 
 @needs_gpu
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_on_a_gpu(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "overlay"), [*((name, "trainer/gpu.yaml") for name in RECIPES), ("mnist.yaml", "trainer/gpu_graphs.yaml")]
+)
+def test_recipe_on_a_gpu(name: str, overlay: str, tmp_path: Path) -> None:
     # in a process of its own: one that has used a GPU cannot be forked
-    words = [*words_for(name, tmp_path), "--config=trainer/gpu.yaml", *ON_ANY_DEVICE, *held_out(name)]
+    words = [*words_for(name, tmp_path), f"--config={overlay}", *ON_ANY_DEVICE, *held_out(name)]
     done = subprocess.run(
         [sys.executable, "-m", "capsule_lightning", "fit", *words],
         cwd=tmp_path,
