@@ -15,6 +15,7 @@ from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.image_trees import ClassTree, Walked, in_order
 from capsule_lightning.data.label_tables import Table, read_table
 from capsule_lightning.data.listed_images import ListedImagesDataModule
+from capsule_lightning.data.path_lists import PathList
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.split_folders import USUAL, Part
@@ -184,7 +185,7 @@ class ImageTableDataModule(ListedImagesDataModule):
         chosen.sort(key=lambda row: (sorted(number_of[name] for name in listing.labels[row]), listing.paths[row]))
         labels = [listing.labels[number] for number in chosen]
         return ClassTree(
-            [listing.paths[number] for number in chosen],
+            PathList(listing.paths[number] for number in chosen),
             [0 if listing.several else number_of[each[0]] for each in labels],
             names,
             groups=[listing.groups[number] for number in chosen] if listing.groups else (),

@@ -6,10 +6,12 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from capsule_lightning.data.image_files import NAMED, SUFFIXES, unreadable
+from capsule_lightning.data.path_lists import PathList
 from capsule_lightning.data.pictures import UnreadableImageError
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.errors import InputError, first_line, printable, require
@@ -29,7 +31,7 @@ class Found(NamedTuple):
         odd: what has the name of an image but is not a file, and links that lead nowhere or in a circle.
     """
 
-    images: list[Path]
+    images: PathList
     others: list[Path]
     odd: list[UnreadableImageError]
 
@@ -49,7 +51,7 @@ class ClassTree(NamedTuple):
         weights: how much each file counts in the loss; empty if all count the same.
     """
 
-    paths: list[Path]
+    paths: PathList
     labels: list[int]
     class_names: list[str]
     others: Sequence[Path] = ()
@@ -65,7 +67,7 @@ class ClassTree(NamedTuple):
     def some(self, numbers: Sequence[int]) -> ClassTree:
         """Return the tree with some of its files."""
         return self._replace(
-            paths=[self.paths[n] for n in numbers],
+            paths=self.paths.some(numbers),
             labels=[self.labels[n] for n in numbers],
             groups=[self.groups[n] for n in numbers] if self.groups else (),
             sets=[self.sets[n] for n in numbers] if self.sets else (),
@@ -84,29 +86,30 @@ def find_images(folder: Path, walked: Walked | None = None) -> Found:
         InputError: a folder cannot be read.
     """
     walked = {} if walked is None else walked
-    found = Found([], [], [])
+    images, others, odd = list[str](), list[Path](), list[UnreadableImageError]()
     waiting = [folder]
     while waiting:
         here = waiting.pop()
         entries, before = _list(here, walked)
         if before is not None:
             reason = f"leads to {before}, whose images are read already"
-            found.odd.append(UnreadableImageError(here, reason, REMEDY))
+            odd.append(UnreadableImageError(here, reason, REMEDY))
         for entry in entries:
-            path, is_image = Path(entry.path), entry.name.lower().endswith(SUFFIXES)
-            kind = _kind(entry)
-            if kind == "file":
-                (found.images if is_image else found.others).append(path)
-            elif kind == "folder" and not is_image:
+            kind, is_image = _kind(entry), entry.name.lower().endswith(SUFFIXES)
+            if kind == "file" and is_image:
+                images.append(entry.path.removeprefix("./"))  # text: a path takes ten times as much memory
+                continue
+            path = Path(entry.path)
+            if kind == "folder" and not is_image:
                 waiting.append(path)
             elif is_image or (entry.is_symlink() and not path.suffix):
                 reason = f"cannot be read ({kind})" if " " in kind else f"is a {kind}, not an image file"
-                found.odd.append(UnreadableImageError(path, reason, REMEDY))
+                odd.append(UnreadableImageError(path, reason, REMEDY))
             else:
-                found.others.append(path)
-    found.images.sort()
-    found.others.sort()
-    return found
+                others.append(path)
+    images.sort(key=lambda text: text.replace(os.sep, "\0"))  # as paths are sorted, folder by folder
+    others.sort()
+    return Found(PathList(images), others, odd)
 
 
 def image_paths(folder: Path) -> list[Path]:
@@ -118,7 +121,7 @@ def image_paths(folder: Path) -> list[Path]:
     found = find_images(folder)
     if found.odd:
         raise unreadable(found.odd)
-    return found.images
+    return list(found.images)
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -177,7 +180,7 @@ def class_tree(
         raise InputError(
             f"{folder}: expected the class folders {', '.join(class_names)}; differing: {', '.join(wrong)}"
         )
-    tree = ClassTree([], [], list(class_names), [], [])
+    tree = ClassTree(PathList(), [], list(class_names), [], [])
     others = [Path(entry.path) for entry in entries if _kind(entry) != "folder"]
     odd: list[UnreadableImageError] = []
     for label, name in enumerate(class_names):
@@ -187,7 +190,7 @@ def class_tree(
             found.images or (found.odd and not skip_odd),
             f"{folder / name}: the class folder is empty; put images ({', '.join(SUFFIXES)}) into it or remove it",
         )
-        tree.paths.extend(found.images)
+        tree.paths.extend(found.images.texts())
         tree.labels.extend([label] * len(found.images))
         others += found.others
     if odd and not skip_odd:
@@ -205,7 +208,7 @@ def class_tree(
 def joined(first: ClassTree, second: ClassTree) -> ClassTree:
     """Return the files of two trees of the same classes."""
     return ClassTree(
-        first.paths + second.paths,
+        PathList(chain(first.paths.texts(), second.paths.texts())),
         first.labels + second.labels,
         first.class_names,
         [*first.others, *second.others],

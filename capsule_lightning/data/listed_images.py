@@ -26,7 +26,6 @@ from capsule_lightning.data.image_trees import ClassTree, Walked, joined
 from capsule_lightning.data.label_sets import padded
 from capsule_lightning.data.loader import Store
 from capsule_lightning.data.module import Split
-from capsule_lightning.data.path_lists import PathList
 from capsule_lightning.data.pictures import MOST_PIXELS, UnreadableImageError, is_deep
 from capsule_lightning.data.prepared import Images
 from capsule_lightning.data.sharded_trees import ShardedTree, shard_tree, stream
@@ -269,8 +268,8 @@ class ListedImagesDataModule(ImageDataModule):
         if "val" not in self.own_parts or self.val_size == 0:
             groups = [self._groups.get(file, "") for file in files] if self._groups else None
             return split_off(labels, self.val_size, self.seed, class_names=self.class_names, groups=groups)
-        listed = {path.relative_to(self.root) for path in self.listed("val", {}).paths}
-        held_out = torch.tensor([file in listed for file in files])
+        listed = self.listed("val", {}).paths.below(self.root)
+        held_out = torch.isin(file_keys(files), file_keys(listed.texts()))
         return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
 
     @property
@@ -424,7 +423,7 @@ class ListedImagesDataModule(ImageDataModule):
     def _shard(self, part: Part) -> ShardedTree:
         """Return a part, all of whose files have been looked at."""
         if part not in self._sharded:
-            paths = PathList(self.listed(part, {}).paths)
+            paths = self.listed(part, {}).paths
             self._sharded[part] = shard_tree(paths, [folder / part for folder in self._folders()], self._how)
         return self._sharded[part]
 
@@ -445,9 +444,9 @@ class ListedImagesDataModule(ImageDataModule):
         if split == "train" and "val" in self.own_parts and self.val_size != 0:
             tree = joined(tree, self.listed("val", walked))
         if recorded is not None:
-            keys = file_keys(path.relative_to(self.root) for path in tree.paths)
+            keys = file_keys(tree.paths.below(self.root).texts())
             tree = tree.some(torch.isin(keys, torch.tensor(recorded)).nonzero()[:, 0].tolist())
-        names = [path.relative_to(self.root) for path in tree.paths]
+        names = tree.paths.below(self.root)
         self._groups |= zip(names, tree.groups, strict=False)  # all images of a tree have one, or none has
         self._sets |= zip(names, tree.sets, strict=False)
         self._weights_of |= zip(names, tree.weights, strict=False)

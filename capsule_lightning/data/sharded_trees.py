@@ -23,6 +23,7 @@ from capsule_lightning.data.path_lists import PathList
 from capsule_lightning.data.pictures import Seen, read_picture
 from capsule_lightning.data.shards import (
     MET,
+    MOST_IMAGES,
     How,
     ShardedPictures,
     make_shard,
@@ -113,7 +114,7 @@ class JoinedPictures:
         raise IndexError(number)
 
 
-def shard_tree(paths: Sequence[Path], folders: Sequence[Path], how: How) -> ShardedTree:
+def shard_tree(paths: PathList, folders: Sequence[Path], how: How) -> ShardedTree:
     """Look at all files of a tree that have not been looked at before.
 
     Args:
@@ -152,8 +153,9 @@ def shard_tree(paths: Sequence[Path], folders: Sequence[Path], how: How) -> Shar
     records = np.concatenate([each for each in found if each is not None])
     if len(records) != len(paths):
         raise InputError(f"{folder}: files have changed while they were read; begin again")
-    keys = file_keys(path.relative_to(how.top) for path in paths)
-    pictures = ShardedPictures(folder, how, records["checksum"]) if how.with_pixels else OriginalPictures(paths, how)
+    keys = file_keys(paths.below(how.top).texts())
+    checksums = records["checksum"].copy()  # not a view, which would keep all records
+    pictures = ShardedPictures(folder, how, checksums) if how.with_pixels else OriginalPictures(paths, how)
     return ShardedTree(keys, records, damaged, pictures, folder)
 
 
@@ -197,8 +199,8 @@ def stream(tree: ClassTree, parts: Sequence[ShardedTree], how: How) -> Streamed:
     Raises:
         InputError: no file of a class can be read.
     """
-    files = PathList(path.relative_to(how.top) for path in tree.paths)
-    numbers = _find(file_keys(files), torch.cat([part.keys for part in parts]))
+    files = tree.paths.below(how.top)
+    numbers = _find(file_keys(files.texts()), torch.cat([part.keys for part in parts]))
     records = np.concatenate([part.records for part in parts])[numbers.numpy()]
     kept = torch.from_numpy(records["good"]).nonzero()[:, 0]
     labels = torch.tensor(tree.labels)[kept]
@@ -214,7 +216,7 @@ def stream(tree: ClassTree, parts: Sequence[ShardedTree], how: How) -> Streamed:
     facts = _facts(records, how.shape[1:])._replace(damaged={name: reasons[name] for name in left_out})
     odd = {each.path: each.reason for each in tree.odd}
     if len(kept) < len(files):
-        files = PathList(files[number] for number in kept.tolist())
+        files = files.some(kept.tolist())
     return Streamed(store, files, facts.below(how.top, odd, tree.others))
 
 
@@ -233,6 +235,11 @@ def _find(wanted: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 def _facts(records: np.ndarray, size: tuple[int, int]) -> Facts:
     """Return what was met in files."""
-    found = zip(*(records[name].tolist() for name in MET), strict=True)
-    seen = [Seen((shape[0], shape[1]), clear, moving, mode.decode(), cut) for shape, clear, moving, mode, cut in found]
-    return facts_of(seen, size)
+
+    def seen() -> Iterator[Seen]:
+        for start in range(0, len(records), MOST_IMAGES):  # numbers of Python take ten times as much memory
+            part = records[start : start + MOST_IMAGES]
+            for shape, clear, moving, mode, cut in zip(*(part[name].tolist() for name in MET), strict=True):
+                yield Seen((shape[0], shape[1]), clear, moving, mode.decode(), cut)
+
+    return facts_of(seen(), size)

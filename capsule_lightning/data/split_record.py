@@ -67,9 +67,9 @@ def digest_of(labels: Tensor) -> str:
     return blake2b(labels.cpu().long().numpy().tobytes(), digest_size=16).hexdigest()
 
 
-def file_keys(names: Iterable[PurePath]) -> Tensor:
+def file_keys(names: Iterable[PurePath | str]) -> Tensor:
     """Return a number ``(N)`` int64 for each file, from its path relative to the data's folder."""
-    hashes = (blake2b(os.fsencode(name.as_posix()), digest_size=8).digest() for name in names)
+    hashes = (blake2b(os.fsencode(os.fspath(name).replace(os.sep, "/")), digest_size=8).digest() for name in names)
     return torch.tensor([int.from_bytes(each, signed=True) for each in hashes], dtype=torch.int64)
 
 

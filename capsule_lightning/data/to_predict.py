@@ -16,6 +16,7 @@ from capsule_lightning.data.image_files import read_files, unreadable
 from capsule_lightning.data.image_trees import find_images
 from capsule_lightning.data.label_tables import TABLES, files_in, read_table
 from capsule_lightning.data.loader import MemoryStore, Store
+from capsule_lightning.data.path_lists import PathList
 from capsule_lightning.data.pictures import Reading, UnreadableImageError
 from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.streamed_pictures import StreamedArray, StreamedFiles, are_many
@@ -57,7 +58,7 @@ def read_to_predict(path: Path, shape: tuple[int, int, int], reading: Reading) -
     else:
         missing = "no such file or folder" if kind.startswith("no such") else f"is not an image file ({kind})"
         require(kind == "file", f"{path}: {missing}; --data.images takes an image file or a folder of them")
-        files = files_in(read_table(path)) if path.suffix.lower() in TABLES else [path]
+        files = PathList(files_in(read_table(path)) if path.suffix.lower() in TABLES else [path])
     top = path.parent if path.suffix.lower() in TABLES else path
     return files_to_predict(files, unknown(len(files)), odd, top, shape, reading)
 

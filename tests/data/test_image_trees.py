@@ -3,6 +3,8 @@
 import os
 import shutil
 import socket
+import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -217,3 +219,40 @@ def test_the_fingerprint_does_not_change_with_the_place(tree, tmp_path):
     before = fingerprint(image_paths(tree), tree)
     shutil.move(tree, tmp_path / "there")
     assert fingerprint(image_paths(tmp_path / "there"), tmp_path / "there") == before
+
+
+def test_files_are_in_the_order_of_their_paths(tmp_path):
+    for name in ("b/x.png", "b-c.png", "b.d/y.png", "b/a/z.png", "b0.png", "ä.png"):
+        path = tmp_path / "cat" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    paths = image_paths(tmp_path / "cat")
+    assert len(paths) == 6
+    assert paths == sorted(paths)
+
+
+def test_a_tree_is_found_from_within(tmp_path, monkeypatch, write_tree):
+    write_tree(tmp_path / "photos", ["a", "b"], count=1)
+    monkeypatch.chdir(tmp_path / "photos")
+    paths = class_tree(Path()).paths
+    assert list(paths) == [Path("a/0.png"), Path("b/0.png")]
+    assert list(paths.below(Path()).texts()) == ["a/0.png", "b/0.png"]
+    monkeypatch.chdir(tmp_path)
+    assert list(class_tree(Path("photos")).paths.below(Path("photos")).texts()) == ["a/0.png", "b/0.png"]
+
+
+def test_memory_for_many_files_is_little_more_than_their_names(tmp_path):
+    for number in range(4000):
+        path = tmp_path / f"class{number % 40:02d}" / f"{number:040d}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    class_tree(tmp_path)  # what the first call caches does not count
+    tracemalloc.start()
+    try:
+        tree = class_tree(tmp_path)
+        files = tree.paths.below(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    names = sum(len(os.fsencode(path)) for path in tree.paths) + sum(len(os.fsencode(path)) for path in files)
+    assert peak < 2 * names  # a list of `Path` takes six times as much

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 from itertools import islice
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,9 +17,11 @@ from PIL import Image
 from capsule_lightning.augmentations.geometry import PaddedCrop
 from capsule_lightning.data import sharded_trees, shards, storage
 from capsule_lightning.data.base import ImageBatch
+from capsule_lightning.data.facts import facts_of
 from capsule_lightning.data.image_folder import ImageFolderDataModule
 from capsule_lightning.data.image_table import ImageTableDataModule
 from capsule_lightning.data.loader import ExactLoader
+from capsule_lightning.data.pictures import Seen
 from capsule_lightning.data.statistics import Measures, brightness, channel_statistics, digests, measure, single_colored
 from capsule_lightning.data.storage import choose, folders_for, place
 from capsule_lightning.data.streamed_store import AHEAD, MeasuredPictures
@@ -431,3 +434,17 @@ def test_two_ways_of_reading_do_not_replace_each_other(tree):
     make(tree, "shards", invert=True)
     assert_same(every_batch(usual), before)
     assert place(folders_for(tree, "x", "a")) != place(folders_for(tree, "x", "b"))
+
+
+def test_what_was_met_is_counted_without_keeping_it():
+    met = [Seen((2, 3), False, False, "color", False), Seen((3, 2), True, True, "gray", True)]
+    tracemalloc.start()
+    try:
+        facts = facts_of((met[number % 3 // 2] for number in range(30_000)), (4, 6))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (facts.smallest, facts.largest) == ((2, 3), (3, 2))
+    assert (facts.transparent, facts.animated, facts.cut, facts.reshaped) == (10_000, 10_000, 10_000, 10_000)
+    assert list(facts.modes.items()) == [("color", 20_000), ("gray", 10_000)]
+    assert peak < 30_000
