@@ -24,12 +24,13 @@ from capsule_lightning.data import prepared
 from capsule_lightning.data.base import Normalization
 from capsule_lightning.data.fitting import Fit
 from capsule_lightning.data.loader import ExactLoader, MemoryStore
+from capsule_lightning.data.matlab_arrays import matlab_struct
 from capsule_lightning.data.mnist import MNISTDataModule
 from capsule_lightning.data.module import Split
 from capsule_lightning.data.named import ArrayLike, NamedDataModule, as_images
 from capsule_lightning.data.pictures import MOST_PIXELS
 from capsule_lightning.data.prepared import Images
-from capsule_lightning.data.regular_files import kind_of
+from capsule_lightning.data.regular_files import kind_of, open_regular
 from capsule_lightning.errors import InputError, require
 
 TestSet = Literal["affnist", "mnist"]
@@ -172,21 +173,18 @@ def read_affnist(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: the file is damaged, has no such struct, or holds other images.
     """
-    from scipy.io import loadmat
-
+    wanted = "affNISTdata", ("image", "label_int")
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 member = next(name for name in archive.namelist() if name.endswith(".mat"))
                 with archive.open(member) as file:
-                    content = loadmat(file, variable_names=["affNISTdata"])
+                    columns, labels = matlab_struct(file, *wanted)
         else:
-            content = loadmat(path, variable_names=["affNISTdata"])
-        data = content["affNISTdata"][0, 0]
-        columns, labels = data["image"], data["label_int"].ravel().astype(np.int64)
-    except (
-        Exception
-    ) as error:  # SciPy raises anything for a broken file: OSError, ValueError, BadZipFile, KeyError, ...
+            with open_regular(path) as file:
+                columns, labels = matlab_struct(file, *wanted)
+        labels = labels.ravel().astype(np.int64)
+    except Exception as error:  # a broken file gives OSError, ValueError, BadZipFile, zlib.error, KeyError, ...
         raise InputError(
             f"{path}: cannot be read as affNIST's MATLAB file; remove it and fetch it again from {URL} "
             f"({type(error).__name__}: {error})"

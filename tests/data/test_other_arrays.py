@@ -12,6 +12,7 @@ from capsule_lightning.augmentations.identity import NoAugmentation
 from capsule_lightning.data import named_arrays
 from capsule_lightning.data.array_pictures import find_array_pictures
 from capsule_lightning.data.image_arrays import ImageArrayDataModule
+from capsule_lightning.data.matlab_arrays import matlab_arrays
 from capsule_lightning.data.pictures import Reading
 from capsule_lightning.errors import InputError
 
@@ -213,3 +214,72 @@ def test_packed_parts_that_are_no_streams_are_named(tmp_path):
     (tmp_path / "a.mat").write_bytes(content)
     with pytest.raises(InputError, match=r"a\.mat: cannot be read"):
         data_of(tmp_path / "a.mat").setup()
+
+
+def element(kind, content, order="<"):
+    return struct.pack(f"{order}II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def variable(name, kind, shape, content, order="<", flags=0):
+    """A variable of a MATLAB file; ``content`` is its values, a data element."""
+    said = element(6, struct.pack(f"{order}II", flags | kind, 0), order)
+    said += element(5, struct.pack(f"{order}{len(shape)}i", *shape), order) + element(1, name, order)
+    return element(14, said + content, order)
+
+
+def write_matlab(path, *variables, order="<"):
+    start = b"MATLAB 5.0 MAT-file".ljust(124)
+    path.write_bytes(start + struct.pack(f"{order}H", 0x0100) + {"<": b"IM", ">": b"MI"}[order] + b"".join(variables))
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_matlab_numbers_are_read_however_they_are_stored(tmp_path, order):
+    values = np.asfortranarray(np.moveaxis(GRAY, 0, -1))
+    labels = element(3, np.tile([1, 2], 20).astype(f"{order}i2").tobytes(), order)
+    small = struct.pack(f"{order}I", 2 << 16 | 2) + bytes([7, 8, 0, 0])  # two bytes within the tag
+    write_matlab(
+        tmp_path / "a.mat",
+        variable(b"images", 6, (6, 7, 40), element(2, values.tobytes("F"), order), order),  # doubles, stored as bytes
+        variable(b"labels", 12, (1, 40), labels, order),
+        variable(b"table", 17, (), element(1, b"MCOS", order), order),  # an object, which states no dimensions
+        variable(b"waves", 6, (1, 2), small + small, order, flags=0x800),
+        variable(b"two", 9, (1, 2), small, order),
+        order=order,
+    )
+    assert_same(whole(data_of(tmp_path / "a.mat")), as_numpy(tmp_path, GRAY.astype(np.float64), LABELS % 2 + 1))
+    found = matlab_arrays(tmp_path / "a.mat", 2**20, 100)
+    assert {name: (each.header.shape, str(each.header.dtype)) for name, each in found.items()} == {
+        "images": ((6, 7, 40), "float64"),
+        "labels": ((1, 40), "int32"),
+        "two": ((1, 2), "uint8"),  # complex numbers are left out
+    }
+    assert next(found["two"].slices(1)).tolist() == [[7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (element(0x7FF0, bytes(40 * 42)), "holds no real numbers"),  # SciPy 1.18 does not survive such a type
+        (element(2, bytes(40 * 42 - 1)), "holds 1,679 numbers, expected 1,680"),
+        (element(9, bytes(40 * 42 - 1)), "buffer size must be a multiple"),
+        (struct.pack("<II", 2, 2**31), "cut off"),
+        (b"", "holds no real numbers"),
+    ],
+)
+def test_matlab_numbers_that_are_not_there_are_named(tmp_path, content, named):
+    labels = variable(b"labels", 12, (1, 40), element(5, LABELS.astype("<i4").tobytes()))
+    write_matlab(tmp_path / "a.mat", variable(b"images", 9, (6, 7, 40), content), labels)
+    with pytest.raises(InputError, match=rf"a\.mat: .*{named}"):
+        data_of(tmp_path / "a.mat").setup()
+
+
+@pytest.mark.parametrize("kind", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "?"])
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
+def test_matlab_classes_are_those_of_scipy(tmp_path, kind, packed):
+    values = np.random.default_rng(0).integers(0, 2, (3, 4, 5)).astype(kind)
+    savemat(
+        tmp_path / "a.mat", {"one": values, "text": "ab", "cell": np.array([1, "x"], object)}, do_compression=packed
+    )
+    (found,) = matlab_arrays(tmp_path / "a.mat", 2**20, 100).values()
+    read = np.concatenate([*found.slices(2)])
+    assert (read.dtype, read.tolist()) == (values.dtype, values.tolist())
