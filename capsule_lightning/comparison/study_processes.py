@@ -40,7 +40,6 @@ PRELOADED = (
     "wandb.sdk.launch",  # see `import_before_torch`
     "capsule_lightning.comparison.study_processes",
     "capsule_lightning.cli.training",
-    "scipy.io",
     "sklearn.model_selection",
 )
 PASSED_ON = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
