@@ -195,4 +195,4 @@ def read_affnist(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{(SIZE**2, TEST_COUNT)} uint8: test.mat of the folder `transformed`, not of `just_centered`; it comes "
             f"from {URL}"
         )
-    return columns.T.reshape(-1, SIZE, SIZE), labels
+    return columns.T.reshape(-1, SIZE, SIZE).copy(), labels  # writable, as torch wants it
