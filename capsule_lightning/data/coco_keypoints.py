@@ -22,6 +22,8 @@ from capsule_lightning.data.regular_files import kind_of
 from capsule_lightning.data.stratified import split_off
 from capsule_lightning.errors import InputError, require
 
+_MOST_CUT = 2**27  # Pillow refuses to cut out 179 million pixels
+
 
 class CocoKeypointsDataModule(JointDataModule):
     """Each person of COCO's keypoint files, cut out by a square around the box and brought to one size.
@@ -110,6 +112,7 @@ class CocoKeypointsDataModule(JointDataModule):
             if person.image != opened:
                 image, opened = self._image(split, *file.images[person.image]), person.image
             left, top, side = square(person.box, self.margin)
+            self._require_inside(person, file.images[person.image][0], image, side)
             pictures[n] = torch.from_numpy(cut_out(image, left, top, side, self.size)).view(*self.in_shape)
             scale = self.size / side
             places = torch.tensor([(x - left, y - top) for x, y, _ in person.keypoints], dtype=torch.float64) * scale
@@ -148,6 +151,21 @@ class CocoKeypointsDataModule(JointDataModule):
         zeros = torch.zeros(len(groups), dtype=torch.int64)
         train, test = split_off(zeros, self.test_size, 0, "test_size", ["person"], groups)
         return file, [file.people[n] for n in (test if split == "test" else train).tolist()]
+
+    def _require_inside(self, person: Person, name: str, image: np.ndarray, side: float) -> None:
+        """Refuse a person whose box does not meet the image, or whose square is too large to be cut out."""
+        (rows, columns), (left, top, width, height) = image.shape[:2], person.box
+        require(
+            -width <= left <= columns and -height <= top <= rows,
+            f"{name}: the box {list(person.box)} of a person lies outside of the image of {rows}x{columns} pixels; "
+            "mend the annotations",
+        )
+        most = min(self.reading.max_pixels, _MOST_CUT)
+        require(
+            side**2 <= most,
+            f"{name}: the box {list(person.box)} of a person and a margin of {self.margin:g} make a square of {side:g} "
+            f"pixels; expected one of at most {most:,} in all: mend the annotations, or lower --data.margin",
+        )
 
     def _image(self, split: Split, name: str, size: tuple[int, int]) -> np.ndarray:
         path = self.folders[split if "test" in self.files else "train"] / name

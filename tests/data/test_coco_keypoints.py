@@ -179,3 +179,19 @@ def test_images_that_are_missing_or_of_another_size_are_refused(make, tmp_path) 
 def test_values_out_of_range_are_refused(options, told, make) -> None:
     with pytest.raises(InputError, match=f"{told}="):
         make(**options)
+
+
+@pytest.mark.parametrize(
+    ("box", "told"),
+    [
+        ([0, 0, 20_000, 5], "a margin of 1 make a square of 20000 pixels; expected one of at most 64,000,000"),
+        ([0, 0, 5, 1e150], r"make a square of 1e\+150 pixels"),
+        ([81, 0, 5, 5], "lies outside of the image of 60x80 pixels"),
+        ([-1e300, 0, 5, 5], "lies outside"),
+        ([3, 3e18, 5, 5], "lies outside"),
+    ],
+)
+def test_a_box_that_cannot_be_cut_out_is_refused(box, told, make) -> None:
+    data = make(written([person(7, bbox=box), person(8), person(9), person(10)]))
+    with pytest.raises(InputError, match=rf"a/0\.png: the box \[.*\] of a person .*{told}"):
+        data.setup()
