@@ -259,7 +259,7 @@ def test_matlab_numbers_are_read_however_they_are_stored(tmp_path, order):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (element(0x7FF0, bytes(40 * 42)), "holds no real numbers"),  # SciPy 1.18 does not survive such a type
+        (element(0x7FF0, bytes(40 * 42)), "holds no real numbers"),  # SciPy 1.17 does not survive such a type
         (element(2, bytes(40 * 42 - 1)), "holds 1,679 numbers, expected 1,680"),
         (element(9, bytes(40 * 42 - 1)), "buffer size must be a multiple"),
         (struct.pack("<II", 2, 2**31), "cut off"),
