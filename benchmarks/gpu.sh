@@ -40,7 +40,7 @@ benchmark time_to_accuracy 75 time_to_accuracy --seeds 0 $ACCURACY
 benchmark floor 35 floor
 export OMP_NUM_THREADS=1  # tests run side by side
 part kernels 90 "$PYTHON" -m pytest tests/kernels -m "not slow" -n auto
-part configs 140 "$PYTHON" -m pytest tests/configs -m nightly -k gpu -n auto
+part configs 130 "$PYTHON" -m pytest tests/configs -m nightly -k gpu -n auto
 
 if [ "${#failed[@]}" -gt 0 ]; then
     echo "failed: ${failed[*]}; see the logs in $OUT"

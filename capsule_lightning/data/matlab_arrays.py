@@ -2,8 +2,8 @@
 
 The format is MathWorks', "MAT-File Format" (https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf). It is
 read here because a type of data that does not exist kills SciPy's compiled reader, and with it the process, which a
-stranger's file must not. Only arrays of real numbers are read, and nothing is unpacked before it is known how large it
-becomes.
+stranger's file must not. Only arrays of real numbers are read, and `matlab_arrays` unpacks nothing before it is known
+how large it becomes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 """NumPy's types of MATLAB's classes of full arrays of numbers."""
 _STRUCT, _OPAQUE = 2, 17
-"""MATLAB's classes of structs, and of objects such as tables, which have no dimensions there."""
+"""MATLAB's classes of structs, and of objects such as tables, which have no dimensions; a nameless part serves them."""
 _LOGICAL, _COMPLEX = 0x200, 0x800
 """Flags of an array."""
 _HEAD = 2**16
@@ -113,7 +113,7 @@ class _Variable(NamedTuple):
 
 
 def matlab_arrays(path: Path, most: int, ratio: int) -> dict[str, MatlabArray]:
-    """Return the arrays of real numbers in a MATLAB file; structs, cells and texts are left out.
+    """Return the arrays of real numbers in a MATLAB file; structs, cells, texts and what has no name are left out.
 
     Args:
         path: the file.
@@ -127,7 +127,7 @@ def matlab_arrays(path: Path, most: int, ratio: int) -> dict[str, MatlabArray]:
     require_unpacked(path, most, ratio)
     with open_regular(path) as file:
         found = [(each.name, each.shape, each.dtype) for each in _variables(file)]
-    return {name: MatlabArray(path, name, Header(shape, kind, 0)) for name, shape, kind in found if kind is not None}
+    return {name: MatlabArray(path, name, Header(shape, kind, 0)) for name, shape, kind in found if name and kind}
 
 
 def matlab_struct(file: IO[bytes], name: str, wanted: Sequence[str]) -> list[np.ndarray]:

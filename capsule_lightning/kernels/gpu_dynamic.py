@@ -1,7 +1,7 @@
 """Dynamic routing on the GPU: the votes live in registers and never reach the memory of the device.
 
 Tests check their values and gradients, on a GPU if there is one, or else in Triton's interpreter. On an H100 they take
-half of the time of the plain functions, and a tenth of the memory (`benchmarks/README.md`).
+half of the time of the plain functions, and a twentieth of the memory (`benchmarks/README.md`).
 
 Written with plain autograd, routing streams the votes ``(B, I, J, E)`` through memory about twenty times a step. Here
 each kernel forms the votes that it needs from poses and weight, uses them and drops them: one kernel for each pass of

@@ -242,6 +242,7 @@ def test_matlab_numbers_are_read_however_they_are_stored(tmp_path, order):
         variable(b"images", 6, (6, 7, 40), element(2, values.tobytes("F"), order), order),  # doubles, stored as bytes
         variable(b"labels", 12, (1, 40), labels, order),
         variable(b"table", 17, (), element(1, b"MCOS", order), order),  # an object, which states no dimensions
+        variable(b"", 9, (1, 2), small, order),  # what serves objects
         variable(b"waves", 6, (1, 2), small + small, order, flags=0x800),
         variable(b"two", 9, (1, 2), small, order),
         order=order,

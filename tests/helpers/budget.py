@@ -48,9 +48,9 @@ def resident() -> int:
 
 
 def allowed(item: pytest.Item) -> float:
-    """Return the processor time in seconds that a test may take; infinite outside the default tier.
+    """Return the processor time in seconds that a test may take.
 
-    And with a GPU, for which kernels are compiled.
+    It is infinite outside the default tier, and where there is a GPU, for which kernels have to be compiled.
     """
     import torch  # not in the process that hands the tests out
 
