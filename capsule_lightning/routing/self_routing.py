@@ -5,6 +5,7 @@ Hahn, Pyeon & Kim, Self-Routing Capsule Networks, NeurIPS 2019.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import sqrt
 from typing import Any
 
@@ -21,6 +22,7 @@ from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.routing.base import Routing
 
 _SILENT = 1e-8  # lower activations count as this one, so that in a layer of silent children all count the same
+_MOST_WEIGHTED = {"cpu": 0, "cuda": 2**25}  # numbers in the poses weighted at once, unless one parent's are more
 
 
 @full_precision
@@ -95,16 +97,15 @@ class _WeightedVotes(torch.autograd.Function):
     """The autograd function of `weighted_votes`.
 
     It turns shares ``(J, B, I)``, children ``(B, I, D)`` and maps ``(J, I * D, E)`` into parents ``(B, J, E)``. The
-    weighted poses of one parent at a time stay in the cache; the backward pass forms them again.
+    weighted poses of one parent at a time stay in the cache of a CPU, and those of several keep a GPU busy; the
+    backward pass forms them again.
     """
 
     @staticmethod
     def forward(ctx: Any, shares: Tensor, children: Tensor, maps: Tensor) -> Tensor:
         ctx.save_for_backward(shares, children, maps)
-        of_parents = zip(shares.unsqueeze(-1), maps, strict=True)
-        return torch.stack(
-            [multiply((children * share).flatten(1), to_parent) for share, to_parent in of_parents], dim=1
-        )
+        groups = _groups(children, shares, maps)
+        return torch.cat([_products(_weighted(children, share), of) for share, of in groups]).transpose(0, 1)
 
     @staticmethod
     @once_differentiable
@@ -112,12 +113,32 @@ class _WeightedVotes(torch.autograd.Function):
         shares, children, maps = ctx.saved_tensors
         grad_shares, grad_maps = torch.empty_like(shares), maps.new_empty(maps.mT.shape)
         grad_children = torch.zeros_like(children)
-        for j, share in enumerate(shares.unsqueeze(-1)):
-            multiply(grad[:, j].T, (children * share).flatten(1), out=grad_maps[j])
-            grad_weighted = multiply(grad[:, j], maps[j].T).view_as(children)
-            grad_children.addcmul_(grad_weighted, share)
-            torch.sum(grad_weighted.mul_(children), dim=-1, out=grad_shares[j])
+        given = _groups(children, shares, maps, grad.transpose(0, 1), grad_shares, grad_maps)
+        for share, of, grad_parents, grad_share, grad_of in given:
+            _products(grad_parents.mT, _weighted(children, share), out=grad_of)
+            grad_weighted = _products(grad_parents, of.mT).view(-1, *children.shape)
+            for grad_one, share_one in zip(grad_weighted, share, strict=True):
+                grad_children.addcmul_(grad_one, share_one.unsqueeze(-1))
+            torch.sum(grad_weighted.mul_(children), dim=-1, out=grad_share)
         return grad_shares, grad_children, grad_maps.mT
+
+
+def _groups(children: Tensor, *of_parents: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors ``(J, ...)`` into those of parents that are computed together."""
+    parents = max(1, _MOST_WEIGHTED.get(children.device.type, 0) // max(1, children.numel()))
+    return zip(*(torch.split(part, parents) for part in of_parents), strict=True)
+
+
+def _weighted(children: Tensor, shares: Tensor) -> Tensor:
+    """Return poses ``(B, I, D)`` weighted for each of some parents by ``(p, B, I)``, as ``(p, B, I * D)``."""
+    return (children * shares.unsqueeze(-1)).flatten(2)
+
+
+def _products(matrices: Tensor, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    """Multiply matrices ``(p, m, k)`` and ``(p, k, n)``."""
+    if len(matrices) > 1:
+        return torch.bmm(matrices, columns, out=out)
+    return multiply(matrices[0], columns[0], out=None if out is None else out[0]).unsqueeze(0)
 
 
 @full_precision

@@ -12,6 +12,7 @@ from capsule_lightning.encoders.resnet import ResNetEncoder
 from capsule_lightning.errors import InputError
 from capsule_lightning.layers.votes import vote
 from capsule_lightning.models.conv_capsnet import ConvCapsNet
+from capsule_lightning.routing import self_routing as self_routing_module
 from capsule_lightning.routing.self_routing import SelfRouting, self_routing, weighted_votes
 
 CHILDREN, CHILD_DIM, PARENTS, DIM = 6, 4, 3, 5
@@ -61,9 +62,11 @@ def test_equals_the_formulas_of_the_paper(dim_out, poses, vote_weights):
         np.testing.assert_allclose(couplings[n], c, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("most", [0, 10**9, 2 * 6 * CHILDREN * CHILD_DIM], ids=["one", "all", "two"])
 @pytest.mark.parametrize("count", [CHILDREN, 2, 1])
 @pytest.mark.parametrize("leading", [(), (2, 3)])
-def test_weighted_votes_are_what_the_votes_give(leading, count):
+def test_weighted_votes_are_what_the_votes_give(leading, count, most, monkeypatch):
+    monkeypatch.setitem(self_routing_module._MOST_WEIGHTED, "cpu", most)  # as many parents at once as on a GPU
     shares, poses, weight = (
         torch.randn(shape, dtype=torch.float64, requires_grad=True)
         for shape in ((*leading, CHILDREN, PARENTS), (*leading, CHILDREN, CHILD_DIM), (count, PARENTS, DIM, CHILD_DIM))
