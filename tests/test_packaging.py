@@ -23,7 +23,7 @@ def test_every_folder_of_the_package_is_listed() -> None:
     assert listed == found | {"capsule_lightning.configs"}
 
 
-def test_a_wheel_holds_and_finds_the_configs(tmp_path: Path) -> None:
+def test_a_wheel_holds_every_file_and_finds_the_configs(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
         check=True,
@@ -41,6 +41,11 @@ def test_a_wheel_holds_and_finds_the_configs(tmp_path: Path) -> None:
         check=True,
     )
     assert set(config_names()) <= set(shown.stdout.split())
+    packed, here = (
+        {path.relative_to(root) for path in (root / "capsule_lightning").rglob("*") if path.suffix != ".pyc"}
+        for root in (tmp_path / "site", ROOT)
+    )
+    assert {path for path in here if path.suffix and path.name != "__pycache__"} <= packed
 
 
 @pytest.mark.parametrize("name", ["capsule_lightning", "capsule-lightning"])

@@ -22,6 +22,7 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.kernels.blocks_of_votes import choose_backend
 from capsule_lightning.kernels.cpu_dynamic import blocked_dynamic_routing
 from capsule_lightning.kernels.dynamic_of_votes import dynamic_routing_of_votes
+from capsule_lightning.kernels.native_dynamic import native_dynamic_routing, suits
 from capsule_lightning.kernels.shared_votes import shared_dynamic_routing
 from capsule_lightning.layers.couplings import coupling_coefficients, require_passes
 from capsule_lightning.layers.precision import full_precision
@@ -29,7 +30,7 @@ from capsule_lightning.layers.squash import squash
 from capsule_lightning.layers.votes import own_vote_weight, vote, vote_weight
 from capsule_lightning.routing.base import Routing
 
-Backend = Literal["auto", "torch", "blocked", "shared", "compiled", "triton"]
+Backend = Literal["auto", "torch", "blocked", "native", "shared", "compiled", "triton"]
 
 
 @full_precision
@@ -146,10 +147,13 @@ class DynamicRouting(Routing):
             if self.vote_weights < self.num_in:
                 return "shared"
             if poses.device.type == "cuda":
-                from capsule_lightning.kernels.gpu_dynamic import suits
+                from capsule_lightning.kernels.gpu_dynamic import suits as suits_triton
 
-                return "triton" if suits(poses.device, self.num_out, self.dim_out) else "torch"
-        return choose_backend(self.backend, poses, self.weight)
+                return "triton" if suits_triton(poses.device, self.num_out, self.dim_out) else "torch"
+        backend = choose_backend(self.backend, poses, self.weight)
+        if backend == "blocked" != self.backend and suits(poses, self.weight, self.iterations, self.leaky, self.detach):
+            return "native"
+        return backend
 
     @override
     def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:
@@ -173,7 +177,8 @@ def _route(backend: str) -> Callable[[Tensor, Tensor, int, Tensor | None, bool, 
         return triton_dynamic_routing
     if backend == "compiled":
         return _compiled()
-    return {"blocked": blocked_dynamic_routing, "shared": shared_dynamic_routing}.get(backend, _plain)
+    routes = {"blocked": blocked_dynamic_routing, "native": native_dynamic_routing, "shared": shared_dynamic_routing}
+    return routes.get(backend, _plain)
 
 
 def _plain(poses: Tensor, weight: Tensor, iterations: int, bias: Tensor | None, leaky: bool, detach: bool) -> Tensor:

@@ -3,6 +3,7 @@
 import itertools
 from functools import partial
 from importlib.util import find_spec
+from shutil import which
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
 from capsule_lightning.kernels.cpu_dynamic import blocked_dynamic_routing
 from capsule_lightning.kernels.gpu_dynamic import triton_dynamic_routing
+from capsule_lightning.kernels.native_dynamic import native_dynamic_routing
 from capsule_lightning.layers.votes import vote
 from capsule_lightning.routing import dynamic
 from capsule_lightning.routing.dynamic import DynamicRouting, dynamic_routing
@@ -22,6 +24,7 @@ BATCH, CHILDREN, DIM, PARENTS, PARENT_DIM = 5, 7, 4, 3, 6
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 needs_gpu = pytest.mark.skipif(not GPU, reason="there is no GPU")
+needs_compiler = pytest.mark.skipif(not which("cc"), reason="there is no C compiler")
 needs_triton = pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
 
 
@@ -33,7 +36,8 @@ def on_device(poses, weight, iterations=3, bias=None, **options):
 
 BLOCKED = [pytest.param(partial(blocked_dynamic_routing, block=n), id=f"blocked-{n}") for n in (1, 2, BATCH, 9)]
 TRITON = pytest.param(on_device, id="triton", marks=needs_triton)
-each_path = pytest.mark.parametrize("route", [pytest.param(blocked_dynamic_routing, id="blocked"), TRITON])
+NATIVE = pytest.param(native_dynamic_routing, id="native", marks=needs_compiler)
+each_path = pytest.mark.parametrize("route", [pytest.param(blocked_dynamic_routing, id="blocked"), NATIVE, TRITON])
 
 
 def random_inputs(batch=BATCH, children=CHILDREN, dim=DIM, parents=PARENTS, parent_dim=PARENT_DIM, dtype=torch.float64):
@@ -60,7 +64,7 @@ SWITCHES = list(itertools.product([1, 2, 3, 4], *[[False, True]] * 3))
 PAIRS = [
     (n, bool(a), bool(b ^ a), bool(c ^ a)) for n, b, c in ((1, 0, 0), (2, 1, 0), (3, 0, 1), (4, 1, 1)) for a in (0, 1)
 ]
-"""Eight of them in which any two values meet: what the interpreter of Triton's kernels, a slow one, is given by day."""
+"""Eight of them in which any two values meet: for Triton's slow interpreter, and what has to be compiled, by day."""
 
 
 @pytest.mark.parametrize(("iterations", "biased", "leaky", "detach"), SWITCHES)
@@ -73,6 +77,12 @@ def test_equals_the_plain_functions(route, iterations, biased, leaky, detach):
 @pytest.mark.parametrize(("iterations", "biased", "leaky", "detach"), nightly_but(PAIRS, SWITCHES))
 def test_triton_equals_the_plain_functions(iterations, biased, leaky, detach):
     assert_equals_the_plain_functions(on_device, iterations, biased, leaky, detach)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("iterations", "biased", "leaky", "detach"), nightly_but(PAIRS, SWITCHES))
+def test_native_equals_the_plain_functions(iterations, biased, leaky, detach):
+    assert_equals_the_plain_functions(native_dynamic_routing, iterations, biased, leaky, detach)
 
 
 def assert_equals_the_plain_functions(route, iterations, biased, leaky, detach):
@@ -98,6 +108,12 @@ def test_equals_the_plain_functions_at_any_size(sizes):
 @pytest.mark.parametrize("sizes", nightly_but(["one of each"], SIZES))
 def test_triton_equals_the_plain_functions_at_any_size(sizes):
     assert_equal_at(SIZES[sizes], on_device)
+
+
+@needs_compiler
+@pytest.mark.parametrize("sizes", [*SIZES.values(), (9, 70, 3, 2, 5)], ids=[*SIZES, "more children than a part has"])
+def test_native_equals_the_plain_functions_at_any_size(sizes):
+    assert_equal_at(sizes, native_dynamic_routing)
 
 
 def assert_equal_at(sizes, route):
@@ -129,6 +145,12 @@ def test_gradient(iterations, leaky):
 @pytest.mark.parametrize(("iterations", "leaky"), nightly_but([(1, True)], GRADIENTS))
 def test_triton_gradient(iterations, leaky):
     assert_gradient_is_the_numerical_one(on_device, iterations, leaky)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("iterations", "leaky"), nightly_but([(3, True)], GRADIENTS))
+def test_native_gradient(iterations, leaky):
+    assert_gradient_is_the_numerical_one(native_dynamic_routing, iterations, leaky)
 
 
 def assert_gradient_is_the_numerical_one(route, iterations, leaky):
@@ -210,6 +232,7 @@ def test_half_precision_is_widened(route):
         ("auto", torch.float64, "cpu", None),
         ("torch", torch.float32, "cpu", None),
         ("blocked", torch.float64, "cpu", "_BlockedDynamicRoutingBackward"),
+        pytest.param("native", torch.float64, "cpu", "_NativeDynamicRoutingBackward", marks=needs_compiler),
         pytest.param("triton", torch.float64, DEVICE, "_TritonDynamicRoutingBackward", marks=needs_triton),
         pytest.param("auto", torch.float32, "cuda", "_TritonDynamicRoutingBackward", marks=needs_gpu),
     ],
@@ -232,6 +255,6 @@ def test_the_compiled_backend_equals_the_plain_functions(monkeypatch):
 
 def test_an_unknown_backend_is_refused():
     with pytest.raises(
-        InputError, match="backend='cuda': expected one of auto, torch, blocked, shared, compiled, triton"
+        InputError, match="backend='cuda': expected one of auto, torch, blocked, native, shared, compiled, triton"
     ):
         DynamicRouting(CHILDREN, DIM, PARENTS, PARENT_DIM, backend="cuda")
