@@ -132,6 +132,7 @@ class FrequencyConvolution:
             if of_taps is not None:  # the taps of this phase are not needed any more
                 part = _of_phase(places, self.tiles[0].phases[number], self.stride)
                 part.copy_(of_taps.view_as(part))
+        del spectra, spectrum, room, of_outputs  # which are larger than the gradient that is made now
         return weight_of_places(places, self.weight.shape).to(self.weight.dtype) if of_weight else None
 
     def _phases(self, places: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -6,8 +6,8 @@
  * The work is divided by children and by blocks of LANES examples, never by threads: any number of them gives the same.
  *
  * The compiler is given REAL (float or double), LANES, the sizes PARENTS (J), DIM_OUT (E), DIM_IN (D), ROW (a power of
- * two, at least E), LEAKY (0 or 1) and TERMS (of the gradient of a vote). Index letters are those of
- * `capsule_lightning.layers`; NUMBERS are the J E numbers of the votes of a child.
+ * two, at least E), LEAKY and DETACH (0 or 1), and PASSES (whose couplings have a part in the gradient). Index letters
+ * are those of `capsule_lightning.layers`; NUMBERS are the J E numbers of the votes of a child.
  */
 
 #include <string.h>
@@ -48,6 +48,24 @@ static inline lanes exponential(lanes x) {
     return (lanes)((mask)power + ((mask)shifted << 23));
 }
 
+/* Form the votes of a child for some examples from its matrices w (J, E, D) and its poses u. */
+static inline void vote(lanes votes[NUMBERS], const REAL *w, const lanes u[DIM_IN]) {
+    for (int n = 0; n < NUMBERS; n++) {
+        votes[n] = (lanes){0};
+        for (int d = 0; d < DIM_IN; d++)
+            votes[n] += w[n * DIM_IN + d] * u[d];
+    }
+}
+
+/* The product of each vote with the vector of its parent. */
+static inline void agree(lanes found[PARENTS], const lanes votes[NUMBERS], const lanes *vectors) {
+    for (int j = 0; j < PARENTS; j++) {
+        found[j] = (lanes){0};
+        for (int n = j * DIM_OUT; n < (j + 1) * DIM_OUT; n++)
+            found[j] += votes[n] * vectors[n];
+    }
+}
+
 /* Turn the logits of a child into its coupling coefficients. */
 static inline void couple(lanes logits[PARENTS]) {
     lanes most = LEAKY ? (lanes){0} : logits[0];
@@ -59,6 +77,15 @@ static inline void couple(lanes logits[PARENTS]) {
     total = 1 / total;
     for (int j = 0; j < PARENTS; j++)
         logits[j] *= total;
+}
+
+/* Turn the gradients of the couplings c of a child into those of its logits. */
+static inline void couple_back(lanes grad[PARENTS], const lanes c[PARENTS]) {
+    lanes all = {0};
+    for (int j = 0; j < PARENTS; j++)
+        all += grad[j] *= c[j];
+    for (int j = 0; j < PARENTS; j++)
+        grad[j] -= c[j] * all;
 }
 
 /* Take `count` numbers of each of some examples, number by number; lanes without an example are zero. */
@@ -81,16 +108,14 @@ static inline void give(REAL *to, const lanes *from, long of_example, long count
 /*
  * One pass of routing, or its way back.
  *
- * Forwards, `total` gets the votes times coupling coefficients c, which the agreement with `agreed` gives. Backwards,
- * if the gradient of that total is given, `total` gets the votes times the gradients of the logits, and both factors
- * are kept.
+ * Forwards, `total` gets the votes times coupling coefficients, which their agreement with `agreed` gives. Backwards,
+ * if the gradient of that total is given, it gets the votes times the gradients of the logits.
  *
  *   poses (B, I, D), weight (I, J, E, D)
  *   agreed, grad (blocks, J, E, LANES); total (parts, blocks, J, E, LANES), of each part of the children
- *   couplings, grad_logits (blocks, I, J, LANES)
  */
-void route_pass(const REAL *poses, const REAL *weight, const lanes *agreed, const lanes *grad, lanes *total,
-                lanes *couplings, lanes *grad_logits, long batch, long children, long of_part, int threads) {
+void route_pass(const REAL *poses, const REAL *weight, const lanes *agreed, const lanes *grad, lanes *total, long batch,
+                long children, long of_part, int threads) {
     const long blocks = (batch + LANES - 1) / LANES, parts = (children + of_part - 1) / of_part;
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
     for (long part = 0; part < parts; part++)
@@ -103,52 +128,38 @@ void route_pass(const REAL *poses, const REAL *weight, const lanes *agreed, cons
             if (grad)
                 memcpy(ds, grad + block * NUMBERS, sizeof ds);
             for (long i = 0; i < count; i++) {
-                const REAL *w = weight + (first + i) * NUMBERS * DIM_IN;
-                lanes votes[NUMBERS], c[PARENTS], gain[PARENTS];
-                for (int j = 0; j < PARENTS; j++) {
-                    lanes agreement = {0}, with_grad = {0};
-                    for (int n = j * DIM_OUT; n < (j + 1) * DIM_OUT; n++) {
-                        lanes vote = {0};
-                        for (int d = 0; d < DIM_IN; d++)
-                            vote += w[n * DIM_IN + d] * u[i * DIM_IN + d];
-                        votes[n] = vote;
-                        agreement += vote * v[n];
-                        if (grad)
-                            with_grad += vote * ds[n];
-                    }
-                    c[j] = agreement;
-                    gain[j] = with_grad;
-                }
+                lanes votes[NUMBERS], c[PARENTS], of_logits[PARENTS];
+                vote(votes, weight + (first + i) * NUMBERS * DIM_IN, u + i * DIM_IN);
+                agree(c, votes, v);
                 couple(c);
                 if (grad) {
-                    const long at = (block * children + first + i) * PARENTS;
-                    lanes all = {0};
-                    for (int j = 0; j < PARENTS; j++)
-                        all += gain[j] *= c[j];
-                    for (int j = 0; j < PARENTS; j++) {
-                        couplings[at + j] = c[j];
-                        grad_logits[at + j] = c[j] = gain[j] - c[j] * all;
-                    }
+                    agree(of_logits, votes, ds);
+                    couple_back(of_logits, c);
                 }
-                for (int j = 0; j < PARENTS; j++)
+                for (int j = 0; j < PARENTS; j++) {
+                    const lanes factor = grad ? of_logits[j] : c[j];
                     for (int n = j * DIM_OUT; n < (j + 1) * DIM_OUT; n++)
-                        sum[n] += c[j] * votes[n];
+                        sum[n] += factor * votes[n];
+                }
             }
             memcpy(total + (part * blocks + block) * NUMBERS, sum, sizeof sum);
         }
 }
 
 /*
- * The gradients of poses and weight, from that of the votes: TERMS terms, each a coefficient of child and parent times
- * a vector of the parent, and one vector more with coefficient 1.
+ * The gradients of poses and weight.
  *
- *   coefficients (TERMS, blocks, I, J, LANES)
- *   vectors (blocks, TERMS + 1, J, E, LANES), and the same as rows (blocks * LANES, TERMS + 1, J, ROW)
+ * That of a vote is a sum of terms, each a factor of child and parent times a vector of the parent: for each pass the
+ * coupling times the gradient of the total, and, unless DETACH, the gradient of the logit times what the votes were
+ * compared with; and one vector more, whose factor is 1.
+ *
+ *   vectors (blocks, 2 PASSES + 1, J, E, LANES): for each pass gradient and comparison, and the one more
+ *   rows (blocks * LANES, 2 PASSES + 1, J, ROW), the same
  *   grad_poses (B, I, D), grad_weight (I, J, E, D)
  */
-void route_gradients(const REAL *poses, const REAL *weight, const lanes *coefficients, const lanes *vectors,
-                     const row *rows, REAL *grad_poses, REAL *grad_weight, long batch, long children, long of_part,
-                     int threads) {
+void route_gradients(const REAL *poses, const REAL *weight, const lanes *vectors, const row *rows, REAL *grad_poses,
+                     REAL *grad_weight, long batch, long children, long of_part, int threads) {
+    enum { TERMS = DETACH ? PASSES : 2 * PASSES, KINDS = 2 * PASSES + 1 };
     const long blocks = (batch + LANES - 1) / LANES, parts = (children + of_part - 1) / of_part;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (long part = 0; part < parts; part++) {
@@ -157,22 +168,37 @@ void route_gradients(const REAL *poses, const REAL *weight, const lanes *coeffic
         memset(of_weight, 0, sizeof of_weight);
         for (long block = 0; block < blocks; block++) {
             const long b = block * LANES, examples = MIN(LANES, batch - b), at = (b * children + first) * DIM_IN;
-            lanes u[count * DIM_IN], of_poses[count * DIM_IN];
+            const lanes *of_block = vectors + block * KINDS * NUMBERS;
+            lanes u[count * DIM_IN], of_poses[count * DIM_IN], factors[count][TERMS + 1][PARENTS];
             take(u, poses + at, children * DIM_IN, count * DIM_IN, examples);
             memset(of_poses, 0, sizeof of_poses);
+            for (long i = 0; i < count; i++) {
+                lanes votes[NUMBERS];
+                if (PASSES)
+                    vote(votes, weight + (first + i) * NUMBERS * DIM_IN, u + i * DIM_IN);
+                for (int pass = 0; pass < PASSES; pass++) {
+                    lanes *c = factors[i][DETACH ? pass : 2 * pass];
+                    agree(c, votes, of_block + (2 * pass + 1) * NUMBERS);
+                    couple(c);
+                    if (!DETACH) {
+                        agree(c + PARENTS, votes, of_block + 2 * pass * NUMBERS);
+                        couple_back(c + PARENTS, c);
+                    }
+                }
+            }
             for (int j = 0; j < PARENTS; j++) {
-                const lanes *terms = vectors + (block * (TERMS + 1) * PARENTS + j) * DIM_OUT;
+                const lanes *terms = of_block + j * DIM_OUT;
                 for (long i = 0; i < count; i++) {
                     const REAL *w = weight + ((first + i) * PARENTS + j) * DIM_OUT * DIM_IN;
-                    lanes factors[TERMS + 1], sums[DIM_IN];
+                    lanes factor[TERMS + 1], sums[DIM_IN];
                     for (int t = 0; t < TERMS; t++)
-                        factors[t] = coefficients[((t * blocks + block) * children + first + i) * PARENTS + j];
+                        factor[t] = factors[i][t][j];
                     for (int d = 0; d < DIM_IN; d++)
                         sums[d] = of_poses[i * DIM_IN + d];
                     for (int e = 0; e < DIM_OUT; e++) {
-                        lanes grad = terms[TERMS * NUMBERS + e];
+                        lanes grad = terms[2 * PASSES * NUMBERS + e];
                         for (int t = 0; t < TERMS; t++)
-                            grad += factors[t] * terms[t * NUMBERS + e];
+                            grad += factor[t] * terms[t * NUMBERS + e];
                         for (int d = 0; d < DIM_IN; d++)
                             sums[d] += w[e * DIM_IN + d] * grad;
                     }
@@ -183,10 +209,10 @@ void route_gradients(const REAL *poses, const REAL *weight, const lanes *coeffic
                     for (int d = 0; d < DIM_IN; d++)
                         products[d] = of_pair[d];
                     for (int l = 0; l < LANES; l++) {
-                        const row *r = rows + (b + l) * (TERMS + 1) * PARENTS + j;
-                        row grad = r[TERMS * PARENTS];
+                        const row *of_example = rows + (b + l) * KINDS * PARENTS + j;
+                        row grad = of_example[2 * PASSES * PARENTS];
                         for (int t = 0; t < TERMS; t++)
-                            grad += factors[t][l] * r[t * PARENTS];
+                            grad += factor[t][l] * of_example[t * PARENTS];
                         for (int d = 0; d < DIM_IN; d++)
                             products[d] += u[i * DIM_IN + d][l] * grad;
                     }

@@ -77,10 +77,10 @@ def test_the_number_of_threads_changes_nothing() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            sums = native_dynamic._Sums(*(tensor.detach() for tensor in of), library)
-            coefficients = sums.coefficients(4).zero_()
-            back = [sums.back(vectors[t], vectors[t + 1], *coefficients[2 * t : 2 * t + 2]) for t in range(2)]
-            found.append([*back, sums.coupled(vectors[0]), coefficients, *sums.gradients(coefficients, vectors)])
+            sums = native_dynamic._Sums(*(tensor.detach() for tensor in of), 3, library)
+            grads, agreed, uniform = vectors[:2], vectors[2:4], vectors[4]
+            passes = list(zip(grads, agreed, strict=True))
+            found.append([sums.coupled(agreed[0]), sums.back(agreed[0], grads[0]), *sums.gradients(passes, uniform)])
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
