@@ -65,9 +65,10 @@ def native_dynamic_routing(
     if not _fits(weight, iterations):
         _, num_out, dim_out, dim_in = weight.shape
         raise InputError(
-            f"backend=native: {num_out} parents of dimension {dim_out}, children of dimension {dim_in} and {iterations} "
-            f"iterations on {weight.device.type}: expected a CPU, at most {_MOST_OF_A_CHILD} dimensions of a child, and "
-            f"at most {_MOST_OF_PARENTS} for parents times their dimension or iterations; use backend=auto"
+            f"backend=native: {num_out} parents of dimension {dim_out}, children of dimension {dim_in} and "
+            f"{iterations} iterations on {weight.device.type}: expected a CPU, children of at most "
+            f"{_MOST_OF_A_CHILD} dimensions, and at most {_MOST_OF_PARENTS} for the number of parents times their "
+            "dimension or times iterations; use backend=auto"
         )
     library = _library(weight, iterations, leaky, detach)
     if isinstance(library, str):

@@ -137,6 +137,6 @@ def test_nothing_compiled_is_left(anew: None, monkeypatch: pytest.MonkeyPatch, t
 def test_what_does_not_fit_is_refused(parents: int, dim: int) -> None:
     routing = DynamicRouting(3, dim, parents, 16, backend="native")
     with pytest.raises(
-        InputError, match=rf"backend=native: votes of {parents} x 16 numbers from poses of {dim} on cpu"
+        InputError, match=rf"native: {parents} parents of dimension 16, children of dimension {dim} and 3 iterations"
     ):
         routing(Capsules.from_vectors(torch.randn(2, 3, dim)))
