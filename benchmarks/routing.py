@@ -41,7 +41,7 @@ from capsule_lightning.capsules import Capsules
 from capsule_lightning.routing.base import Routing
 
 REFERENCE = "torch"
-ELSEWHERE = {"cpu": {"triton"}, "cuda": {"blocked"}}
+ELSEWHERE = {"cpu": {"triton"}, "cuda": {"blocked", "native"}}
 """Backends that run on the other device only."""
 
 
