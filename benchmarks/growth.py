@@ -2,10 +2,11 @@
 
 A step is forward and backward: of the paper's routed layer (1152 children, 10 parents, 8 to 16 dimensions, 3
 iterations) as batch, children, parents or iterations grow, and of its network without decoder as the image grows.
-``plain`` stores the votes (backend ``torch``), ``fused`` forms those of some examples at a time and forgets them
-(``auto``). Beside what is measured stands the law: products that are computed, numbers that are stored. Each form runs
-in a process of its own, in turns with the other. The results are written after each size: called again with the same
-options at the same commit, it goes on. The picture is written beside the JSON.
+``plain`` stores the votes (backend ``torch``), ``fused`` forgets them as soon as they are formed (``auto``: in C if the
+layer is large enough and its parents are few enough, or else those of some examples at a time). Beside what is measured
+stands the law: products that are computed, numbers that are stored. Each form runs in a process of its own, in turns
+with the other. The results are written after each size: called again with the same options at the same commit, it goes
+on. The picture is written beside the JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from contextlib import ExitStack
+from math import ceil
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +42,7 @@ from typing_extensions import override
 
 FORMS = {"plain": "torch", "fused": "auto"}
 DIM_IN, DIM_OUT, TYPES, CHANNELS = 8, 16, 32, 256
+LANES = 16  # numbers in a vector register
 
 
 class Sizes(NamedTuple):
@@ -69,18 +72,24 @@ class Sizes(NamedTuple):
         """Return the numbers that a step holds at once.
 
         With votes stored, those of all B examples are there in the backward pass with two gradients, their sum and its
-        copy for the last product; with one iteration, with one gradient. Fused, those of n examples are there. Logits,
-        couplings and their gradients are three numbers for each pair and contraction, of which there are 2 r - 1.
-        Weights and their gradient are two of a size, and five where products need them in another order; children are
-        there four times. The network has its convolutions' weights, gradients and maps besides.
+        copy for the last product; with one iteration, with one gradient. Fused in blocks, those of n examples are
+        there. Logits, couplings and their gradients are three numbers for each pair and contraction, of which there are
+        2 r - 1. Weights and their gradient are two of a size, and five where products need them in another order;
+        children are there four times. Fused in C, no votes, logits or couplings are there, but the sums of each part of
+        the children, and weights, their gradient and a copy for the first sum. The network has its convolutions'
+        weights, gradients and maps besides.
         """
         from capsule_lightning.kernels.blocks_of_votes import examples_per_block
+        from capsule_lightning.kernels.native_dynamic import children_of_part, pays
 
         pairs, children = self.num_in * self.num_out, self.batch_size * self.num_in * DIM_IN
         of_pair, weights = 3 * (2 * self.iterations - 1), pairs * DIM_IN * DIM_OUT
         if form == "plain":
             tensors = 2 if self.iterations == 1 else 5
             total = self.batch_size * pairs * (tensors * DIM_OUT + of_pair) + 2 * weights + 4 * children
+        elif pays(self.num_in, self.num_out, DIM_OUT, DIM_IN, self.iterations):
+            parts = ceil(self.num_in / children_of_part(self.num_out, DIM_OUT, DIM_IN, self.iterations, LANES))
+            total = parts * self.batch_size * self.num_out * DIM_OUT + 3 * weights + 4 * children
         else:
             examples = examples_per_block(self.batch_size, pairs * DIM_OUT)
             total = examples * pairs * (DIM_OUT + of_pair) + 5 * weights + 4 * children

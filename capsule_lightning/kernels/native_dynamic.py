@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from capsule_lightning.errors import InputError
+from capsule_lightning.errors import InputError, require
 from capsule_lightning.kernels.cpu_products import multiply
 from capsule_lightning.kernels.native import compile_c
 from capsule_lightning.layers.precision import full_precision
@@ -29,10 +29,27 @@ def suits(poses: Tensor, weight: Tensor, iterations: int, leaky: bool, detach: b
     Args:
         poses, weight, iterations, leaky, detach: see `native_dynamic_routing`.
     """
+    num_in, num_out, dim_out, dim_in = weight.shape
     trains = torch.is_grad_enabled() and (poses.requires_grad or weight.requires_grad)
-    if not trains or weight[..., 0].numel() < _FEW_VOTES or not _fits(weight, iterations):
+    if not trains or weight.device.type != "cpu" or not pays(num_in, num_out, dim_out, dim_in, iterations):
         return False
     return isinstance(_library(weight, iterations, leaky, detach), ctypes.CDLL)
+
+
+def pays(num_in: int, num_out: int, dim_out: int, dim_in: int, iterations: int) -> bool:
+    """Return whether a layer of these sizes is worth compiling, and fits."""
+    return num_in * num_out * dim_out >= _FEW_VOTES and _fits(num_out, dim_out, dim_in, iterations)
+
+
+def children_of_part(num_out: int, dim_out: int, dim_in: int, iterations: int, lanes: int) -> int:
+    """Return how many children a thread takes at a time, so that what it keeps of them stays in its cache.
+
+    Args:
+        num_out, dim_out, dim_in, iterations: of the layer.
+        lanes: numbers in a vector register.
+    """
+    of_child = num_out * max(dim_in * _row(dim_out), 2 * iterations * lanes)
+    return min(64, max(1, _PART // of_child))
 
 
 @full_precision
@@ -57,13 +74,19 @@ def native_dynamic_routing(
         Poses of the parents ``(B, J, E)``.
 
     Raises:
-        InputError: the poses are not on the CPU, the sizes are larger, or there is no C compiler.
+        InputError: the poses are not on the CPU, the sizes are larger or do not fit together, or there is no C
+            compiler.
 
     Source: Sabour et al. 2017 (arXiv 1710.09829), Procedure 1. Since ``b_t = sum_{s<t} u_hat . v_s``, the logits of
     pass t are the votes times ``V_t = sum_{s<t} v_s``, and no logits are carried from pass to pass.
     """
-    if not _fits(weight, iterations):
-        _, num_out, dim_out, dim_in = weight.shape
+    num_in, num_out, dim_out, dim_in = weight.shape
+    require(  # what C would read is not checked by anybody else
+        poses.shape[1:] == (num_in, dim_in) and (poses.dtype, poses.device) == (weight.dtype, weight.device),
+        f"poses {tuple(poses.shape)} of {poses.dtype} on {poses.device}: expected (B, {num_in}, {dim_in}) of "
+        f"{weight.dtype} on {weight.device}, as the weight has them",
+    )
+    if weight.device.type != "cpu" or not _fits(num_out, dim_out, dim_in, iterations):
         raise InputError(
             f"backend=native: {num_out} parents of dimension {dim_out}, children of dimension {dim_in} and "
             f"{iterations} iterations on {weight.device.type}: expected a CPU, children of at most "
@@ -77,10 +100,8 @@ def native_dynamic_routing(
     return parents
 
 
-def _fits(weight: Tensor, iterations: int) -> bool:
-    _, num_out, dim_out, dim_in = weight.shape
-    small = num_out * max(dim_out, iterations) <= _MOST_OF_PARENTS and dim_in <= _MOST_OF_A_CHILD
-    return small and weight.device.type == "cpu"
+def _fits(num_out: int, dim_out: int, dim_in: int, iterations: int) -> bool:
+    return num_out * max(dim_out, iterations) <= _MOST_OF_PARENTS and dim_in <= _MOST_OF_A_CHILD
 
 
 def _library(weight: Tensor, iterations: int, leaky: bool, detach: bool) -> ctypes.CDLL | str:
@@ -129,8 +150,7 @@ class _Sums:
         self.lanes = _lanes(poses.dtype)
         (self.batch, self.num_in, dim_in), (_, self.num_out, self.dim_out, _) = poses.shape, weight.shape
         self.blocks = -(-self.batch // self.lanes)
-        of_child = self.num_out * max(dim_in * _row(self.dim_out), 2 * iterations * self.lanes)
-        self.of_part = min(64, max(1, _PART // of_child))  # children that a thread takes at a time
+        self.of_part = children_of_part(self.num_out, self.dim_out, dim_in, iterations, self.lanes)
 
     def uniform(self, share: float) -> Tensor:
         """Return the sum ``(B, J, E)`` of the votes, each times the same share."""

@@ -140,3 +140,12 @@ def test_what_does_not_fit_is_refused(parents: int, dim: int) -> None:
         InputError, match=rf"native: {parents} parents of dimension 16, children of dimension {dim} and 3 iterations"
     ):
         routing(Capsules.from_vectors(torch.randn(2, 3, dim)))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "poses", [torch.zeros(2, 6, 2), torch.zeros(2, 4, 3, dtype=torch.float64)], ids=["shape", "dtype"]
+)
+def test_no_other_memory_is_read(poses: Tensor) -> None:
+    with pytest.raises(InputError, match=r"expected \(B, 4, 3\) of torch.float32 on cpu"):
+        native_dynamic_routing(poses, torch.zeros(4, 2, 2, 3))

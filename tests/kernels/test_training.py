@@ -1,6 +1,7 @@
 """Training with the fast path and with the plain functions comes to the same."""
 
 from functools import partial
+from shutil import which
 from statistics import fmean, stdev
 
 import pytest
@@ -57,24 +58,25 @@ def training(routing, seeds, steps, left, *marks):
 )
 def curves(request):
     routing, seeds, steps, left = request.param
-    runs = {
-        backend: [losses(routing, backend, seed, steps) for seed in range(seeds)] for backend in ("torch", "blocked")
-    }
+    backends = ("torch", "blocked", "native") if routing is DynamicRouting and which("cc") else ("torch", "blocked")
+    runs = {backend: [losses(routing, backend, seed, steps) for seed in range(seeds)] for backend in backends}
     return runs, left
 
 
 def test_the_first_steps_are_equal(curves):
     runs, _ = curves
     # later ones drift apart as any two orders of summation do
-    for plain, fast in zip(runs["torch"], runs["blocked"], strict=True):
-        assert_close(torch.tensor(fast[:5]), torch.tensor(plain[:5]), rtol=1e-4, atol=0)
+    for curves_of_backend in runs.values():
+        for plain, fast in zip(runs["torch"], curves_of_backend, strict=True):
+            assert_close(torch.tensor(fast[:5]), torch.tensor(plain[:5]), rtol=1e-4, atol=0)
 
 
 def test_training_ends_within_the_noise_of_the_seeds(curves):
     runs, left = curves
     ends = {backend: [fmean(curve[-20:]) for curve in curves] for backend, curves in runs.items()}
     assert max(ends["torch"]) < left * fmean(curve[0] for curve in runs["torch"])
-    assert abs(fmean(ends["torch"]) - fmean(ends["blocked"])) < stdev(ends["torch"])
+    for of_backend in ends.values():
+        assert abs(fmean(ends["torch"]) - fmean(of_backend)) < stdev(ends["torch"])
 
 
 @pytest.mark.nightly
