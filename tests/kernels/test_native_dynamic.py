@@ -148,4 +148,4 @@ def test_what_does_not_fit_is_refused(parents: int, dim: int) -> None:
 )
 def test_no_other_memory_is_read(poses: Tensor) -> None:
     with pytest.raises(InputError, match=r"expected \(B, 4, 3\) of torch.float32 on cpu"):
-        native_dynamic_routing(poses, torch.zeros(4, 2, 2, 3))
+        native_dynamic_routing(torch.zeros(shape, dtype=dtype), torch.zeros(4, 2, 2, 3))
