@@ -143,9 +143,7 @@ def test_what_does_not_fit_is_refused(parents: int, dim: int) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(
-    "poses", [torch.zeros(2, 6, 2), torch.zeros(2, 4, 3, dtype=torch.float64)], ids=["shape", "dtype"]
-)
-def test_no_other_memory_is_read(poses: Tensor) -> None:
+@pytest.mark.parametrize(("shape", "dtype"), [((2, 6, 2), torch.float32), ((2, 4, 3), torch.float64)])
+def test_no_other_memory_is_read(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     with pytest.raises(InputError, match=r"expected \(B, 4, 3\) of torch.float32 on cpu"):
         native_dynamic_routing(torch.zeros(shape, dtype=dtype), torch.zeros(4, 2, 2, 3))
