@@ -75,9 +75,9 @@ class Sizes(NamedTuple):
         copy for the last product; with one iteration, with one gradient. Fused in blocks, those of n examples are
         there. Logits, couplings and their gradients are three numbers for each pair and contraction, of which there are
         2 r - 1. Weights and their gradient are two of a size, and five where products need them in another order;
-        children are there four times. Fused in C, no votes, logits or couplings are there, but the sums of each part of
-        the children, and weights, their gradient and a copy for the first sum. The network has its convolutions'
-        weights, gradients and maps besides.
+        children are there four times. Fused in C, there are no votes, logits, couplings or copies, but the sums of each
+        part of the children, and weights and children with their gradients. The network has its convolutions' weights,
+        gradients and maps besides.
         """
         from capsule_lightning.kernels.blocks_of_votes import examples_per_block
         from capsule_lightning.kernels.native_dynamic import children_of_part, pays
@@ -89,7 +89,7 @@ class Sizes(NamedTuple):
             total = self.batch_size * pairs * (tensors * DIM_OUT + of_pair) + 2 * weights + 4 * children
         elif pays(self.num_in, self.num_out, DIM_OUT, DIM_IN, self.iterations):
             parts = ceil(self.num_in / children_of_part(self.num_out, DIM_OUT, DIM_IN, self.iterations, LANES))
-            total = parts * self.batch_size * self.num_out * DIM_OUT + 3 * weights + 4 * children
+            total = parts * self.batch_size * self.num_out * DIM_OUT + 2 * weights + 2 * children
         else:
             examples = examples_per_block(self.batch_size, pairs * DIM_OUT)
             total = examples * pairs * (DIM_OUT + of_pair) + 5 * weights + 4 * children

@@ -108,8 +108,9 @@ static inline void give(REAL *to, const lanes *from, long of_example, long count
 /*
  * One pass of routing, or its way back.
  *
- * Forwards, `total` gets the votes times coupling coefficients, which their agreement with `agreed` gives. Backwards,
- * if the gradient of that total is given, it gets the votes times the gradients of the logits.
+ * Forwards, `total` gets the votes times coupling coefficients, which their agreement with `agreed` gives; if there is
+ * nothing to agree with, the votes. Backwards, if the gradient of that total is given, it gets the votes times the
+ * gradients of the logits.
  *
  *   poses (B, I, D), weight (I, J, E, D)
  *   agreed, grad (blocks, J, E, LANES); total (parts, blocks, J, E, LANES), of each part of the children
@@ -124,12 +125,18 @@ void route_pass(const REAL *poses, const REAL *weight, const lanes *agreed, cons
             lanes u[count * DIM_IN], sum[NUMBERS], v[NUMBERS], ds[NUMBERS];
             take(u, poses + (b * children + first) * DIM_IN, children * DIM_IN, count * DIM_IN, MIN(LANES, batch - b));
             memset(sum, 0, sizeof sum);
-            memcpy(v, agreed + block * NUMBERS, sizeof v);
+            if (agreed)
+                memcpy(v, agreed + block * NUMBERS, sizeof v);
             if (grad)
                 memcpy(ds, grad + block * NUMBERS, sizeof ds);
             for (long i = 0; i < count; i++) {
                 lanes votes[NUMBERS], c[PARENTS], of_logits[PARENTS];
                 vote(votes, weight + (first + i) * NUMBERS * DIM_IN, u + i * DIM_IN);
+                if (!agreed) {
+                    for (int n = 0; n < NUMBERS; n++)
+                        sum[n] += votes[n];
+                    continue;
+                }
                 agree(c, votes, v);
                 couple(c);
                 if (grad) {

@@ -11,7 +11,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from capsule_lightning.errors import InputError, require
-from capsule_lightning.kernels.cpu_products import multiply
 from capsule_lightning.kernels.native import compile_c
 from capsule_lightning.layers.precision import full_precision
 from capsule_lightning.layers.squash import squash, squash_gradient
@@ -63,7 +62,7 @@ def native_dynamic_routing(
 ) -> Tensor:
     """Compute `dynamic_routing` of `vote` without forming votes in memory, on as many threads as torch has.
 
-    The result can be differentiated once.
+    The result can be differentiated once, and is the same for any number of threads.
 
     Args:
         poses: ``(B, I, D)``, poses of the children, on the CPU, in float32 or float64.
@@ -152,10 +151,9 @@ class _Sums:
         self.blocks = -(-self.batch // self.lanes)
         self.of_part = children_of_part(self.num_out, self.dim_out, dim_in, iterations, self.lanes)
 
-    def uniform(self, share: float) -> Tensor:
-        """Return the sum ``(B, J, E)`` of the votes, each times the same share."""
-        maps = self.weight.permute(0, 3, 1, 2).flatten(0, 1).flatten(1)  # (I * D, J * E)
-        return multiply(self.poses.flatten(1), maps).view(self.batch, self.num_out, self.dim_out).mul_(share)
+    def plain(self) -> Tensor:
+        """Return the sum of the votes, ``(B, J, E)``."""
+        return self._pass()
 
     def coupled(self, agreed: Tensor) -> Tensor:
         """Return the sum of the votes, each times the coupling that its agreement with ``(B, J, E)`` gives."""
@@ -180,7 +178,7 @@ class _Sums:
         self._call(self.library.route_gradients, blocks, rows, grad_poses, grad_weight)
         return grad_poses, grad_weight
 
-    def _pass(self, agreed: Tensor, grad: Tensor | None = None) -> Tensor:
+    def _pass(self, agreed: Tensor | None = None, grad: Tensor | None = None) -> Tensor:
         parts = -(-self.num_in // self.of_part)
         totals = self.poses.new_empty(parts, self.blocks, self.num_out * self.dim_out, self.lanes)
         given = (None if tensor is None else self._blocks(self._padded(tensor)) for tensor in (agreed, grad))
@@ -219,7 +217,7 @@ class _NativeDynamicRouting(torch.autograd.Function):
         library: ctypes.CDLL,
     ) -> Tensor:
         sums, share = _Sums(poses, weight, iterations, library), 1 / (weight.shape[1] + leaky)
-        inputs = [sums.uniform(share)]  # s of each pass
+        inputs = [sums.plain().mul_(share)]  # s of each pass
         if bias is not None:
             inputs[0] += bias
         agreed = torch.zeros_like(inputs[0])  # V

@@ -3,9 +3,9 @@
 Sabour, Frosst & Hinton, Dynamic Routing Between Capsules, NIPS 2017 (arXiv 1710.09829), Procedure 1.
 
 `dynamic_routing` defines the algorithm, but is not what trains by default: ``backend: auto`` chooses
-`capsule_lightning.kernels.cpu_dynamic` on a CPU in float32, `capsule_lightning.kernels.gpu_dynamic` on a GPU, and
-`capsule_lightning.kernels.shared_votes` if children share their matrices; all compute the same function without keeping
-the votes.
+`capsule_lightning.kernels.native_dynamic` or `capsule_lightning.kernels.cpu_dynamic` on a CPU in float32,
+`capsule_lightning.kernels.gpu_dynamic` on a GPU, and `capsule_lightning.kernels.shared_votes` if children share their
+matrices; all compute the same function without keeping the votes.
 """
 
 from __future__ import annotations
@@ -91,10 +91,12 @@ class DynamicRouting(Routing):
         detach: let no gradient flow through the couplings. The paper's authors let it flow through all iterations.
         backend: how the same function is computed. ``torch``: the plain functions, which alone have higher derivatives;
             ``compiled``: these under `torch.compile`; ``blocked``: one block of the batch at a time, for CPUs;
-            ``shared``: without forming votes, for children that share their matrices; ``triton``: kernels for GPUs
-            (`capsule_lightning.kernels.gpu_dynamic`); ``auto``: unless torch is compiling, ``shared`` if
-            ``vote_weights`` is less than ``num_in``, or else ``blocked`` in float32 on a CPU, and ``triton`` on a GPU
-            if Triton is installed and the parents fit into its registers; otherwise ``torch``.
+            ``native``: a function in C for CPUs, compiled in a quarter of a second when it is first needed
+            (`capsule_lightning.kernels.native_dynamic`); ``shared``: without forming votes, for children that share
+            their matrices; ``triton``: kernels for GPUs (`capsule_lightning.kernels.gpu_dynamic`); ``auto``: unless
+            torch is compiling, ``shared`` if ``vote_weights`` is less than ``num_in``, or else, in float32 on a CPU,
+            ``native`` to train a layer that is large enough if there is a C compiler, and ``blocked``; ``triton`` on a
+            GPU if Triton is installed and the parents fit into its registers; otherwise ``torch``.
 
     Raises:
         InputError: ``iterations`` is below 1, or ``backend`` is unknown.

@@ -80,7 +80,14 @@ def test_the_number_of_threads_changes_nothing() -> None:
             sums = native_dynamic._Sums(*(tensor.detach() for tensor in of), 3, library)
             grads, agreed, uniform = vectors[:2], vectors[2:4], vectors[4]
             passes = list(zip(grads, agreed, strict=True))
-            found.append([sums.coupled(agreed[0]), sums.back(agreed[0], grads[0]), *sums.gradients(passes, uniform)])
+            found.append(
+                [
+                    sums.plain(),
+                    sums.coupled(agreed[0]),
+                    sums.back(agreed[0], grads[0]),
+                    *sums.gradients(passes, uniform),
+                ]
+            )
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
