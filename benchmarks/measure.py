@@ -98,7 +98,7 @@ class Bench:
             torch.compiler.reset()
         workload.load(self.device)
         gc.collect()
-        self.before = _begin_peak(self.device)
+        self.before = begin_peak(self.device)
         torch.manual_seed(self.setting.seed)
         self.workload, self.step = workload, workload.build(self.device)
 
@@ -308,7 +308,7 @@ def _use_runtime(device: torch.device) -> None:
         optimizer.zero_grad()
 
 
-def _begin_peak(device: torch.device) -> int | None:
+def begin_peak(device: torch.device) -> int | None:
     """Reset the peak and return the bytes in use now."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -324,7 +324,7 @@ def _begin_peak(device: torch.device) -> int | None:
 
 
 def _peak(device: torch.device) -> int | None:
-    """Return the most bytes in use since `_begin_peak`."""
+    """Return the most bytes in use since `begin_peak`."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
 
 
