@@ -1,8 +1,9 @@
 /*
  * Dynamic routing on the CPU: the sums over children that `native_dynamic.py` asks for, forwards and backwards.
  *
- * Votes are formed in registers where they are needed and never stored. A lane of a vector is an example, so that
- * nothing is ever summed across lanes but the gradient of the weight, whose lanes are the numbers of a parent's pose.
+ * The votes of a child are formed for a few examples whenever they are needed, and never leave the cache of a core. A
+ * lane of a vector is an example, so that no sum goes across lanes; for the gradient of the weight, a sum over
+ * examples, it is a number of a parent's pose.
  * The work is divided by children and by blocks of LANES examples, never by threads: any number of them gives the same.
  *
  * The compiler is given REAL (float or double), LANES, the sizes PARENTS (J), DIM_OUT (E), DIM_IN (D), ROW (a power of
@@ -18,6 +19,8 @@ enum { NUMBERS = PARENTS * DIM_OUT };
 
 typedef REAL lanes __attribute__((vector_size(LANES * sizeof(REAL))));
 typedef REAL row __attribute__((vector_size(ROW * sizeof(REAL))));
+typedef lanes given_lanes __attribute__((aligned(sizeof(REAL)))); /* in memory from elsewhere */
+typedef row given_row __attribute__((aligned(sizeof(REAL))));
 typedef __typeof__((lanes){0} < (lanes){0}) mask;
 
 static inline lanes choose(mask which, lanes yes, lanes no) {
@@ -58,7 +61,7 @@ static inline void vote(lanes votes[NUMBERS], const REAL *w, const lanes u[DIM_I
 }
 
 /* The product of each vote with the vector of its parent. */
-static inline void agree(lanes found[PARENTS], const lanes votes[NUMBERS], const lanes *vectors) {
+static inline void agree(lanes found[PARENTS], const lanes votes[NUMBERS], const given_lanes *vectors) {
     for (int j = 0; j < PARENTS; j++) {
         found[j] = (lanes){0};
         for (int n = j * DIM_OUT; n < (j + 1) * DIM_OUT; n++)
@@ -115,8 +118,8 @@ static inline void give(REAL *to, const lanes *from, long of_example, long count
  *   poses (B, I, D), weight (I, J, E, D)
  *   agreed, grad (blocks, J, E, LANES); total (parts, blocks, J, E, LANES), of each part of the children
  */
-void route_pass(const REAL *poses, const REAL *weight, const lanes *agreed, const lanes *grad, lanes *total, long batch,
-                long children, long of_part, int threads) {
+void route_pass(const REAL *poses, const REAL *weight, const given_lanes *agreed, const given_lanes *grad,
+                given_lanes *total, long batch, long children, long of_part, int threads) {
     const long blocks = (batch + LANES - 1) / LANES, parts = (children + of_part - 1) / of_part;
 #pragma omp parallel for collapse(2) schedule(dynamic) num_threads(threads)
     for (long part = 0; part < parts; part++)
@@ -164,8 +167,8 @@ void route_pass(const REAL *poses, const REAL *weight, const lanes *agreed, cons
  *   rows (blocks * LANES, 2 PASSES + 1, J, ROW), the same
  *   grad_poses (B, I, D), grad_weight (I, J, E, D)
  */
-void route_gradients(const REAL *poses, const REAL *weight, const lanes *vectors, const row *rows, REAL *grad_poses,
-                     REAL *grad_weight, long batch, long children, long of_part, int threads) {
+void route_gradients(const REAL *poses, const REAL *weight, const given_lanes *vectors, const given_row *rows,
+                     REAL *grad_poses, REAL *grad_weight, long batch, long children, long of_part, int threads) {
     enum { TERMS = DETACH ? PASSES : 2 * PASSES, KINDS = 2 * PASSES + 1 };
     const long blocks = (batch + LANES - 1) / LANES, parts = (children + of_part - 1) / of_part;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
@@ -175,7 +178,7 @@ void route_gradients(const REAL *poses, const REAL *weight, const lanes *vectors
         memset(of_weight, 0, sizeof of_weight);
         for (long block = 0; block < blocks; block++) {
             const long b = block * LANES, examples = MIN(LANES, batch - b), at = (b * children + first) * DIM_IN;
-            const lanes *of_block = vectors + block * KINDS * NUMBERS;
+            const given_lanes *of_block = vectors + block * KINDS * NUMBERS;
             lanes u[count * DIM_IN], of_poses[count * DIM_IN], factors[count][TERMS + 1][PARENTS];
             take(u, poses + at, children * DIM_IN, count * DIM_IN, examples);
             memset(of_poses, 0, sizeof of_poses);
@@ -194,7 +197,7 @@ void route_gradients(const REAL *poses, const REAL *weight, const lanes *vectors
                 }
             }
             for (int j = 0; j < PARENTS; j++) {
-                const lanes *terms = of_block + j * DIM_OUT;
+                const given_lanes *terms = of_block + j * DIM_OUT;
                 for (long i = 0; i < count; i++) {
                     const REAL *w = weight + ((first + i) * PARENTS + j) * DIM_OUT * DIM_IN;
                     lanes factor[TERMS + 1], sums[DIM_IN];
@@ -216,7 +219,7 @@ void route_gradients(const REAL *poses, const REAL *weight, const lanes *vectors
                     for (int d = 0; d < DIM_IN; d++)
                         products[d] = of_pair[d];
                     for (int l = 0; l < LANES; l++) {
-                        const row *of_example = rows + (b + l) * KINDS * PARENTS + j;
+                        const given_row *of_example = rows + (b + l) * KINDS * PARENTS + j;
                         row grad = of_example[2 * PASSES * PARENTS];
                         for (int t = 0; t < TERMS; t++)
                             grad += factor[t][l] * of_example[t * PARENTS];

@@ -48,5 +48,7 @@ def compile_c(source: str, constants: tuple[tuple[str, str | int], ...]) -> ctyp
         except subprocess.CalledProcessError as error:
             lines = error.stderr.strip().splitlines()
             return f"{compiler[0]} failed: {lines[0] if lines else error}"
-        except (OSError, subprocess.TimeoutExpired) as error:
+        except subprocess.TimeoutExpired:
+            return f"{compiler[0]} took more than {_PATIENCE} s"
+        except OSError as error:
             return str(error)

@@ -1,4 +1,4 @@
-"""Dynamic routing on the CPU by a function in C, in which votes never leave the registers; see `dynamic_routing.c`."""
+"""Dynamic routing on the CPU by functions in C that keep votes in the cache of a core; see `dynamic_routing.c`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from capsule_lightning.layers.squash import squash, squash_gradient
 
 _REALS = {torch.float32: "float", torch.float64: "double"}
 _MOST_OF_PARENTS = 2048  # numbers in the votes of a child, and passes of a parent: vectors of so many lie on the stack
+_MOST_OF_A_PARENT = 512
 _MOST_OF_A_CHILD = 32
 _FEW_VOTES = 2**14  # numbers in the votes of an example: with fewer a run is long before the compiler has paid off
 _PART = 2**16  # numbers that one thread keeps at a time of each kind: 256 KiB in float32
@@ -66,7 +67,8 @@ def native_dynamic_routing(
 
     Args:
         poses: ``(B, I, D)``, poses of the children, on the CPU, in float32 or float64.
-        weight: ``(I, J, E, D)``, in the dtype of ``poses``; D at most 32, and J times E, or iterations, at most 2048.
+        weight: ``(I, J, E, D)``, in the dtype of ``poses``; D at most 32, E at most 512, and J times E, or
+            times iterations, at most 2048.
         iterations, bias, leaky, detach: see `capsule_lightning.routing.dynamic.dynamic_routing`.
 
     Returns:
@@ -89,8 +91,8 @@ def native_dynamic_routing(
         raise InputError(
             f"backend=native: {num_out} parents of dimension {dim_out}, children of dimension {dim_in} and "
             f"{iterations} iterations on {weight.device.type}: expected a CPU, children of at most "
-            f"{_MOST_OF_A_CHILD} dimensions, and at most {_MOST_OF_PARENTS} for the number of parents times their "
-            "dimension or times iterations; use backend=auto"
+            f"{_MOST_OF_A_CHILD} dimensions, parents of at most {_MOST_OF_A_PARENT}, and at most {_MOST_OF_PARENTS} "
+            "for the number of parents times their dimension or times iterations; use backend=auto"
         )
     library = _library(weight, iterations, leaky, detach)
     if isinstance(library, str):
@@ -100,7 +102,8 @@ def native_dynamic_routing(
 
 
 def _fits(num_out: int, dim_out: int, dim_in: int, iterations: int) -> bool:
-    return num_out * max(dim_out, iterations) <= _MOST_OF_PARENTS and dim_in <= _MOST_OF_A_CHILD
+    few = num_out * max(dim_out, iterations) <= _MOST_OF_PARENTS
+    return few and dim_out <= _MOST_OF_A_PARENT and dim_in <= _MOST_OF_A_CHILD
 
 
 def _library(weight: Tensor, iterations: int, leaky: bool, detach: bool) -> ctypes.CDLL | str:
@@ -191,7 +194,7 @@ class _Sums:
         return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]) if missing else tensor
 
     def _blocks(self, padded: Tensor) -> Tensor:
-        return padded.reshape(self.blocks, self.lanes, padded[0].numel() if len(padded) else 0).mT.contiguous()
+        return padded.reshape(self.blocks, self.lanes, padded.shape[1:].numel()).mT.contiguous()
 
     def _call(self, function: Any, *tensors: Tensor | None) -> None:
         pointers = (

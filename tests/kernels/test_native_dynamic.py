@@ -140,11 +140,12 @@ def test_nothing_compiled_is_left(anew: None, monkeypatch: pytest.MonkeyPatch, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("parents", "dim"), [(129, 2), (2, 33)], ids=["many parents", "a long pose"])
-def test_what_does_not_fit_is_refused(parents: int, dim: int) -> None:
-    routing = DynamicRouting(3, dim, parents, 16, backend="native")
+@pytest.mark.parametrize(("parents", "dim_out", "dim"), [(129, 16, 2), (2, 16, 33), (1, 513, 2)])
+def test_what_does_not_fit_is_refused(parents: int, dim_out: int, dim: int) -> None:
+    routing = DynamicRouting(3, dim, parents, dim_out, backend="native")
     with pytest.raises(
-        InputError, match=rf"native: {parents} parents of dimension 16, children of dimension {dim} and 3 iterations"
+        InputError,
+        match=rf"native: {parents} parents of dimension {dim_out}, children of dimension {dim} and 3 iterations",
     ):
         routing(Capsules.from_vectors(torch.randn(2, 3, dim)))
 
