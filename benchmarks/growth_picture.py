@@ -52,8 +52,9 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     figure.suptitle(
         "A training step with B images, I children of D dimensions, J parents of E, r iterations\n"
         "time: B I J E (D + 2 r - 1) products in the forward pass\n"
-        "memory, in numbers: plain B I J (5 E + 3 (2 r - 1)) + 2 I J D E, fused with n examples at a time "
-        "n I J (E + 3 (2 r - 1)) + 5 I J D E, both + 4 B I D",
+        "memory, in numbers: plain B I J (5 E + 3 (2 r - 1)) + 2 I J D E + 4 B I D; fused in C with n children at a time "
+        "B I J E / n + 2 I J D E + 2 B I D,\n"
+        "and more than 128 parents with n examples at a time n I J (E + 3 (2 r - 1)) + 5 I J D E + 4 B I D",
         fontsize=14,
     )
     figure.savefig(path, dpi=80)
