@@ -48,12 +48,14 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
             axis.tick_params(labelsize=11)
             axis.grid(color="0.9")
             axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(fontsize=11, frameon=False)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=13, frameon=False
+    )
     figure.suptitle(
         "A training step with B images, I children of D dimensions, J parents of E, r iterations\n"
         "time: B I J E (D + 2 r - 1) products in the forward pass\n"
-        "memory, in numbers: plain B I J (5 E + 3 (2 r - 1)) + 2 I J D E + 4 B I D; fused in C with n children at a time "
-        "B I J E / n + 2 I J D E + 2 B I D,\n"
+        "memory, in numbers: plain B I J (5 E + 3 (2 r - 1)) + 2 I J D E + 4 B I D; "
+        "fused in C with n children at a time B I J E / n + 2 I J D E + 2 B I D,\n"
         "and more than 128 parents with n examples at a time n I J (E + 3 (2 r - 1)) + 5 I J D E + 4 B I D",
         fontsize=14,
     )
