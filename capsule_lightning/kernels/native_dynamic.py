@@ -19,7 +19,7 @@ _REALS = {torch.float32: "float", torch.float64: "double"}
 _MOST_OF_PARENTS = 2048  # numbers in the votes of a child, and passes of a parent: vectors of so many lie on the stack
 _MOST_OF_A_PARENT = 512
 _MOST_OF_A_CHILD = 32
-_FEW_VOTES = 2**14  # numbers in the votes of an example: with fewer a run is long before the compiler has paid off
+_FEW_VOTES = 2**13  # numbers in the votes of an example: with fewer a run is long before the compiler has paid off
 _PART = 2**16  # numbers that one thread keeps at a time of each kind: 256 KiB in float32
 
 

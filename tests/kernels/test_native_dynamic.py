@@ -95,7 +95,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 
 def large(backend: str = "auto") -> tuple[DynamicRouting, Capsules]:
-    """A layer that is worth compiling: 2**14 numbers in the votes of an example."""
+    """A layer that is worth compiling: 2**13 numbers in the votes of an example."""
     children = native_dynamic._FEW_VOTES // 32
     routing = DynamicRouting(children, 2, 4, 8, backend=backend)
     return routing, Capsules.from_vectors(torch.randn(2, children, 2))
