@@ -88,6 +88,11 @@ HELD_BY = {
         "report/test_report.py::test_page_has_every_picture_names_no_other_file_and_escapes_what_it_is_told",
         "report/test_word_reports.py::test_a_strangers_text_is_no_markup_and_its_numbers_are_right",
     ),
+    "To train large layers on a CPU, the C compiler": (
+        "kernels/test_native_dynamic.py::test_the_compiler_is_told_sizes_alone",
+        "kernels/test_native_dynamic.py::test_what_does_not_fit_is_refused",
+    ),
+    "What it makes is loaded from a private folder": ("kernels/test_native_dynamic.py::test_nothing_compiled_is_left",),
     "Do not start Python from inside a folder": (),
 }
 

@@ -1,5 +1,6 @@
 """Dynamic routing in C: chosen if it pays and can be compiled, right at the edges of its arithmetic, else refused."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
@@ -138,6 +139,23 @@ def test_nothing_compiled_is_left(anew: None, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     native_dynamic_routing(*inputs())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_compiler_is_told_sizes_alone(anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def no_compiler(command: list[str], **_: object) -> None:
+        told.extend(command)
+        raise OSError
+
+    monkeypatch.setattr("subprocess.run", no_compiler)
+    routing, capsules = large()
+    routing(capsules)
+    macros = [word for word in told if word.startswith("-D")]
+    assert len(macros) == 9
+    assert all(re.fullmatch(r"-D[A-Z_]+=([0-9]+|float|double)", word) for word in macros)
+    files = [word for word in told if "/" in word]
+    assert files == [str(Path(native_dynamic.__file__).with_name("dynamic_routing.c")), told[-1]]
 
 
 @pytest.mark.parametrize(("parents", "dim_out", "dim"), [(129, 16, 2), (2, 16, 33), (1, 513, 2)])
