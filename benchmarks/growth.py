@@ -144,7 +144,7 @@ class GrowthStep(Workload):
             poses, inputs = torch.empty(0), torch.rand(batch, 1, side, side, device=device)
         net.to(device)
         upstream = torch.randn(batch, num_out, DIM_OUT, device=device) / num_out
-        begin_peak(device)  # to draw a weight takes five times its memory
+        begin_peak(device)  # to draw a weight takes several times its memory
 
         def step() -> None:
             net.zero_grad()

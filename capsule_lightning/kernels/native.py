@@ -1,7 +1,7 @@
 """Functions in C that are compiled for the machine at hand when they are first needed.
 
 Nothing compiled is kept: each process compiles what it needs, in a folder of its own that is gone at once, which takes
-a quarter of a second. So nobody else's code is run, and no file is met by another processor than it was made for.
+less than a second. So nobody else's code is run, and no file is met by another processor than it was made for.
 Without a compiler there is none of it; whoever asks has another way.
 """
 
@@ -34,21 +34,21 @@ def compile_c(source: str, constants: tuple[tuple[str, str | int], ...]) -> ctyp
         The library, or in a few words why there is none.
     """
     macros = [f"-D{name}={value}" for name, value in constants]
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    with tempfile.TemporaryDirectory(prefix="capsule_lightning-") as folder:
-        compiled, library = Path(folder, "compiled.o"), Path(folder, "compiled.so")
-        compile_it = [*compiler, *shlex.split(_OPTIONS), *macros, "-c", str(Path(__file__).with_name(source))]
-        try:
+    code = str(Path(__file__).with_name(source))
+    try:
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+        with tempfile.TemporaryDirectory(prefix="capsule_lightning-", ignore_cleanup_errors=True) as folder:
+            compiled, library = f"{folder}/compiled.o", f"{folder}/compiled.so"
             for command in (
-                [*compile_it, "-o", str(compiled)],
-                [*compiler, "-shared", str(compiled), "-o", str(library)],
+                [*compiler, *shlex.split(_OPTIONS), *macros, "-c", code, "-o", compiled],
+                [*compiler, "-shared", compiled, "-o", library],
             ):
-                subprocess.run(command, check=True, capture_output=True, text=True, timeout=_PATIENCE)
-            return ctypes.CDLL(str(library))
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines()
-            return f"{compiler[0]} failed: {lines[0] if lines else error}"
-        except subprocess.TimeoutExpired:
-            return f"{compiler[0]} took more than {_PATIENCE} s"
-        except OSError as error:
-            return str(error)
+                subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_PATIENCE)
+            return ctypes.CDLL(library)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines()
+        return f"{error.cmd[0]} failed: {lines[0] if lines else f'status {error.returncode}'}"
+    except subprocess.TimeoutExpired as error:
+        return f"{error.cmd[0]} took more than {error.timeout} s"
+    except (OSError, ValueError) as error:  # no such program, no folder that may be used, quotes that do not close
+        return str(error)

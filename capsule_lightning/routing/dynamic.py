@@ -91,7 +91,7 @@ class DynamicRouting(Routing):
         detach: let no gradient flow through the couplings. The paper's authors let it flow through all iterations.
         backend: how the same function is computed. ``torch``: the plain functions, which alone have higher derivatives;
             ``compiled``: these under `torch.compile`; ``blocked``: one block of the batch at a time, for CPUs;
-            ``native``: a function in C for CPUs, compiled in a quarter of a second when it is first needed
+            ``native``: a function in C for CPUs, compiled in less than a second when it is first needed
             (`capsule_lightning.kernels.native_dynamic`); ``shared``: without forming votes, for children that share
             their matrices; ``triton``: kernels for GPUs (`capsule_lightning.kernels.gpu_dynamic`); ``auto``: unless
             torch is compiling, ``shared`` if ``vote_weights`` is less than ``num_in``, or else, in float32 on a CPU,
@@ -153,9 +153,10 @@ class DynamicRouting(Routing):
 
                 return "triton" if suits_triton(poses.device, self.num_out, self.dim_out) else "torch"
         backend = choose_backend(self.backend, poses, self.weight)
-        if backend == "blocked" != self.backend and suits(poses, self.weight, self.iterations, self.leaky, self.detach):
-            return "native"
-        return backend
+        if self.backend != "auto" or backend != "blocked":
+            return backend
+        settings = self.iterations, self.leaky, self.detach
+        return "native" if suits(poses, self.weight, *settings) else backend
 
     @override
     def from_votes(self, votes: Tensor, activations: Tensor) -> Capsules:

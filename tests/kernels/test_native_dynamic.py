@@ -1,6 +1,7 @@
 """Dynamic routing in C: chosen if it pays and can be compiled, right at the edges of its arithmetic, else refused."""
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 
 from capsule_lightning.capsules import Capsules
 from capsule_lightning.errors import InputError
-from capsule_lightning.kernels import native_dynamic
+from capsule_lightning.kernels import native, native_dynamic
 from capsule_lightning.kernels.native import compile_c
 from capsule_lightning.kernels.native_dynamic import native_dynamic_routing
 from capsule_lightning.layers.votes import vote
@@ -52,8 +53,8 @@ def test_is_as_near_to_float64_as_the_plain_functions(scale: float, times: float
     exact = tuple(tensor.detach().double().requires_grad_() for tensor in of)
     expected = with_gradients(dynamic_routing(vote(*exact), leaky=leaky)[0], exact)
     plain = with_gradients(dynamic_routing(vote(*of), leaky=leaky)[0], of)
-    native = with_gradients(native_dynamic_routing(*of, leaky=leaky), of)
-    for found, usual, right in zip(native, plain, expected, strict=True):
+    in_c = with_gradients(native_dynamic_routing(*of, leaky=leaky), of)
+    for found, usual, right in zip(in_c, plain, expected, strict=True):
         error, usual_error = (torch.linalg.vector_norm(value.double() - right) for value in (found, usual))
         assert error <= times * usual_error + 1e-7 * torch.linalg.vector_norm(right)
 
@@ -119,13 +120,27 @@ def test_a_large_layer_is_trained_by_it_and_only_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("compiler", "why"), [("no-such-compiler", "no-such-compiler"), ("false", "false failed"), ("true", "compiled.so")]
+    ("compiler", "folder", "why"),
+    [
+        ("no-such-compiler", "", "no-such-compiler"),
+        ("false", "", "false failed: status 1"),
+        ("true", "", "compiled.so"),
+        (f"{sys.executable} -c 'import time; time.sleep(60)'", "", "took more than 1 s"),
+        (
+            f"{sys.executable} -c 'import os; os.write(2, bytes([233])); os._exit(1)'",
+            "",
+            "failed: \N{REPLACEMENT CHARACTER}",
+        ),
+        ("gcc 'quoted", "", "No closing quotation"),
+        ("cc", "not/there", "not/there"),
+    ],
 )
 def test_without_a_compiler_another_way_is_taken(
-    compiler: str, why: str, anew: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    compiler: str, folder: str, why: str, anew: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CC", compiler)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / folder))
+    monkeypatch.setattr(native, "_PATIENCE", 1)
     routing, capsules = large()
     assert way(routing(capsules)) == {"_BlockedDynamicRoutingBackward"}
     routing, capsules = large(backend="native")
